@@ -1,0 +1,161 @@
+/**
+ * What a toolstack may ask of the hypervisor and of dom0: the operations, their arguments and answers.
+ *
+ * `xc.*` are hypercalls, `dom0.*` questions to the embedded dom0. Over `privcmd.sock` they travel as JSON lines; in
+ * one process they are function calls. Both ends share this table, so an operation is added in one place.
+ */
+import type { ShutdownReason } from './xenbus.js';
+
+/** Bumped when an older client could misunderstand the answer. */
+export const PRIVCMD_PROTO = 1;
+/** A line longer than this ends the connection. */
+export const privcmdLineMaxBytes = 1024 * 1024;
+
+export interface DomInfo {
+  readonly domid: number;
+  /** The handle given at creation; dom0's is all zeros. */
+  readonly uuid: string;
+  readonly running: boolean;
+  readonly blocked: boolean;
+  readonly paused: boolean;
+  readonly dying: boolean;
+  /** Why it shut down; null while it has not. */
+  readonly shutdown: ShutdownReason | null;
+  readonly currentKb: number;
+  readonly outstandingKb: number;
+  readonly maxKb: number;
+  readonly onlineVcpus: number;
+  readonly maxVcpus: number;
+  /** Seconds of processor time. */
+  readonly cpuTime: number;
+  readonly cpupool: number;
+}
+
+/** One watch thread, as `xl mtwatch list` shows it. */
+export interface WatchThread {
+  readonly domid: number;
+  /** The domain's name from XenStore; null when it has none (a zombie prints as `(null)`), `-` is for domid 0. */
+  readonly name: string | null;
+  /** Whether `/local/domain/0/mtwatch/<domid>` is there. */
+  readonly node: boolean;
+  readonly thread: string;
+  readonly pid: number;
+  readonly state: 'R' | 'S' | 'D';
+  readonly pending: number;
+  readonly handled: number;
+  /** Its node is gone and it leaves once its queue is empty. */
+  readonly retiring: boolean;
+  readonly running: {
+    readonly callback: string;
+    readonly path: string;
+    readonly forMs: number;
+    /** As `/proc/PID/stack` prints it, innermost first. */
+    readonly stack: readonly string[];
+  } | null;
+}
+
+/** A held device: `inflight` keeps a packet or request in flight, `connect` never ends the write-back at connect. */
+export interface Hold {
+  readonly device: string;
+  readonly mode: 'inflight' | 'connect';
+  /** Whether a task is stuck in it now. */
+  readonly stalled: boolean;
+}
+
+/** What libxl must know of the host it runs on: how the files of a config are looked up. */
+export interface HostView {
+  readonly root: string;
+  readonly assumeFiles: boolean;
+  readonly strictFiles: boolean;
+  readonly bridges: readonly string[];
+}
+
+export interface BlockDevice {
+  readonly node: string;
+  readonly major: number;
+  readonly minor: number;
+}
+
+export interface Dom0Status {
+  readonly pid: number;
+  readonly version: string;
+  readonly runDir: string;
+  readonly cmdline: string;
+  /** How watch events are dispatched. */
+  readonly xenwatch: 'single' | 'hardened';
+  readonly domains: number;
+  readonly connections: number;
+  readonly upMs: number;
+  readonly host: HostView;
+  readonly trace: string | null;
+}
+
+export interface MonitorRequest {
+  readonly domid: number;
+  readonly name: string;
+  readonly verbosity: number;
+  readonly timeoutScale: number;
+  /** What each kind of death does: action names as in xl.cfg. */
+  readonly actions: { readonly poweroff: string; readonly reboot: string; readonly crash: string; readonly watchdog: string };
+}
+
+/** Every operation: its argument and its answer. Units are in the names. */
+export interface PrivcmdOps {
+  'xc.domain_create': [{ uuid: string; domid?: number; maxVcpus: number }, { domid: number }];
+  'xc.domain_getinfo': [{ domid: number }, DomInfo | null];
+  'xc.domain_getinfolist': [Record<string, never>, readonly DomInfo[]];
+  'xc.domain_pause': [{ domid: number }, null];
+  'xc.domain_unpause': [{ domid: number }, null];
+  'xc.domain_destroy': [{ domid: number }, null];
+  'xc.domain_setmaxmem': [{ domid: number; maxKb: number }, null];
+  'xc.evtchn_alloc_unbound': [{ domid: number; remote: number }, { port: number }];
+  /** Populates memory and loads the images. Their contents are not looked at; the guest model reads the command line. */
+  'xc.dom_build': [
+    { domid: number; memoryKb: number; kernel: string; ramdisk: string | null; cmdline: string },
+    { storeMfn: number; consoleMfn: number },
+  ];
+  'xc.physinfo': [Record<string, never>, { nrCpus: number; totalKb: number; freeKb: number }];
+
+  'dom0.status': [Record<string, never>, Dom0Status];
+  'dom0.stop': [Record<string, never>, null];
+  'dom0.dmesg': [{ clear: boolean }, { lines: readonly string[] }];
+  'dom0.host': [Record<string, never>, HostView];
+  'dom0.mtwatch': [Record<string, never>, readonly WatchThread[]];
+  'dom0.hold': [{ device: string; mode: 'inflight' | 'connect' }, Hold];
+  /** Lets go of one device, or of all. Answers with those it let go. */
+  'dom0.flush': [{ device?: string }, readonly Hold[]];
+  'dom0.holds': [Record<string, never>, readonly Hold[]];
+  'dom0.monitor': [MonitorRequest, { pid: number }];
+  /** Waits until the trace is on disk. */
+  'dom0.sync': [Record<string, never>, null];
+  /** The block device of a file (`as: 'loop'`, through a modelled loop device) or of a node under /dev (`as: 'device'`). */
+  'dom0.block_attach': [{ path: string; as: 'device' | 'loop'; sectors: number; major?: number; minor?: number }, BlockDevice];
+  /** Undoes a loop attach; a device is left alone. */
+  'dom0.block_detach': [{ node: string }, null];
+  /** Puts a vif on a bridge, or takes it off. ENOENT when there is no such bridge. */
+  'dom0.bridge': [{ bridge: string; vif: string; add: boolean }, null];
+}
+export type PrivcmdOp = keyof PrivcmdOps;
+
+/** A refusal: an errno name, and words for a person. */
+export class PrivcmdError extends Error {
+  override readonly name = 'PrivcmdError';
+
+  constructor(
+    readonly errno: 'ENOENT' | 'ESRCH' | 'EINVAL' | 'EBUSY' | 'EEXIST' | 'ENOMEM' | 'ENOSYS' | 'EIO',
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
+/** The client's side, whatever carries it. */
+export interface Xc {
+  call<Op extends PrivcmdOp>(op: Op, args: PrivcmdOps[Op][0]): Promise<PrivcmdOps[Op][1]>;
+  close(): void;
+}
+
+/** The server's side: one handler an operation. */
+export type PrivcmdHandlers = {
+  readonly [Op in PrivcmdOp]: (args: PrivcmdOps[Op][0]) => PrivcmdOps[Op][1] | Promise<PrivcmdOps[Op][1]>;
+};

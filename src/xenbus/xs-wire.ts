@@ -1,0 +1,152 @@
+/**
+ * The XenStore wire format: one header of four little-endian words, then the payload.
+ *
+ * Facts from xen/include/public/io/xs_wire.h and docs/misc/xenstore.txt. No socket and no meaning here: bytes become
+ * packets and packets become bytes.
+ */
+
+export const XsType = {
+  Control: 0,
+  Directory: 1,
+  Read: 2,
+  GetPerms: 3,
+  Watch: 4,
+  Unwatch: 5,
+  TransactionStart: 6,
+  TransactionEnd: 7,
+  Introduce: 8,
+  Release: 9,
+  GetDomainPath: 10,
+  Write: 11,
+  Mkdir: 12,
+  Rm: 13,
+  SetPerms: 14,
+  WatchEvent: 15,
+  Error: 16,
+  IsDomainIntroduced: 17,
+  Resume: 18,
+  SetTarget: 19,
+  ResetWatches: 21,
+  DirectoryPart: 22,
+} as const;
+export type XsType = (typeof XsType)[keyof typeof XsType];
+
+const typeNames = new Map<number, string>(
+  Object.entries(XsType).map(([name, type]) => [type, name.replace(/(?<=[a-z])(?=[A-Z])/g, '_').toUpperCase()]),
+);
+
+/** `TRANSACTION_START` for 6; the number itself for a type that the protocol does not have. */
+export function typeName(type: number): string {
+  return typeNames.get(type) ?? String(type);
+}
+
+export const XS_HEADER_SIZE = 16;
+export const XENSTORE_PAYLOAD_MAX = 4096;
+export const XENSTORE_ABS_PATH_MAX = 3072;
+export const XENSTORE_REL_PATH_MAX = 2048;
+
+/** The errors that the protocol can name (xsd_errors in xs_wire.h). */
+export const xsErrnos = [
+  'EINVAL',
+  'EACCES',
+  'EEXIST',
+  'EISDIR',
+  'ENOENT',
+  'ENOMEM',
+  'ENOSPC',
+  'EIO',
+  'ENOTEMPTY',
+  'ENOSYS',
+  'EROFS',
+  'EBUSY',
+  'EAGAIN',
+  'EISCONN',
+  'E2BIG',
+  'EPERM',
+] as const;
+export type XsErrno = (typeof xsErrnos)[number];
+
+/** A peer's mistake or a store's refusal, as an errno of the protocol. */
+export class XsError extends Error {
+  override readonly name = 'XsError';
+
+  constructor(
+    readonly errno: XsErrno,
+    detail = '',
+  ) {
+    super(detail ? `${errno}: ${detail}` : errno);
+  }
+}
+
+/** One message, in either direction. `type` is a plain number: a peer may send any. */
+export interface XsPacket {
+  readonly type: number;
+  readonly reqId: number;
+  readonly txId: number;
+  readonly payload: Buffer;
+}
+
+export type Decoded =
+  | { readonly kind: 'packet'; readonly packet: XsPacket; readonly size: number }
+  | { readonly kind: 'short'; readonly need: number }
+  | { readonly kind: 'bad'; readonly reason: string };
+
+/** Takes one packet off the front of `bytes`. Too few bytes is an outcome; over the limit is final. */
+export function decode(bytes: Buffer): Decoded {
+  if (bytes.length < XS_HEADER_SIZE) return { kind: 'short', need: XS_HEADER_SIZE - bytes.length };
+  const length = bytes.readUInt32LE(12);
+  if (length > XENSTORE_PAYLOAD_MAX) return { kind: 'bad', reason: `payload of ${length} bytes is over ${XENSTORE_PAYLOAD_MAX}` };
+  const size = XS_HEADER_SIZE + length;
+  if (bytes.length < size) return { kind: 'short', need: size - bytes.length };
+  const packet: XsPacket = {
+    type: bytes.readUInt32LE(0),
+    reqId: bytes.readUInt32LE(4),
+    txId: bytes.readUInt32LE(8),
+    payload: bytes.subarray(XS_HEADER_SIZE, size),
+  };
+  return { kind: 'packet', packet, size };
+}
+
+export function encode(packet: XsPacket): Buffer {
+  const bytes = Buffer.allocUnsafe(XS_HEADER_SIZE + packet.payload.length);
+  bytes.writeUInt32LE(packet.type >>> 0, 0);
+  bytes.writeUInt32LE(packet.reqId >>> 0, 4);
+  bytes.writeUInt32LE(packet.txId >>> 0, 8);
+  bytes.writeUInt32LE(packet.payload.length, 12);
+  packet.payload.copy(bytes, XS_HEADER_SIZE);
+  return bytes;
+}
+
+/** The NUL-terminated strings of a payload; a last one without its NUL counts too. */
+export function splitStrings(payload: Buffer): string[] {
+  const text = payload.toString('latin1');
+  const parts = text.split('\0');
+  if (parts.at(-1) === '') parts.pop();
+  return parts;
+}
+
+/** Strings, each with its NUL. */
+export function joinStrings(...strings: readonly string[]): Buffer {
+  return Buffer.from(strings.map((string) => `${string}\0`).join(''), 'latin1');
+}
+
+/** One entry of a node's permissions. The first entry's domid owns the node; its letters are for all who are not named. */
+export interface Perm {
+  readonly domid: number;
+  readonly read: boolean;
+  readonly write: boolean;
+}
+
+/** `r1`, `n0`, `b7`, `w3`. */
+export function formatPerm(perm: Perm): string {
+  const letter = perm.read ? (perm.write ? 'b' : 'r') : perm.write ? 'w' : 'n';
+  return `${letter}${perm.domid}`;
+}
+
+/** The other way; undefined for what is not a permission. */
+export function parsePerm(text: string): Perm | undefined {
+  const match = /^([rwbn])(\d{1,10})$/.exec(text);
+  if (!match) return undefined;
+  const [, letter, digits] = match;
+  return { domid: Number(digits), read: letter === 'r' || letter === 'b', write: letter === 'w' || letter === 'b' };
+}
