@@ -10,4 +10,5 @@ export default {
     '^.+\\.ts$': ['@swc/jest', { jsc: { target: 'es2022', parser: { syntax: 'typescript' } }, module: { type: 'es6' } }],
   },
   testTimeout: 60_000,
+  reporters: ['default', '<rootDir>/test/closing-line.js'],
 };

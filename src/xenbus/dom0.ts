@@ -1,0 +1,337 @@
+/**
+ * The embedded dom0 in one object: store, hypervisor, kernel, guests and xenconsoled under one scheduler.
+ *
+ * It has no sockets and no files: `connect` gives a store connection, `handlers` answers privcmd operations, and the
+ * clock says whether time is the machine's or virtual. Work is done in turns: one store request, one step of a task,
+ * and so on in alternation, so that nobody waits behind anybody for long.
+ *
+ * ```
+ * live         wake -> up to turnStepsMax turns -> back to the event loop -> ...
+ * in a test    await settle(): turns until nothing can run; then clock.advance(ms) lets time pass
+ * ```
+ */
+import type { Clock } from './clock.js';
+import { Faults } from './fault.js';
+import { Guest } from './guest.js';
+import { Hypervisor, type HypervisorOptions } from './hypervisor.js';
+import { backendBus, probeAndWatch } from './kernel/backend-bus.js';
+import { blkback } from './kernel/blkback.js';
+import { BlockDevices } from './kernel/block.js';
+import { watchHungTasks } from './kernel/hung-task.js';
+import { Kernel } from './kernel/kernel.js';
+import { HardenedDispatch, watchAnnouncements } from './kernel/mtwatch.js';
+import { netback } from './kernel/netback.js';
+import { Printk } from './kernel/printk.js';
+import { type KTask, procStack, Sched, type Task } from './kernel/sched.js';
+import { type Dispatch, SingleDispatch, Watches } from './kernel/xenwatch.js';
+import { domainPath, mtwatchPath } from './paths.js';
+import { type Hold, type HostView, PrivcmdError, type PrivcmdHandlers, type WatchThread } from './privcmd.js';
+import { type TraceLine, traceLine } from './trace.js';
+import type { StoreLink, StorePeer, StorePort } from './transport.js';
+import { ShutdownReason } from './xenbus.js';
+import { startXenconsoled } from './xenconsoled.js';
+import { StoreLoop } from './xenstored.js';
+
+/** Turns before the event loop gets its chance. */
+export const turnStepsMax = 512;
+/** Processor time that one step of a task stands for, in seconds. A model's number: it says who was busy, not how long. */
+const stepSeconds = 50e-6;
+
+/** The host of the recordings: 2 processors, 6,143 MiB, of which dom0 has 1,536. */
+export const defaultHost: HypervisorOptions = { nrCpus: 2, totalKb: 6143 * 1024, dom0Kb: 1536 * 1024, dom0Vcpus: 2 };
+
+export interface Dom0Options {
+  readonly clock: Clock;
+  /** dom0's kernel command line; `xen_mtwatch` gives every domain its own watch thread. */
+  readonly cmdline: string;
+  readonly host: HostView;
+  readonly hypervisor?: HypervisorOptions;
+  readonly log: (line: string) => void;
+  readonly trace?: (line: TraceLine) => void;
+  /** Which of `n` runnable tasks goes on; the first in line when absent. */
+  readonly choose?: (n: number) => number;
+  readonly hungTaskMs?: number;
+}
+
+/** What dom0 itself answers; who hosts it answers the rest (its process, its monitors, its files). */
+export type Dom0Handlers = Omit<PrivcmdHandlers, 'dom0.status' | 'dom0.stop' | 'dom0.monitor' | 'dom0.sync'>;
+
+export class Dom0 implements StorePort {
+  readonly hypervisor: Hypervisor;
+  readonly kernel: Kernel;
+  readonly handlers: Dom0Handlers;
+  readonly design: 'single' | 'hardened';
+
+  readonly #clock: Clock;
+  readonly #host: HostView;
+  readonly #sched: Sched;
+  readonly #store: StoreLoop;
+  readonly #dispatch: Dispatch;
+  readonly #faults: Faults;
+  readonly #blocks = new BlockDevices();
+  readonly #bridges: ReadonlyMap<string, Map<string, number>>;
+  readonly #guests = new Map<number, Guest>();
+  readonly #ringMappings = new Map<number, () => void>();
+  readonly #printk: Printk;
+  readonly #stopHungTasks: () => void;
+  #scheduled = false;
+  #closed = false;
+  #settled: (() => void)[] = [];
+
+  constructor(options: Dom0Options) {
+    const { clock, cmdline, host, log } = options;
+    this.#clock = clock;
+    this.#host = host;
+    this.#bridges = new Map(host.bridges.map((name) => [name, new Map()]));
+    const boot = clock.now();
+    this.#printk = new Printk(() => clock.now() - boot);
+    const wake = () => this.#wake();
+    const machine = options.hypervisor ?? defaultHost;
+
+    this.#sched = new Sched({
+      wake,
+      ...(options.choose ? { choose: options.choose } : {}),
+      trouble: (task, what, error) => this.#trouble(task, what, error, log),
+      charged: (task) => {
+        const domain = this.hypervisor.get(task.home.domid);
+        if (domain) domain.cpuTime += stepSeconds;
+      },
+    });
+    this.hypervisor = new Hypervisor(machine, {
+      virqDomExc: () => this.#store.virq(),
+      runnable: (domid, yes) => this.#guests.get(domid)?.setRunnable(yes),
+      killed: (domid) => {
+        this.#guests.get(domid)?.kill();
+        this.#guests.delete(domid);
+      },
+      domidInUse: (domid) => this.#dispatch.busy(domid),
+    });
+    const { trace } = options;
+    this.#store = new StoreLoop({
+      domain: (domid) => {
+        const domain = this.hypervisor.get(domid);
+        return domain && { dying: domain.dying, shutdown: domain.shutdown !== null };
+      },
+      wake,
+      log,
+      introduced: (domid) => this.#introduced(domid),
+      released: (domid) => this.#released(domid),
+      ...(trace
+        ? { traced: (conn, who, domid, packet, reply) => trace(traceLine(clock.now() - boot, conn, who, domid, packet, reply)) }
+        : {}),
+    });
+
+    this.kernel = new Kernel({
+      domid: 0,
+      who: 'dom0-kernel',
+      sched: this.#sched,
+      clock,
+      printk: (text) => this.#printk.print(text),
+    });
+    this.#printk.print('Linux version 6.1.0-56-amd64 (modelled by xl-mtwatch)');
+    this.#printk.print(`Command line: ${cmdline}`);
+    this.kernel.connect(this.#store);
+    const words = cmdline.split(/\s+/);
+    const parameter = words.find((word) => word === 'xen_mtwatch' || word.startsWith('xen_mtwatch='));
+    this.#faults = new Faults(this.#sched);
+    this.design = parameter === undefined ? 'single' : 'hardened';
+    if (parameter !== undefined) this.#printk.print('xenbus: xenwatch multithreading is enabled');
+    if (parameter?.includes('=')) this.#printk.print(`xenbus: ${parameter}: the value is not known and means nothing`);
+    const hardened = parameter === undefined ? undefined : new HardenedDispatch(this.kernel);
+    this.#dispatch = hardened ?? new SingleDispatch(this.kernel);
+    this.#boot(hardened, machine);
+    startXenconsoled(this.#sched, clock, this.hypervisor, this.#store);
+    this.#stopHungTasks = watchHungTasks(this.kernel, options.hungTaskMs);
+    this.handlers = this.#makeHandlers();
+  }
+
+  connect(peer: StorePeer): StoreLink {
+    return this.#store.connect(peer);
+  }
+
+  /** Connections that are open now, the machine's own among them. */
+  get connections(): number {
+    return this.#store.connections;
+  }
+
+  /** Guests that exist, zombies included. */
+  get domains(): number {
+    return this.hypervisor.count - 1;
+  }
+
+  /** Resolves when nothing can run: everybody waits for a message or for time to pass. */
+  settle(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#settled.push(resolve);
+      this.#wake();
+    });
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#stopHungTasks();
+  }
+
+  #wake(): void {
+    if (this.#scheduled || this.#closed) return;
+    this.#scheduled = true;
+    void this.#clock.turn().then(() => this.#run());
+  }
+
+  #run(): void {
+    this.#scheduled = false;
+    for (let turns = 0; turns < turnStepsMax; turns++) {
+      const served = this.#store.serveOne();
+      const stepped = this.#sched.step();
+      if (served || stepped) continue;
+      for (const resolve of this.#settled.splice(0)) resolve();
+      return;
+    }
+    this.#wake();
+  }
+
+  /** What the machine does before anybody can connect: dom0's nodes, the drivers, the watches. */
+  #boot(hardened: HardenedDispatch | undefined, machine: HypervisorOptions): void {
+    const { kernel } = this;
+    const watches = new Watches(kernel, this.#dispatch);
+    const bus = backendBus(kernel, watches);
+    const shared = { bus, hypervisor: this.hypervisor, faults: this.#faults, nrCpus: machine.nrCpus };
+    const blocks = this.#blocks;
+    kernel.spawn('swapper/0', 'kernel_init', function* boot(): Task {
+      for (const feature of ['poweroff', 'reboot', 'suspend']) yield* kernel.write(`control/feature-${feature}`, '1');
+      yield* kernel.write('/local/domain/0/domid', '0');
+      yield* kernel.write('/local/domain/0/name', 'Domain-0');
+      yield* kernel.write('/local/domain/0/memory/target', String(machine.dom0Kb));
+      yield* kernel.write('/local/domain/0/memory/static-max', String(machine.dom0Kb));
+      yield* kernel.write('/local/pool/0/name', 'Pool-0');
+      yield* kernel.write('/local/domain/0/mtwatch', '');
+      yield* bus.registerDriver(blkback({ ...shared, blocks }));
+      yield* bus.registerDriver(netback(shared));
+      yield* probeAndWatch(bus);
+      if (hardened) yield* watchAnnouncements(kernel, watches, hardened);
+    });
+  }
+
+  /** The store took up a domain: its page is mapped, and its kernel can connect. */
+  #introduced(domid: number): void {
+    const domain = this.hypervisor.get(domid);
+    if (!domain || this.#guests.has(domid)) return;
+    const unmap = this.hypervisor.grantMap(domid);
+    if (unmap) this.#ringMappings.set(domid, unmap);
+    const guest = new Guest({
+      domain,
+      hypervisor: this.hypervisor,
+      sched: this.#sched,
+      clock: this.#clock,
+      store: this.#store,
+    });
+    this.#guests.set(domid, guest);
+    if (domain.pauseCount === 0 && domain.shutdown === null) guest.setRunnable(true);
+  }
+
+  #released(domid: number): void {
+    this.#ringMappings.get(domid)?.();
+    this.#ringMappings.delete(domid);
+  }
+
+  #trouble(task: KTask, what: 'oops' | 'soft lockup', error: unknown, log: (line: string) => void): void {
+    const reason = error instanceof Error ? (error.stack ?? error.message) : String(error ?? '');
+    const text =
+      what === 'oops' ? `kernel BUG in ${task.comm}:${task.pid}` : `watchdog: BUG: soft lockup [${task.comm}:${task.pid}]`;
+    this.#printk.print([text, 'Call Trace:', ...procStack(task)].join('\n'));
+    log(`dom ${task.home.domid}: ${text}: ${reason}`);
+  }
+
+  #threads(): WatchThread[] {
+    const now = this.#clock.now();
+    return this.#dispatch.threads().map(({ domid, task, pending, handled, retiring, running }) => ({
+      domid,
+      name: domid === 0 ? '-' : (this.#store.peek(`${domainPath(domid)}/name`) ?? null),
+      node: domid !== 0 && this.#store.peek(mtwatchPath(domid)) !== undefined,
+      thread: task.name,
+      pid: task.pid,
+      state: task.state,
+      pending,
+      handled,
+      retiring,
+      running: running
+        ? { callback: running.watch.name, path: running.path, forMs: now - running.since, stack: procStack(task) }
+        : null,
+    }));
+  }
+
+  #makeHandlers(): Dom0Handlers {
+    const { hypervisor } = this;
+    const blocks = this.#blocks;
+    const faults = this.#faults;
+    return {
+      'xc.domain_create': ({ uuid, maxVcpus, domid }) => ({ domid: hypervisor.create(uuid, maxVcpus, domid).domid }),
+      'xc.domain_getinfo': ({ domid }) => this.#info(domid),
+      'xc.domain_getinfolist': () => hypervisor.list().flatMap(({ domid }) => this.#info(domid) ?? []),
+      'xc.domain_pause': ({ domid }) => done(hypervisor.pause(domid)),
+      'xc.domain_unpause': ({ domid }) => done(hypervisor.unpause(domid)),
+      'xc.domain_destroy': ({ domid }) => done(hypervisor.destroy(domid)),
+      'xc.domain_setmaxmem': ({ domid, maxKb }) => done(hypervisor.setMaxMem(domid, maxKb)),
+      'xc.evtchn_alloc_unbound': ({ domid, remote }) => ({ port: hypervisor.evtchnAllocUnbound(domid, remote) }),
+      'xc.dom_build': ({ domid, memoryKb, cmdline }) => hypervisor.build(domid, memoryKb, cmdline),
+      'xc.physinfo': () => hypervisor.physinfo(),
+      'dom0.dmesg': ({ clear }) => {
+        const lines = this.#printk.lines();
+        if (clear) this.#printk.clear();
+        return { lines };
+      },
+      'dom0.host': () => this.#host,
+      'dom0.mtwatch': () => this.#threads(),
+      'dom0.hold': ({ device, mode }): Hold => faults.hold(device, mode),
+      'dom0.flush': ({ device }) => faults.flush(device),
+      'dom0.holds': () => faults.list(),
+      'dom0.block_attach': ({ path, as, sectors, major, minor }) => {
+        if (as === 'loop') return blocks.loop(path, sectors);
+        return blocks.device(path, sectors, major !== undefined && minor !== undefined ? { major, minor } : undefined);
+      },
+      'dom0.block_detach': ({ node }) => done(blocks.detach(node)),
+      'dom0.bridge': ({ bridge, vif, add }) => done(this.#bridge(bridge, vif, add)),
+    };
+  }
+
+  #info(domid: number) {
+    const domain = this.hypervisor.get(domid);
+    if (!domain) return null;
+    const guest = this.#guests.get(domid);
+    if (guest) domain.busy = guest.kernel.home.ready > 0;
+    return this.hypervisor.info(domain);
+  }
+
+  /** `ip link set vif1.0 master xenbr0`, and what the bridge prints then. */
+  #bridge(name: string, vif: string, add: boolean): void {
+    const ports = this.#bridges.get(name);
+    if (!ports) throw new PrivcmdError('ENOENT', `no bridge ${name}`);
+    const known = ports.get(vif);
+    if (add && known === undefined) {
+      const used = new Set(ports.values());
+      let port = 1;
+      while (used.has(port)) port += 1;
+      ports.set(vif, port);
+      this.#printk.print(`${name}: port ${port}(${vif}) entered blocking state`);
+      this.#printk.print(`${name}: port ${port}(${vif}) entered disabled state`);
+      this.#printk.print(`device ${vif} entered promiscuous mode`);
+    }
+    if (!add && known !== undefined) {
+      ports.delete(vif);
+      this.#printk.print(`${name}: port ${known}(${vif}) entered disabled state`);
+      this.#printk.print(`device ${vif} left promiscuous mode`);
+    }
+  }
+
+  /** A guest-initiated end, as the guest itself would bring it about. */
+  guestStops(domid: number, reason: 'poweroff' | 'reboot' | 'crash'): void {
+    const guest = this.#guests.get(domid);
+    if (!guest) throw new PrivcmdError('ESRCH', `no guest ${domid}`);
+    if (reason === 'crash') this.hypervisor.shutdown(domid, ShutdownReason.crash);
+    else guest.stop(ShutdownReason[reason]);
+  }
+}
+
+function done(_result: void): null {
+  return null;
+}

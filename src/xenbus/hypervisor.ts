@@ -1,0 +1,263 @@
+/**
+ * The hypervisor: which domains exist and what holds them, and nothing that runs inside them.
+ *
+ * A table with functions on it, synchronous, with no clock. What the rest of the machine must learn (a guest may run,
+ * must stop, is dead; VIRQ_DOM_EXC) goes out through the hooks that the caller gives. Facts from
+ * xen/common/domain.c and domctl.c: domids rise and wrap, the controller's pauses are counted, and a dying domain stays
+ * in the table for as long as anybody has its pages mapped.
+ */
+import { type DomInfo, PrivcmdError } from './privcmd.js';
+import { DOMID_LAST, type ShutdownReason } from './xenbus.js';
+
+/** Event channels of one domain (EVTCHN_2L_NR_CHANNELS is 4096; libxl's default limit is 1023). */
+export const evtchnPortsMax = 1023;
+/** The first frame number given to a guest; what ring-ref nodes count from. */
+const firstMfn = 0x1bd000;
+
+export interface Evtchn {
+  readonly port: number;
+  readonly remote: number;
+  /** The port at the other end once it is bound. */
+  remotePort: number | undefined;
+}
+
+export interface Domain {
+  readonly domid: number;
+  readonly uuid: string;
+  readonly maxVcpus: number;
+
+  currentKb: number;
+  maxKb: number;
+  pauseCount: number;
+  dying: boolean;
+  shutdown: ShutdownReason | null;
+  cpuTime: number;
+  cmdline: string;
+  /** Pages of this domain that others have mapped. While there is one, the domain cannot go. */
+  mappings: number;
+  /** Whether a vcpu has work; the guest's scheduler says so. */
+  busy: boolean;
+
+  readonly ports: Map<number, Evtchn>;
+}
+
+export interface HypervisorHooks {
+  /** VIRQ_DOM_EXC: some domain shut down, is dying or is gone. */
+  virqDomExc(): void;
+  /** The guest may run from now on, or may not. */
+  runnable(domid: number, yes: boolean): void;
+  /** The guest will never run again. */
+  killed(domid: number): void;
+  /** A domid that must not be given out although no domain has it. */
+  domidInUse(domid: number): boolean;
+}
+
+export interface HypervisorOptions {
+  readonly nrCpus: number;
+  readonly totalKb: number;
+  readonly dom0Kb: number;
+  readonly dom0Vcpus: number;
+}
+
+const nilUuid = '00000000-0000-0000-0000-000000000000';
+
+export class Hypervisor {
+  readonly #domains = new Map<number, Domain>();
+  readonly #hooks: HypervisorHooks;
+  readonly #options: HypervisorOptions;
+  #lastDomid = 0;
+  #nextMfn = firstMfn;
+
+  constructor(options: HypervisorOptions, hooks: HypervisorHooks) {
+    this.#options = options;
+    this.#hooks = hooks;
+    const dom0 = newDomain(0, nilUuid, options.dom0Vcpus);
+    dom0.currentKb = options.dom0Kb;
+    dom0.maxKb = options.dom0Kb;
+    dom0.busy = true;
+    this.#domains.set(0, dom0);
+  }
+
+  get(domid: number): Domain | undefined {
+    return this.#domains.get(domid);
+  }
+
+  /** Every domain, by rising domid. */
+  list(): Domain[] {
+    return [...this.#domains.values()].sort((a, b) => a.domid - b.domid);
+  }
+
+  get count(): number {
+    return this.#domains.size;
+  }
+
+  /** Gives the next free domid after the last one given, or the requested one; the domain begins paused. */
+  create(uuid: string, maxVcpus: number, requested?: number): Domain {
+    if (!Number.isInteger(maxVcpus) || maxVcpus < 1 || maxVcpus > 512) throw new PrivcmdError('EINVAL', `${maxVcpus} vcpus`);
+    const domid = requested === undefined ? this.#freeDomid() : this.#checkRequested(requested);
+    const domain = newDomain(domid, uuid, maxVcpus);
+    domain.pauseCount = 1;
+    this.#domains.set(domid, domain);
+    if (requested === undefined) this.#lastDomid = domid;
+    return domain;
+  }
+
+  pause(domid: number): void {
+    const domain = this.#live(domid);
+    domain.pauseCount += 1;
+    if (domain.pauseCount === 1) this.#hooks.runnable(domid, false);
+  }
+
+  unpause(domid: number): void {
+    const domain = this.#live(domid);
+    if (domain.pauseCount === 0) throw new PrivcmdError('EINVAL', `domain ${domid} is not paused`);
+    domain.pauseCount -= 1;
+    if (domain.pauseCount === 0 && domain.shutdown === null && !domain.dying) this.#hooks.runnable(domid, true);
+  }
+
+  /** SCHEDOP_shutdown: the guest stops itself and says why. */
+  shutdown(domid: number, reason: ShutdownReason): void {
+    const domain = this.#live(domid);
+    if (domain.shutdown !== null || domain.dying) return;
+    domain.shutdown = reason;
+    domain.busy = false;
+    this.#hooks.runnable(domid, false);
+    this.#hooks.virqDomExc();
+  }
+
+  /** Kills the domain and frees its memory; it leaves the table once nothing of it is mapped. Again: no harm. */
+  destroy(domid: number): void {
+    const domain = this.#live(domid);
+    if (domid === 0) throw new PrivcmdError('EINVAL', 'domain 0 cannot be destroyed');
+    if (domain.dying) return;
+    domain.dying = true;
+    domain.busy = false;
+    domain.currentKb = 0;
+    for (const port of [...domain.ports.keys()]) domain.ports.delete(port);
+    this.#hooks.killed(domid);
+    this.#hooks.virqDomExc();
+    this.#reap(domain);
+  }
+
+  setMaxMem(domid: number, maxKb: number): void {
+    this.#live(domid).maxKb = maxKb;
+  }
+
+  /** Gives the domain its memory and remembers its command line. Answers with two of its frames. */
+  build(domid: number, memoryKb: number, cmdline: string): { storeMfn: number; consoleMfn: number } {
+    const domain = this.#live(domid);
+    if (memoryKb > this.freeKb) throw new PrivcmdError('ENOMEM', `${memoryKb} KiB wanted, ${this.freeKb} KiB free`);
+    domain.currentKb = memoryKb;
+    domain.cmdline = cmdline;
+    const storeMfn = this.#nextMfn;
+    this.#nextMfn += 2;
+    return { storeMfn, consoleMfn: storeMfn + 1 };
+  }
+
+  get freeKb(): number {
+    let free = this.#options.totalKb;
+    for (const domain of this.#domains.values()) free -= domain.currentKb;
+    return Math.max(0, free);
+  }
+
+  physinfo(): { nrCpus: number; totalKb: number; freeKb: number } {
+    return { nrCpus: this.#options.nrCpus, totalKb: this.#options.totalKb, freeKb: this.freeKb };
+  }
+
+  /** EVTCHNOP_alloc_unbound: the lowest free port of `domid`, for `remote` to bind. */
+  evtchnAllocUnbound(domid: number, remote: number): number {
+    const domain = this.#live(domid);
+    let port = 1;
+    while (domain.ports.has(port)) port += 1;
+    if (port > evtchnPortsMax) throw new PrivcmdError('ENOMEM', `domain ${domid} has ${evtchnPortsMax} event channels already`);
+    domain.ports.set(port, { port, remote, remotePort: undefined });
+    return port;
+  }
+
+  /** EVTCHNOP_bind_interdomain by domain `local`; undefined when the port is not there for it. */
+  evtchnBind(local: number, domid: number, port: number): Evtchn | undefined {
+    const channel = this.#domains.get(domid)?.ports.get(port);
+    if (!channel || channel.remote !== local) return undefined;
+    channel.remotePort = port;
+    return channel;
+  }
+
+  /** Maps one page of `domid`; what is returned unmaps it, once. */
+  grantMap(domid: number): (() => void) | undefined {
+    const domain = this.#domains.get(domid);
+    if (!domain || domain.dying) return undefined;
+    domain.mappings += 1;
+    let mapped = true;
+    return () => {
+      if (!mapped) return;
+      mapped = false;
+      domain.mappings -= 1;
+      this.#reap(domain);
+    };
+  }
+
+  info(domain: Domain): DomInfo {
+    const stopped = domain.pauseCount > 0 || domain.dying || domain.shutdown !== null;
+    return {
+      domid: domain.domid,
+      uuid: domain.uuid,
+      running: !stopped && domain.busy,
+      blocked: !stopped && !domain.busy,
+      paused: domain.pauseCount > 0,
+      dying: domain.dying,
+      shutdown: domain.shutdown,
+      currentKb: domain.currentKb,
+      outstandingKb: 0,
+      maxKb: domain.maxKb,
+      onlineVcpus: domain.maxVcpus,
+      maxVcpus: domain.maxVcpus,
+      cpuTime: domain.cpuTime,
+      cpupool: 0,
+    };
+  }
+
+  #live(domid: number): Domain {
+    const domain = this.#domains.get(domid);
+    if (!domain) throw new PrivcmdError('ESRCH', `no domain ${domid}`);
+    return domain;
+  }
+
+  #freeDomid(): number {
+    for (let tried = 0, domid = this.#lastDomid; tried < DOMID_LAST; tried++) {
+      domid = domid >= DOMID_LAST ? 1 : domid + 1;
+      if (!this.#domains.has(domid) && !this.#hooks.domidInUse(domid)) return domid;
+    }
+    throw new PrivcmdError('ENOMEM', 'every domid is in use');
+  }
+
+  #checkRequested(domid: number): number {
+    if (!Number.isInteger(domid) || domid < 1 || domid > DOMID_LAST) throw new PrivcmdError('EINVAL', `no domid: ${domid}`);
+    if (this.#domains.has(domid)) throw new PrivcmdError('EEXIST', `domain ${domid} exists`);
+    if (this.#hooks.domidInUse(domid)) throw new PrivcmdError('EBUSY', 'domain id recently used');
+    return domid;
+  }
+
+  #reap(domain: Domain): void {
+    if (!domain.dying || domain.mappings > 0 || this.#domains.get(domain.domid) !== domain) return;
+    this.#domains.delete(domain.domid);
+    this.#hooks.virqDomExc();
+  }
+}
+
+function newDomain(domid: number, uuid: string, maxVcpus: number): Domain {
+  return {
+    domid,
+    uuid,
+    maxVcpus,
+    currentKb: 0,
+    maxKb: 0,
+    pauseCount: 0,
+    dying: false,
+    shutdown: null,
+    cpuTime: 0,
+    cmdline: '',
+    mappings: 0,
+    busy: false,
+    ports: new Map(),
+  };
+}

@@ -1,0 +1,46 @@
+/**
+ * dom0's backend bus: finds devices below `backend/` by one recursive watch (drivers/xen/xenbus/xenbus_probe_backend.c).
+ *
+ * Every write below `/local/domain/0/backend`, by whomever, is one event here: a domain with a disk and a vif makes
+ * some seventy of them while it comes up.
+ */
+import { parseDomid } from '../paths.js';
+import { type BusType, XenbusBus } from './bus.js';
+import type { Kernel } from './kernel.js';
+import type { Task } from './sched.js';
+import type { Watches } from './xenwatch.js';
+
+const backendBusType: BusType = {
+  root: 'backend',
+  levels: 4,
+  otherendIdNode: 'frontend-id',
+  otherendNode: 'frontend',
+  changedName: 'frontend_changed',
+  *busId(kernel, nodename): Task<string | undefined> {
+    const frontendId = yield* kernel.read(`${nodename}/frontend-id`);
+    const frontend = yield* kernel.read(`${nodename}/frontend`);
+    const [, type, , devid] = nodename.split('/');
+    if (!frontendId || !/^\d+$/.test(frontendId) || !frontend || !(yield* kernel.exists(frontend))) return undefined;
+    return `${type}-${frontendId}-${devid}`;
+  },
+};
+
+/** The domain that a path below `backend` is about: `backend/<type>/<domid>/...`; 0 for anything shorter. */
+export function backendDomid(path: string): number {
+  return parseDomid(path.split('/')[2]) ?? 0;
+}
+
+export function backendBus(kernel: Kernel, watches: Watches): XenbusBus {
+  return new XenbusBus(kernel, watches, backendBusType);
+}
+
+/** `backend_probe_and_watch`: what is there already, then `be_watch`. */
+export function* probeAndWatch(bus: XenbusBus): Task {
+  yield* bus.probeDevices();
+  yield* bus.watches.register({
+    node: 'backend',
+    name: 'backend_changed',
+    domidOf: backendDomid,
+    callback: (path) => bus.kernel.call('xenbus_dev_changed', bus.changed(path)),
+  });
+}

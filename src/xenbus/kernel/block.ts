@@ -1,0 +1,64 @@
+/**
+ * dom0's block devices: what `physical-device` names by major and minor. Loop devices are made here; a node under /dev
+ * is taken up when a hotplug script first uses it.
+ */
+import { type BlockDevice, PrivcmdError } from '../privcmd.js';
+
+const LOOP_MAJOR = 7;
+/** Devices at a time. */
+export const blockDevicesMax = 65_536;
+
+export interface Disk extends BlockDevice {
+  /** In units of 512 bytes. */
+  readonly sectors: number;
+  /** The file behind a loop device. */
+  readonly backing: string | undefined;
+}
+
+export class BlockDevices {
+  readonly #byNode = new Map<string, Disk>();
+  readonly #byNumber = new Map<string, Disk>();
+
+  /** A node under /dev, with its own numbers or, if it is only assumed to exist, the next free minor. */
+  device(node: string, sectors: number, numbers?: { readonly major: number; readonly minor: number }): BlockDevice {
+    const known = this.#byNode.get(node);
+    if (known) return known;
+    return this.#add({ node, ...(numbers ?? { major: LOOP_MAJOR, minor: this.#freeMinor() }), sectors, backing: undefined });
+  }
+
+  /** `losetup -f`: a loop device in front of a file. */
+  loop(backing: string, sectors: number): BlockDevice {
+    const minor = this.#freeMinor();
+    return this.#add({ node: `/dev/loop${minor}`, major: LOOP_MAJOR, minor, sectors, backing });
+  }
+
+  /** `losetup -d`. A device that is no loop in front of a file stays. */
+  detach(node: string): void {
+    const disk = this.#byNode.get(node);
+    if (disk?.backing === undefined) return;
+    this.#byNode.delete(node);
+    this.#byNumber.delete(key(disk.major, disk.minor));
+  }
+
+  find(major: number, minor: number): Disk | undefined {
+    return this.#byNumber.get(key(major, minor));
+  }
+
+  #freeMinor(): number {
+    for (let minor = 0; minor < blockDevicesMax; minor++) {
+      if (!this.#byNumber.has(key(LOOP_MAJOR, minor)) && !this.#byNode.has(`/dev/loop${minor}`)) return minor;
+    }
+    throw new PrivcmdError('ENOMEM', `all ${blockDevicesMax} loop devices are in use`);
+  }
+
+  #add(disk: Disk): BlockDevice {
+    if (this.#byNode.size >= blockDevicesMax) throw new PrivcmdError('ENOMEM', `${blockDevicesMax} block devices are in use`);
+    this.#byNode.set(disk.node, disk);
+    this.#byNumber.set(key(disk.major, disk.minor), disk);
+    return disk;
+  }
+}
+
+function key(major: number, minor: number): string {
+  return `${major}:${minor}`;
+}
