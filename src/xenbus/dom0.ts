@@ -268,10 +268,10 @@ export class Dom0 implements StorePort {
       'xc.domain_create': ({ uuid, maxVcpus, domid }) => ({ domid: hypervisor.create(uuid, maxVcpus, domid).domid }),
       'xc.domain_getinfo': ({ domid }) => this.#info(domid),
       'xc.domain_getinfolist': () => hypervisor.list().flatMap(({ domid }) => this.#info(domid) ?? []),
-      'xc.domain_pause': ({ domid }) => done(hypervisor.pause(domid)),
-      'xc.domain_unpause': ({ domid }) => done(hypervisor.unpause(domid)),
-      'xc.domain_destroy': ({ domid }) => done(hypervisor.destroy(domid)),
-      'xc.domain_setmaxmem': ({ domid, maxKb }) => done(hypervisor.setMaxMem(domid, maxKb)),
+      'xc.domain_pause': ({ domid }) => act(() => hypervisor.pause(domid)),
+      'xc.domain_unpause': ({ domid }) => act(() => hypervisor.unpause(domid)),
+      'xc.domain_destroy': ({ domid }) => act(() => hypervisor.destroy(domid)),
+      'xc.domain_setmaxmem': ({ domid, maxKb }) => act(() => hypervisor.setMaxMem(domid, maxKb)),
       'xc.evtchn_alloc_unbound': ({ domid, remote }) => ({ port: hypervisor.evtchnAllocUnbound(domid, remote) }),
       'xc.dom_build': ({ domid, memoryKb, cmdline }) => hypervisor.build(domid, memoryKb, cmdline),
       'xc.physinfo': () => hypervisor.physinfo(),
@@ -289,8 +289,8 @@ export class Dom0 implements StorePort {
         if (as === 'loop') return blocks.loop(path, sectors);
         return blocks.device(path, sectors, major !== undefined && minor !== undefined ? { major, minor } : undefined);
       },
-      'dom0.block_detach': ({ node }) => done(blocks.detach(node)),
-      'dom0.bridge': ({ bridge, vif, add }) => done(this.#bridge(bridge, vif, add)),
+      'dom0.block_detach': ({ node }) => act(() => blocks.detach(node)),
+      'dom0.bridge': ({ bridge, vif, add }) => act(() => this.#bridge(bridge, vif, add)),
     };
   }
 
@@ -332,6 +332,7 @@ export class Dom0 implements StorePort {
   }
 }
 
-function done(_result: void): null {
+function act(run: () => void): null {
+  run();
   return null;
 }

@@ -122,7 +122,6 @@ export class Guest {
     yield* this.kernel.read(path);
   }
 
-  // biome-ignore lint/correctness/useYield: a callback is a task, this one has nothing to wait for.
   *#nothing(): Task {}
 
   /** Acknowledges what it can do by emptying the node, then does it. */
