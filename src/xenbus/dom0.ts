@@ -167,6 +167,11 @@ export class Dom0 implements StorePort {
     });
   }
 
+  /** Whether nobody can go on now. */
+  get idle(): boolean {
+    return !this.#scheduled;
+  }
+
   close(): void {
     this.#closed = true;
     this.#stopHungTasks();

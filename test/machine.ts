@@ -1,0 +1,181 @@
+/**
+ * A whole machine in one process, on virtual time: dom0, and a toolstack that runs the real libxl against it.
+ *
+ * `run` lets everything happen until a promise is done. Time stands still while anybody can go on and then jumps to the
+ * next deadline, so ten seconds of waiting cost nothing and no test depends on how fast the machine is.
+ */
+
+import type { DomainConfig } from '../src/libxl/config.js';
+import { type Ctx, type FileStat, logLine } from '../src/libxl/ctx.js';
+import { builtinScripts } from '../src/libxl/hotplug.js';
+import { SimClock, seeded } from '../src/xenbus/clock.js';
+import { Dom0, type Dom0Options } from '../src/xenbus/dom0.js';
+import type { PrivcmdOp, PrivcmdOps, WatchThread, Xc } from '../src/xenbus/privcmd.js';
+import type { TraceLine } from '../src/xenbus/trace.js';
+import { linkTransport, type Who } from '../src/xenbus/transport.js';
+import { type Xs, xsClient } from '../src/xenbus/xs-client.js';
+import { formatPerm } from '../src/xenbus/xs-wire.js';
+
+/** Deadlines that one `run` may pass before it counts as stuck. */
+const jumpsMax = 200;
+
+export interface MachineOptions {
+  /** dom0's command line; the default is one watch thread a domain. */
+  readonly cmdline?: string;
+  readonly seed?: number;
+  readonly bridges?: readonly string[];
+  /** Files that are not there. */
+  readonly missing?: readonly string[];
+}
+
+export interface Machine {
+  readonly dom0: Dom0;
+  readonly clock: SimClock;
+  readonly ctx: Ctx;
+  readonly trace: TraceLine[];
+  /** libxl's lines, as they stand on stderr. */
+  readonly lines: string[];
+  /** What dom0 logged about itself. */
+  readonly log: string[];
+  connect(who: Who, domid?: number): Xs;
+  run<T>(work: Promise<T>): Promise<T>;
+  /** Lets everything happen that needs no time to pass. */
+  settle(): Promise<void>;
+  threads(): readonly WatchThread[];
+  /** Every node with its value and permissions, in the order of the server. */
+  store(): Promise<string[]>;
+}
+
+export async function machine(options: MachineOptions = {}): Promise<Machine> {
+  const { cmdline = 'xen_mtwatch', seed, bridges = ['xenbr0'], missing = [] } = options;
+  const clock = new SimClock(seed ?? 1);
+  const trace: TraceLine[] = [];
+  const log: string[] = [];
+  const lines: string[] = [];
+  const draw = seed === undefined ? undefined : seeded(seed);
+  const host = { root: '/', assumeFiles: true, strictFiles: false, bridges };
+  const dom0Options: Dom0Options = {
+    clock,
+    cmdline,
+    host,
+    log: (line) => log.push(line),
+    trace: (line) => trace.push(line),
+    ...(draw ? { choose: (n: number) => draw() % n } : {}),
+  };
+  const dom0 = new Dom0(dom0Options);
+  const xc: Xc = {
+    call: async <Op extends PrivcmdOp>(op: Op, args: PrivcmdOps[Op][0]) => {
+      const handler = (dom0.handlers as unknown as Record<string, (args: unknown) => unknown>)[op];
+      if (!handler) throw new Error(`${op} is dom0d's to answer`);
+      return (await handler(args)) as PrivcmdOps[Op][1];
+    },
+    close: () => {},
+  };
+  const connect = (who: Who, domid = 0) => xsClient(linkTransport(dom0, { domid, who }));
+  const stat = async (path: string): Promise<FileStat | undefined> =>
+    missing.includes(path) ? undefined : { kind: 'assumed', block: path.startsWith('/dev/') };
+  const files = new Map<string, string>();
+  let pid = 1000;
+  const ctx: Ctx = {
+    xs: connect('xl'),
+    xc,
+    clock,
+    timeoutScale: 1,
+    log: (level, where, domid, message) => {
+      if (level === 'error' || level === 'warn') lines.push(logLine('libxl', level, where, domid, message));
+    },
+    xcLog: (line) => lines.push(line),
+    host: {
+      pid,
+      stat,
+      readMagic: async () => undefined,
+      runScript: async (run) => {
+        const name = run.script.slice(run.script.lastIndexOf('/') + 1);
+        const script = builtinScripts.get(name);
+        if (!script) throw new Error(`no script ${name} in a test`);
+        const io = { openXs: async () => connect('hotplug'), xc, stat, resolve: async (path: string) => path };
+        return { pid: ++pid, status: await script(io, run) };
+      },
+      readUserdata: async (name) => files.get(name),
+      writeUserdata: async (name, contents) => void files.set(name, contents),
+      removeUserdata: async (domid, uuid) => {
+        for (const name of [...files.keys()]) if (name.includes(`.${domid}.${uuid}.`)) files.delete(name);
+      },
+    },
+  };
+
+  async function settle(): Promise<void> {
+    for (let quiet = 0; quiet < 3; ) {
+      await dom0.settle();
+      await clock.turn();
+      quiet = dom0.idle ? quiet + 1 : 0;
+    }
+  }
+
+  async function run<T>(work: Promise<T>): Promise<T> {
+    let done = false;
+    const ended = () => {
+      done = true;
+    };
+    work.then(ended, ended);
+    await settle();
+    for (let jumps = 0; !done; jumps++) {
+      if (jumps === jumpsMax) throw new Error(`not done after ${jumpsMax} deadlines:\n${lines.join('\n')}`);
+      if (!clock.jump()) throw new Error(`nobody can go on:\n${lines.join('\n')}`);
+      await settle();
+    }
+    return work;
+  }
+
+  async function store(): Promise<string[]> {
+    const xs = connect('client');
+    const found: string[] = [];
+    const visit = async (path: string): Promise<void> => {
+      for (const name of (await xs.directory(path)) ?? []) {
+        const child = path === '/' ? `/${name}` : `${path}/${name}`;
+        const perms = ((await xs.getPerms(child)) ?? []).map(formatPerm).join(',');
+        found.push(`${child} = "${await xs.read(child)}"   (${perms})`);
+        await visit(child);
+      }
+    };
+    await run(visit('/'));
+    xs.close();
+    return found;
+  }
+
+  const threads = () => dom0.handlers['dom0.mtwatch']({}) as readonly WatchThread[];
+  await settle();
+  return { dom0, clock, ctx, trace, lines, log, connect, run, settle, threads, store };
+}
+
+let uuids = 0;
+
+/** The guest of the recordings: two vcpus, 128 MiB, a disk and a vif. */
+export function pvConfig(name = 'pv', changes: Partial<DomainConfig> = {}): DomainConfig {
+  uuids += 1;
+  return {
+    cInfo: { type: 'pv', name, uuid: `00000000-0000-4000-8000-${String(uuids).padStart(12, '0')}`, runHotplugScripts: true },
+    bInfo: {
+      maxVcpus: 2,
+      availVcpus: [0, 1],
+      maxMemkb: 131_072,
+      targetMemkb: 131_072,
+      schedParams: {},
+      claimMode: true,
+      kernel: '/boot/vmlinux',
+      ramdisk: '/boot/domu.initrd',
+      cmdline: 'console=hvc0 root=/dev/xvda',
+      pv: {},
+      archArm: {},
+      archX86: {},
+    },
+    disks: [{ pdevPath: `/dev/${name === 'pv' ? 'loop0' : `vg/${name}`}`, vdev: 'xvda', format: 'raw', readwrite: true }],
+    nics: [{ devid: 0, mac: '00:16:3e:00:00:01', bridge: 'xenbr0' }],
+    onPoweroff: 'destroy',
+    onReboot: 'restart',
+    onWatchdog: 'destroy',
+    onCrash: 'destroy',
+    onSoftReset: 'soft_reset',
+    ...changes,
+  };
+}
