@@ -1,0 +1,208 @@
+/** The backends' state tables, driven through the store as a guest or a toolstack would. */
+import { domainCreateNew } from '../../src/libxl/create.js';
+import { domainDestroy } from '../../src/libxl/destroy.js';
+import { domainShutdown, domainUnpause } from '../../src/libxl/domain.js';
+import { type Machine, machine, pvConfig } from '../machine.js';
+
+let m: Machine;
+let domid: number;
+afterEach(() => m.dom0.close());
+
+const frontend = (device: string) => `/local/domain/${domid}/device/${device}`;
+const backend = (kind: string, devid: number) => `/local/domain/0/backend/${kind}/${domid}/${devid}`;
+const read = (path: string) => m.run(m.ctx.xs.read(path));
+const dmesg = () => (m.dom0.handlers['dom0.dmesg']({ clear: false }) as { lines: readonly string[] }).lines;
+
+/** A domain whose guest never runs, so that the test can speak for it. */
+async function paused(): Promise<void> {
+  m = await machine();
+  domid = await m.run(domainCreateNew(m.ctx, pvConfig()));
+}
+
+/** Writes a frontend's nodes as the guest would, then its state, and lets the backend answer. */
+async function says(device: string, nodes: Readonly<Record<string, string>>, state: number): Promise<void> {
+  for (const [name, value] of Object.entries(nodes)) await m.run(m.ctx.xs.write(`${frontend(device)}/${name}`, value));
+  await m.run(m.ctx.xs.write(`${frontend(device)}/state`, String(state)));
+  await m.settle();
+}
+
+async function vbdRing(): Promise<Record<string, string>> {
+  const { port } = await m.ctx.xc.call('xc.evtchn_alloc_unbound', { domid, remote: 0 });
+  return { 'ring-ref': '8', 'event-channel': String(port), protocol: 'x86_64-abi' };
+}
+
+describe('blkback', () => {
+  beforeEach(paused);
+
+  test('connects at Initialised, closes with its frontend, and prepares to be connected again', async () => {
+    const state = () => read(`${backend('vbd', 51712)}/state`);
+    const seen = [await state()];
+    for (const frontendState of [3, 5, 6, 1]) {
+      await says('vbd/51712', frontendState === 3 ? await vbdRing() : {}, frontendState);
+      seen.push(await state());
+    }
+    await says('vbd/51712', await vbdRing(), 3);
+    seen.push(await state());
+    expect(seen).toEqual(['2', '4', '5', '6', '2', '4']);
+  });
+
+  test.each([
+    ['a protocol that it does not know', { protocol: 'm68k-abi' }, 'unknown fe protocol'],
+    ['more queues than it offered', { 'multi-queue-num-queues': '99' }, 'guest requested 99 queues, exceeding the maximum of 2.'],
+    ['no queues at all', { 'multi-queue-num-queues': '0' }, 'guest requested 0 queues, exceeding the maximum of 2.'],
+    ['an event channel that is not there', { 'event-channel': '999' }, `mapping ring-ref of`],
+  ])('refuses %s, says why and closes', async (_what, wrong, why) => {
+    await says('vbd/51712', { ...(await vbdRing()), ...wrong }, 3);
+    expect(await read(`${backend('vbd', 51712)}/state`)).toBe('5');
+    expect(await read(`/local/domain/0/error/backend/vbd/${domid}/51712/error`)).toContain(why);
+    expect(dmesg().join('\n')).toContain(why);
+  });
+
+  test('refuses a state that a frontend never has', async () => {
+    await says('vbd/51712', {}, 2);
+    expect(await read(`${backend('vbd', 51712)}/state`)).toBe('5');
+  });
+
+  test('does not change its device once it has one', async () => {
+    await m.run(m.ctx.xs.write(`${backend('vbd', 51712)}/physical-device`, '7:9'));
+    await m.settle();
+    expect(dmesg().join('\n')).toContain('changing physical device');
+  });
+});
+
+describe('netback', () => {
+  test('withholds Connected until the hotplug script is done', async () => {
+    await paused();
+    await m.run(m.ctx.xs.write(`${backend('vif', 0)}/hotplug-status`, ''));
+    await m.run(m.ctx.xc.call('xc.domain_unpause', { domid }));
+    await m.settle();
+    expect([await read(`${backend('vif', 0)}/state`), await read(`${frontend('vif/0')}/state`)]).toEqual(['2', '4']);
+    await m.run(m.ctx.xs.write(`${backend('vif', 0)}/hotplug-status`, 'connected'));
+    await m.settle();
+    expect(await read(`${backend('vif', 0)}/state`)).toBe('4');
+  });
+});
+
+describe('a running guest', () => {
+  beforeEach(async () => {
+    await paused();
+    await m.run(domainUnpause(m.ctx, domid));
+    await m.settle();
+  });
+
+  test('acknowledges a shutdown, closes its devices, last one first, and stops', async () => {
+    const from = m.trace.length;
+    await m.run(domainShutdown(m.ctx, domid));
+    await m.settle();
+    const states = m.trace
+      .slice(from)
+      .filter(({ who, op, args }) => who === 'domU-kernel' && op === 'WRITE' && args[0]?.endsWith('/state'));
+    expect(states.map(({ args }) => args.join(' '))).toEqual([
+      'device/vif/0/state 5',
+      'device/vif/0/state 6',
+      'device/vbd/51712/state 5',
+      'device/vbd/51712/state 6',
+    ]);
+    expect(m.dom0.handlers['xc.domain_getinfo']({ domid })).toMatchObject({ shutdown: 0, dying: false });
+    expect(await read(`${backend('vbd', 51712)}/state`)).toBe('6');
+  });
+
+  test('ignores a request that it does not know, and leaves it unacknowledged', async () => {
+    await m.run(m.ctx.xs.write(`/local/domain/${domid}/control/shutdown`, 'dance'));
+    await m.settle();
+    expect(await read(`/local/domain/${domid}/control/shutdown`)).toBe('dance');
+    expect(m.dom0.handlers['xc.domain_getinfo']({ domid })).toMatchObject({ shutdown: null });
+  });
+
+  test('does not answer while it is paused, and goes on where it was', async () => {
+    await m.run(m.ctx.xc.call('xc.domain_pause', { domid }));
+    await m.run(m.ctx.xs.write(`/local/domain/${domid}/control/shutdown`, 'poweroff'));
+    await m.settle();
+    expect(await read(`/local/domain/${domid}/control/shutdown`)).toBe('poweroff');
+    await m.run(m.ctx.xc.call('xc.domain_unpause', { domid }));
+    await m.settle();
+    expect(await read(`/local/domain/${domid}/control/shutdown`)).toBe('');
+  });
+
+  test('a guest that gives up on a backend that hangs stops all the same', async () => {
+    m.dom0.handlers['dom0.hold']({ device: `vif${domid}.0`, mode: 'inflight' });
+    m.dom0.guestStops(domid, 'poweroff');
+    await m.settle();
+    expect(m.dom0.handlers['xc.domain_getinfo']({ domid })).toMatchObject({ shutdown: null });
+    for (const _device of ['vif', 'vbd']) {
+      m.clock.advance(5_000);
+      await m.settle();
+    }
+    expect(m.dom0.handlers['xc.domain_getinfo']({ domid })).toMatchObject({ shutdown: 0 });
+  });
+
+  test('what hangs and is destroyed meanwhile brings no removed node back when it is let go', async () => {
+    m.dom0.handlers['dom0.hold']({ device: `vbd-${domid}-51712`, mode: 'inflight' });
+    m.dom0.handlers['dom0.hold']({ device: `vif-${domid}-0`, mode: 'inflight' });
+    await m.run(domainDestroy(m.ctx, domid));
+    m.dom0.handlers['dom0.flush']({});
+    await m.settle();
+    expect(await read('/local/domain/0/backend')).toBeUndefined();
+    expect(m.threads().map(({ thread }) => thread)).toEqual(['xenwatch']);
+  });
+
+  test('a request in flight stalls the removal in the frames of scenario 2', async () => {
+    m.dom0.handlers['dom0.hold']({ device: `vbd-${domid}-51712`, mode: 'inflight' });
+    await m.run(domainDestroy(m.ctx, domid));
+    const stack = m.threads().find(({ state }) => state === 'D')?.running?.stack ?? [];
+    const frames = stack.map((line) => line.replace('[<0>] ', '').replace(/ \[.*\]$/, ''));
+    const scenario2 = [
+      'kthread_stop',
+      'xen_blkif_disconnect',
+      'xen_blkbk_remove',
+      'xenbus_dev_remove',
+      '__device_release_driver',
+      'device_release_driver',
+      'bus_remove_device',
+      'device_del',
+      'device_unregister',
+      'frontend_changed',
+      'xenbus_otherend_changed',
+      'frontend_changed',
+    ];
+    expect(frames.slice(0, scenario2.length)).toEqual(scenario2);
+  });
+
+  test('a task that hangs for two periods is reported with its stack, again each period', async () => {
+    m.dom0.handlers['dom0.hold']({ device: `vif${domid}.0`, mode: 'inflight' });
+    await m.run(domainDestroy(m.ctx, domid));
+    for (let period = 0; period < 3; period++) {
+      m.clock.advance(120_000);
+      await m.settle();
+    }
+    const reports = dmesg().filter((line) => line.includes('INFO: task'));
+    expect(reports.map((line) => line.replace(/^\[.*?\] /, '').replace(/:\d+ /, ':PID '))).toEqual([
+      'INFO: task xen-mtwatch-1:PID blocked for more than 120 seconds.',
+      'INFO: task xen-mtwatch-1:PID blocked for more than 240 seconds.',
+    ]);
+    expect(dmesg().filter((line) => line.includes('kthread_stop'))).toHaveLength(2);
+  });
+});
+
+describe('holds', () => {
+  beforeEach(async () => {
+    m = await machine();
+    domid = 0;
+  });
+
+  test.each([
+    ['eth0', 'inflight', 'eth0 names no device'],
+    ['vif1.0', 'connect', 'only a vbd writes back when it connects'],
+    ['vif01.0', 'inflight', 'vif01.0 names no device'],
+  ] as const)('%s %s is refused: %s', (device, mode, why) => {
+    expect(() => m.dom0.handlers['dom0.hold']({ device, mode })).toThrow(why);
+  });
+
+  test('both names of a vif are one hold; flushing what is not held is an error', () => {
+    m.dom0.handlers['dom0.hold']({ device: 'vif3.0', mode: 'inflight' });
+    expect(() => m.dom0.handlers['dom0.hold']({ device: 'vif-3-0', mode: 'inflight' })).toThrow('on hold already');
+    expect(m.dom0.handlers['dom0.holds']({})).toEqual([{ device: 'vif-3-0', mode: 'inflight', stalled: false }]);
+    expect(m.dom0.handlers['dom0.flush']({ device: 'vif3.0' })).toHaveLength(1);
+    expect(() => m.dom0.handlers['dom0.flush']({ device: 'vif3.0' })).toThrow('not on hold');
+  });
+});
