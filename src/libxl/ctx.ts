@@ -83,14 +83,22 @@ export interface ScriptRun {
   readonly timeoutMs: number;
 }
 
-/** How a script ended. */
-export type ScriptEnd = { readonly pid: number; readonly status: number } | { readonly pid: number; readonly timedOut: true };
+/** How a script ended: by itself, by a signal of somebody's, or killed at its deadline. */
+export type ScriptEnd =
+  | { readonly pid: number; readonly status: number }
+  | { readonly pid: number; readonly signal: string }
+  | { readonly pid: number; readonly timedOut: true };
+
+/** As much of a kernel as tells its format: the setup header of a bzImage ends its magic at 0x206. */
+export const kernelMagicBytes = 0x206;
 
 /** The machine that libxl runs on. In memory in a test. */
 export interface Host {
   readonly pid: number;
   /** The file at `path`, seen through dom0's root; undefined when there is none. */
   stat(path: string): Promise<FileStat | undefined>;
+  /** The first bytes of a kernel, up to `kernelMagicBytes`; undefined where contents are not to be looked at. */
+  readMagic(path: string): Promise<Uint8Array | undefined>;
   /** Runs a hotplug script: a built-in one, or a real executable. */
   runScript(run: ScriptRun): Promise<ScriptEnd>;
   /** Userdata: files that outlive the command, by name (`userdata-d.1.UUID.libxl-json`). */

@@ -1,0 +1,180 @@
+/**
+ * How libxl's long operations run: named steps in order, waits with a deadline, several devices side by side.
+ *
+ * Real libxl is an event loop of callbacks (libxl_aoutils.c, libxl_event.c, and multidev in libxl_device.c); here the
+ * same order is spelt out with promises. No device and no domain in this file.
+ */
+import { PrivcmdError } from '../xenbus/privcmd.js';
+import type { abort, Xs, XsTransaction } from '../xenbus/xs-client.js';
+import { type XsErrno, XsError } from '../xenbus/xs-wire.js';
+import { type Ctx, LibxlError, Rc } from './ctx.js';
+
+/** One step of an operation. `name` is libxl's own function, because it is searched for. */
+export interface AoStep<State> {
+  readonly name: string;
+  run(ctx: Ctx, state: State): Promise<void>;
+}
+
+/** Runs the steps in order; the first failure ends it. */
+export async function runAo<State>(ctx: Ctx, steps: readonly AoStep<State>[], state: State): Promise<void> {
+  for (const step of steps) {
+    try {
+      await step.run(ctx, state);
+    } catch (error) {
+      throw asLibxlError(error, step.name) ?? error;
+    }
+  }
+}
+
+/**
+ * A failure of the store or of the hypervisor as libxl's FAIL; undefined for a bug, which must not be taken for a
+ * failed operation.
+ */
+export function asLibxlError(error: unknown, doing: string): LibxlError | undefined {
+  if (error instanceof LibxlError) return error;
+  if (error instanceof XsError || error instanceof PrivcmdError) {
+    return new LibxlError(Rc.FAIL, `${doing}: ${error.message}`, { cause: error });
+  }
+  return undefined;
+}
+
+const strerrors: Readonly<Partial<Record<XsErrno | PrivcmdError['errno'], string>>> = {
+  EACCES: 'Permission denied',
+  EAGAIN: 'Resource temporarily unavailable',
+  EBUSY: 'Device or resource busy',
+  EEXIST: 'File exists',
+  EINVAL: 'Invalid argument',
+  EIO: 'Input/output error',
+  ENOENT: 'No such file or directory',
+  ENOMEM: 'Cannot allocate memory',
+  ENOSPC: 'No space left on device',
+  ENOSYS: 'Function not implemented',
+  EPERM: 'Operation not permitted',
+  ESRCH: 'No such process',
+};
+
+/** What strerror(3) says: the end of the lines that libxl writes with an errno. */
+export function strerror(errno: XsErrno | PrivcmdError['errno']): string {
+  return strerrors[errno] ?? errno;
+}
+
+const turns = new WeakMap<Xs, Promise<unknown>>();
+
+/**
+ * A transaction that no other of this process overlaps. libxl blocks from its start to its commit; without that, the
+ * removals of two devices would conflict over the parents they share.
+ */
+export function transact<T>(ctx: Ctx, body: (tx: XsTransaction) => Promise<T | typeof abort>): Promise<T | typeof abort> {
+  const mine = (turns.get(ctx.xs) ?? Promise.resolve()).then(() => ctx.xs.transaction(body));
+  turns.set(
+    ctx.xs,
+    mine.catch(() => undefined),
+  );
+  return mine;
+}
+
+/** Waits for what was begun: the work that is left of an operation whose start was synchronous in libxl. */
+export type Rest = () => Promise<void>;
+
+/**
+ * Begins to wait for a node (libxl__xswait_start): sets the deadline and the watch. The rest reads the node at each
+ * event, the first of which comes from registering, until `done` says so; TIMEDOUT at the deadline. `done` may throw.
+ *
+ * Beginning and waiting are apart because libxl starts every device of a group before it looks at any event.
+ */
+export async function beginWait(
+  ctx: Ctx,
+  path: string,
+  timeoutMs: number,
+  done: (value: string | undefined) => boolean,
+): Promise<Rest> {
+  let fired = false;
+  let late = false;
+  let wake = () => {};
+  const cancel = ctx.clock.after(timeoutMs * ctx.timeoutScale, () => {
+    late = true;
+    wake();
+  });
+  const onEvent = () => {
+    fired = true;
+    wake();
+  };
+  const watch = await ctx.xs.watch(path, onEvent).catch((error: unknown) => {
+    cancel();
+    throw error;
+  });
+  return async () => {
+    try {
+      for (;;) {
+        if (fired) {
+          fired = false;
+          if (done(await ctx.xs.read(path))) return;
+        } else if (late) {
+          throw new LibxlError(Rc.TIMEDOUT, `no change of ${path} in ${timeoutMs} ms`);
+        } else {
+          await new Promise<void>((resolve) => {
+            wake = resolve;
+          });
+        }
+      }
+    } finally {
+      cancel();
+      await watch.close();
+    }
+  };
+}
+
+/**
+ * Begins to wait for a backend's state (libxl__ev_devstate_wait). A state node that vanishes is INVAL: whoever removed
+ * it is not going to bring the device to any state.
+ */
+export async function beginWaitForState(ctx: Ctx, path: string, wanted: number, timeoutMs: number): Promise<Rest> {
+  const say = (line: number, what: string) =>
+    ctx.log('debug', `libxl_event.c:${line}:devstate_callback`, undefined, `backend ${path} wanted state ${wanted} ${what}`);
+  const rest = await beginWait(ctx, path, timeoutMs, (value) => {
+    if (value === undefined) {
+      say(1043, 'but it was removed');
+      throw new LibxlError(Rc.INVAL, `${path} was removed`);
+    }
+    const state = Number.parseInt(value, 10) || 0;
+    if (state === wanted) say(1051, 'ok');
+    else say(1054, `still waiting state ${state}`);
+    return state === wanted;
+  });
+  return async () => {
+    try {
+      await rest();
+    } catch (error) {
+      if (error instanceof LibxlError && error.rc === Rc.TIMEDOUT) say(1038, ' timed out');
+      throw error;
+    }
+  };
+}
+
+/** Waits until the node at `path` says `wanted`. */
+export async function waitForState(ctx: Ctx, path: string, wanted: number, timeoutMs: number): Promise<void> {
+  const rest = await beginWaitForState(ctx, path, wanted, timeoutMs);
+  await rest();
+}
+
+/**
+ * Several devices at once (libxl__multidev_*): all are started one after the other, so that their transactions keep
+ * the order of the list, then the rest of each runs beside the others. It fails, once none is left running, with the
+ * error of the last item that failed.
+ */
+export async function multidev(starts: readonly (() => Promise<Rest>)[]): Promise<void> {
+  const rests: Rest[] = [];
+  for (const start of starts) {
+    try {
+      rests.push(await start());
+    } catch (error) {
+      rests.push(() => Promise.reject(error));
+    }
+  }
+  const ends = await Promise.allSettled(rests.map((rest) => rest()));
+  const failures = ends.flatMap((end) => (end.status === 'rejected' ? [end.reason as unknown] : []));
+  const bug = failures.find((error) => !asLibxlError(error, 'multidev'));
+  if (bug !== undefined) throw bug;
+  const last = failures.at(-1);
+  if (last !== undefined) throw asLibxlError(last, 'multidev');
+}

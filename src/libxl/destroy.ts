@@ -1,0 +1,129 @@
+/**
+ * Destroying a domain: the devices by force, every node, the saved files, then the domain itself.
+ *
+ * The order is that of libxl_domain.c of 4.17. A device that does not close in time delays it and is reported, but
+ * changes nothing else: its nodes go, and the domain goes as far as what still maps its pages allows. The mtwatch node
+ * is the last thing that leaves the store, so that `/local/domain/N` is never there without it.
+ */
+import { domainPath, libxlPath, mtwatchPath } from '../xenbus/paths.js';
+import { PrivcmdError } from '../xenbus/privcmd.js';
+import { type AoStep, asLibxlError, runAo, strerror } from './ao.js';
+import { type Ctx, LibxlError, Rc } from './ctx.js';
+import { devicesDestroy } from './device.js';
+
+/** What the steps of one destruction share. */
+interface Destroying {
+  readonly domid: number;
+  /** The hypervisor's handle; userdata files are named by it. */
+  uuid: string;
+}
+
+/** The steps in the order they happen. */
+export const destroySteps: readonly AoStep<Destroying>[] = [
+  { name: 'libxl__destroy_domid', run: checkDomain },
+  { name: 'destroy_domid_pci_done', run: pauseDomain },
+  { name: 'libxl__destroy_device_model', run: forgetDeviceModel },
+  { name: 'libxl__devices_destroy', run: removeDevices },
+  { name: 'devices_destroy_cb', run: removeNodes },
+  { name: 'libxl__userdata_destroyall', run: removeFiles },
+  { name: 'domain_destroy_domid_cb', run: killDomain },
+];
+
+/** Destroys a domain, as `xl destroy` does. DOMAIN_NOTFOUND when the hypervisor has none of that domid. */
+export async function domainDestroy(ctx: Ctx, domid: number): Promise<void> {
+  try {
+    await destroyGuest(ctx, domid);
+  } catch (error) {
+    if (asLibxlError(error, 'destroy')) {
+      ctx.log('error', 'libxl_domain.c:1064:domain_destroy_cb', domid, 'Destruction of domain failed');
+    }
+    throw error;
+  }
+}
+
+/** The same without the last line of the log: what the rollback of a failed creation runs (libxl__domain_destroy). */
+export async function destroyGuest(ctx: Ctx, domid: number): Promise<void> {
+  try {
+    await runAo(ctx, destroySteps, { domid, uuid: '' });
+  } catch (error) {
+    if (asLibxlError(error, 'destroy')) {
+      ctx.log('error', 'libxl_domain.c:1137:domain_destroy_callback', domid, 'Unable to destroy guest');
+    }
+    throw error;
+  }
+}
+
+async function checkDomain(ctx: Ctx, state: Destroying): Promise<void> {
+  const info = await ctx.xc.call('xc.domain_getinfo', { domid: state.domid });
+  if (!info) {
+    ctx.log('error', 'libxl_domain.c:1183:libxl__destroy_domid', state.domid, 'Non-existant domain');
+    throw new LibxlError(Rc.DOMAIN_NOTFOUND, `there is no domain ${state.domid}`);
+  }
+  state.uuid = info.uuid;
+}
+
+async function pauseDomain(ctx: Ctx, { domid }: Destroying): Promise<void> {
+  try {
+    await ctx.xc.call('xc.domain_pause', { domid });
+  } catch (error) {
+    if (!(error instanceof PrivcmdError)) throw error;
+    const line = `xc_domain_pause failed: ${strerror(error.errno)}`;
+    ctx.log('error', 'libxl_domain.c:1219:destroy_domid_pci_done', domid, line);
+  }
+}
+
+/** No qemu runs in this dom0, so there is none to signal; a node that says otherwise is cleared all the same. */
+async function forgetDeviceModel(ctx: Ctx, { domid }: Destroying): Promise<void> {
+  const image = `${domainPath(domid)}/image`;
+  const pid = await ctx.xs.read(`${image}/device-model-pid`);
+  const stubdom = await ctx.xs.read(`${image}/device-model-domid`);
+  if (pid !== undefined || stubdom !== undefined) await ctx.xs.rm(`/local/domain/0/device-model/${domid}`);
+}
+
+async function removeDevices(ctx: Ctx, { domid }: Destroying): Promise<void> {
+  try {
+    await devicesDestroy(ctx, domid);
+  } catch (error) {
+    if (!asLibxlError(error, 'devices')) throw error;
+    ctx.log('error', 'libxl_domain.c:1530:devices_destroy_cb', domid, 'libxl__devices_destroy failed');
+  }
+}
+
+/**
+ * Each removal is a request of its own: whoever watches sees `/vm/UUID`, `/local/domain/N`, `/libxl/N` and at last
+ * `mtwatch/N` go. A path that is gone already is no failure.
+ */
+async function removeNodes(ctx: Ctx, { domid }: Destroying): Promise<void> {
+  const home = domainPath(domid);
+  const vm = await ctx.xs.read(`${home}/vm`);
+  if (vm !== undefined) await removeLogged(ctx, domid, 1535, vm);
+  await removeLogged(ctx, domid, 1538, home);
+  await ctx.xs.rm(libxlPath(domid));
+  await ctx.xs.rm(`${home}/hvmloader`);
+  await ctx.xs.rm(mtwatchPath(domid));
+}
+
+async function removeLogged(ctx: Ctx, domid: number, line: number, path: string): Promise<void> {
+  if (await ctx.xs.rm(path)) return;
+  ctx.log('error', `libxl_domain.c:${line}:devices_destroy_cb`, domid, `xs_rm failed for ${path}: ${strerror('ENOENT')}`);
+}
+
+/** Files that cannot be removed are no reason to keep the domain. */
+async function removeFiles(ctx: Ctx, { domid, uuid }: Destroying): Promise<void> {
+  await ctx.host.removeUserdata(domid, uuid).catch((error: unknown) => {
+    const reason = error instanceof Error ? error.message : String(error);
+    const line = `failed to remove what was saved of the domain: ${reason}`;
+    ctx.log('error', 'libxl_dom.c:1240:libxl__userdata_destroyall', domid, line);
+  });
+}
+
+async function killDomain(ctx: Ctx, { domid }: Destroying): Promise<void> {
+  try {
+    await ctx.xc.call('xc.domain_destroy', { domid });
+  } catch (error) {
+    if (!(error instanceof PrivcmdError)) throw error;
+    const line = `xc_domain_destroy failed: ${strerror(error.errno)}`;
+    ctx.log('error', 'libxl_domain.c:1616:domain_destroy_domid_cb', domid, line);
+    throw new LibxlError(Rc.FAIL, line, { cause: error });
+  }
+}

@@ -1,0 +1,337 @@
+import type { DomainConfig } from '../../src/libxl/config.js';
+import { CreateError, domainCreateNew } from '../../src/libxl/create.js';
+import type { Ctx, Host } from '../../src/libxl/ctx.js';
+import { domainDestroy } from '../../src/libxl/destroy.js';
+import { PrivcmdError } from '../../src/xenbus/privcmd.js';
+import { type Machine, machine, pvConfig } from '../machine.js';
+
+let m: Machine;
+afterEach(() => m.dom0.close());
+
+const withHost = (host: Partial<Host>): Ctx => ({ ...m.ctx, host: { ...m.ctx.host, ...host } });
+
+async function refused(ctx: Ctx, config: DomainConfig): Promise<CreateError> {
+  try {
+    await m.run(domainCreateNew(ctx, config));
+  } catch (error) {
+    if (error instanceof CreateError) return error;
+    throw error;
+  }
+  throw new Error('it was created');
+}
+
+const build = (changes: Partial<DomainConfig['bInfo']>) => ({ bInfo: { ...pvConfig().bInfo, ...changes } });
+
+/** Lines of golden/50-create-errors, 10-create-running and 90-extra, without those of xl's second destroy. */
+const failures: readonly { what: string; config: DomainConfig; host?: Partial<Host>; lines: readonly string[] }[] = [
+  {
+    what: 'a missing kernel',
+    config: pvConfig('pv', build({ kernel: '/boot/nosuch' })),
+    lines: [
+      "xc: error: panic: xg_dom_core.c:205: failed to open file '/boot/nosuch': No such file or directory: Internal error",
+      'libxl: error: libxl_dom.c:646:libxl__build_pv: xc_dom_kernel_file failed: No such file or directory',
+      'libxl: error: libxl_create.c:1640:domcreate_rebuild_done: Domain 1:cannot (re-)build domain: -3',
+    ],
+  },
+  {
+    what: 'a missing ramdisk',
+    config: pvConfig('pv', build({ ramdisk: '/boot/nosuch' })),
+    lines: [
+      "xc: error: panic: xg_dom_core.c:205: failed to open file '/boot/nosuch': No such file or directory: Internal error",
+      'libxl: error: libxl_dom.c:659:libxl__build_pv: xc_dom_ramdisk_file failed: No such file or directory',
+      'libxl: error: libxl_create.c:1640:domcreate_rebuild_done: Domain 1:cannot (re-)build domain: -3',
+    ],
+  },
+  {
+    what: 'a kernel that is none, where kernels are looked at',
+    config: pvConfig(),
+    host: { readMagic: async () => Buffer.from('#!/bin/sh\n') },
+    lines: [
+      'xc: error: panic: xg_dom_core.c:689: xc_dom_find_loader: no loader found: Invalid kernel',
+      'libxl: error: libxl_dom.c:571:libxl__build_dom: xc_dom_parse_image failed',
+      'libxl: error: libxl_create.c:1640:domcreate_rebuild_done: Domain 1:cannot (re-)build domain: -3',
+    ],
+  },
+  {
+    what: 'more memory than the host has',
+    config: pvConfig('pv', build({ maxMemkb: 1 << 30, targetMemkb: 1 << 30 })),
+    lines: [
+      "xc: error: panic: xg_dom_boot.c:119: xc_dom_boot_mem_init: can't allocate low memory for domain: Out of memory",
+      'libxl: error: libxl_dom.c:586:libxl__build_dom: xc_dom_boot_mem_init failed: Cannot allocate memory',
+      'libxl: error: libxl_create.c:1640:domcreate_rebuild_done: Domain 1:cannot (re-)build domain: -3',
+    ],
+  },
+  {
+    what: 'a missing disk',
+    config: pvConfig('pv', { disks: [{ pdevPath: '/dev/nosuch', vdev: 'xvda', format: 'raw' }] }),
+    lines: [
+      'libxl: error: libxl_device.c:455:libxl__device_disk_set_backend: Disk vdev=xvda failed to stat: /dev/nosuch: No such file or directory',
+      'libxl: error: libxl_create.c:1318:initiate_domain_create: Domain 1:Unable to set disk defaults for disk 0',
+    ],
+  },
+  {
+    what: 'a missing bridge',
+    config: pvConfig('pv', { nics: [{ mac: '00:16:3e:00:00:01', bridge: 'nosuchbr' }] }),
+    lines: [
+      'libxl: error: libxl_exec.c:117:libxl_report_child_exitstatus: /etc/xen/scripts/vif-bridge online [1002] exited with error status 1',
+      'libxl: error: libxl_device.c:1337:device_hotplug_child_death_cb: script: Could not find bridge device nosuchbr',
+      'libxl: error: libxl_create.c:1921:domcreate_attach_devices: Domain 1:unable to add vif devices',
+      'libxl: error: libxl_exec.c:117:libxl_report_child_exitstatus: /etc/xen/scripts/vif-bridge offline [1004] exited with error status 1',
+      'libxl: error: libxl_device.c:1337:device_hotplug_child_death_cb: script: Could not find bridge device nosuchbr',
+    ],
+  },
+  {
+    what: 'a hotplug script that hangs',
+    config: pvConfig('pv', { nics: [] }),
+    host: {
+      runScript: async (run) => {
+        if (run.args[0] === 'remove') return { pid: 302, status: 0 };
+        await m.clock.sleep(run.timeoutMs);
+        return { pid: 301, timedOut: true };
+      },
+    },
+    lines: [
+      'libxl: error: libxl_aoutils.c:539:async_exec_timeout: killing execution of /etc/xen/scripts/block add because of timeout',
+      'libxl: error: libxl_create.c:1672:domcreate_launch_dm: Domain 1:unable to add disk devices',
+    ],
+  },
+  {
+    what: 'a hotplug script that crashes',
+    config: pvConfig('pv', { nics: [] }),
+    host: {
+      runScript: async ({ args }) => (args[0] === 'add' ? { pid: 301, signal: 'Segmentation fault' } : { pid: 302, status: 0 }),
+    },
+    lines: [
+      'libxl: error: libxl_exec.c:127:libxl_report_child_exitstatus: /etc/xen/scripts/block add [301] died due to fatal signal Segmentation fault',
+      'libxl: error: libxl_create.c:1672:domcreate_launch_dm: Domain 1:unable to add disk devices',
+    ],
+  },
+  {
+    what: 'a vdev that names no device',
+    config: pvConfig('pv', { disks: [{ pdevPath: '/dev/loop0', vdev: 'nosuch', format: 'raw' }] }),
+    lines: [
+      'libxl: error: libxl_disk.c:214:libxl__device_from_disk: Domain 1:Invalid or unsupported virtual disk identifier nosuch',
+      'libxl: error: libxl_disk.c:335:device_disk_add: Domain 1:Invalid or unsupported virtual disk identifier nosuch',
+      'libxl: error: libxl_create.c:1672:domcreate_launch_dm: Domain 1:unable to add disk devices',
+    ],
+  },
+  {
+    what: 'two disks of one name',
+    config: pvConfig('pv', {
+      disks: ['/dev/loop0', '/dev/loop1'].map((pdevPath) => ({ pdevPath, vdev: 'xvda', format: 'raw' as const })),
+    }),
+    lines: [
+      'libxl: error: libxl_disk.c:343:device_disk_add: Domain 1:device already exists in xenstore',
+      'libxl: error: libxl_create.c:1672:domcreate_launch_dm: Domain 1:unable to add disk devices',
+    ],
+  },
+  {
+    what: 'a disk that only qemu can serve',
+    config: pvConfig('pv', { disks: [{ pdevPath: '/root/d.qcow2', vdev: 'xvda', format: 'qcow2' }] }),
+    lines: [
+      'libxl: error: libxl_dm.c:2909:libxl__spawn_local_dm: Domain 1:device model /usr/libexec/xen-qemu-system-i386 is not executable: No such file or directory',
+      'libxl: error: libxl_create.c:1896:domcreate_devmodel_started: Domain 1:device model did not start: -3',
+    ],
+  },
+];
+
+test.each(failures)('$what: told as libxl tells it, and nothing is left', async ({ config, host, lines }) => {
+  m = await machine({ missing: ['/boot/nosuch', '/dev/nosuch'] });
+  const before = await m.store();
+  const { rc, domid } = await refused(withHost(host ?? {}), config);
+  await m.settle();
+  expect({ rc, domid, lines: m.lines }).toEqual({ rc: -3, domid: 1, lines });
+  const left = (await m.store()).filter((node) => !before.includes(node));
+  expect({ left, domains: m.dom0.domains, threads: m.threads().length }).toEqual({
+    left: left.filter((node) => /^\/(vm|libxl) = ""/.test(node)),
+    domains: 0,
+    threads: 1,
+  });
+  await expect(m.run(domainDestroy(m.ctx, 1))).rejects.toMatchObject({ rc: -21 });
+});
+
+test('a name in use costs a domid and nothing else', async () => {
+  m = await machine();
+  await m.run(domainCreateNew(m.ctx, pvConfig()));
+  const before = await m.store();
+  const { rc, domid } = await refused(m.ctx, pvConfig());
+  expect({ rc, domid, lines: m.lines, store: await m.store() }).toEqual({
+    rc: -3,
+    domid: 2,
+    lines: [
+      'libxl: error: libxl_domain.c:81:libxl__domain_rename: Domain 2:Domain with name "pv" already exists.',
+      'libxl: error: libxl_create.c:1296:initiate_domain_create: Domain 2:cannot make domain: -6',
+    ],
+    store: before,
+  });
+});
+
+test('a name may have letters of any language', async () => {
+  m = await machine();
+  const domid = await m.run(domainCreateNew(m.ctx, pvConfig('gäst')));
+  const { lines, rc } = { ...(await refused(m.ctx, pvConfig('gäst'))), lines: m.lines };
+  expect({ domid, rc, first: lines[0] }).toEqual({
+    domid: 1,
+    rc: -3,
+    first: 'libxl: error: libxl_domain.c:81:libxl__domain_rename: Domain 2:Domain with name "gäst" already exists.',
+  });
+});
+
+test('a disk that another guest writes to is refused in the words of the script', async () => {
+  m = await machine();
+  const disks = [{ pdevPath: '/dev/loop0', vdev: 'xvda', format: 'raw' as const, readwrite: true }];
+  await m.run(domainCreateNew(m.ctx, pvConfig('pv', { disks })));
+  const { rc, domid } = await refused(m.ctx, pvConfig('pvb', { disks }));
+  expect({ rc, domid, lines: m.lines }).toEqual({
+    rc: -3,
+    domid: 2,
+    lines: [
+      'libxl: error: libxl_exec.c:117:libxl_report_child_exitstatus: /etc/xen/scripts/block add [1003] exited with error status 1',
+      'libxl: error: libxl_device.c:1337:device_hotplug_child_death_cb: script: Device /dev/loop0 is mounted in a guest domain,\nand so cannot be mounted now.',
+      'libxl: error: libxl_create.c:1672:domcreate_launch_dm: Domain 2:unable to add disk devices',
+    ],
+  });
+});
+
+test('of several disks that fail, the error is that of the last', async () => {
+  m = await machine();
+  const disks = ['xvda', 'xvdb'].map((vdev) => ({ pdevPath: `/dev/${vdev}`, vdev, format: 'raw' as const }));
+  const runScript: Host['runScript'] = async ({ args, env }) => {
+    if (args[0] === 'remove') return { pid: 9, status: 0 };
+    return env['XENBUS_PATH']?.endsWith('51712') ? { pid: 7, status: 5 } : { pid: 8, timedOut: true };
+  };
+  const { cause } = await refused(withHost({ runScript }), pvConfig('pv', { disks }));
+  expect({ cause, shown: m.lines.map((line) => line.split(': ').at(-1)) }).toMatchObject({
+    cause: { rc: -9 },
+    shown: [
+      '/etc/xen/scripts/block add [7] exited with error status 5',
+      'killing execution of /etc/xen/scripts/block add because of timeout',
+      'Domain 1:unable to add disk devices',
+    ],
+  });
+});
+
+test('a console that nobody takes up fails the creation after ten seconds', async () => {
+  m = await machine();
+  const read = (path: string) => (path.endsWith('/tty') ? Promise.resolve('') : m.ctx.xs.read(path));
+  const start = m.clock.now();
+  const { rc } = await refused({ ...m.ctx, xs: { ...m.ctx.xs, read } }, pvConfig());
+  expect({ rc, waited: m.clock.now() - start, lines: m.lines }).toEqual({
+    rc: -3,
+    waited: 10_000,
+    lines: ['libxl: error: libxl_create.c:1976:console_xswait_callback: domain 1 console tty: timed out'],
+  });
+});
+
+test.each([
+  ['ELF', [0x7f, 0x45, 0x4c, 0x46]],
+  ['gzip', [0x1f, 0x8b]],
+  ['bzImage', [...Array<number>(0x1fe).fill(0), 0x55, 0xaa, 0, 0, 0x48, 0x64, 0x72, 0x53]],
+])('a kernel that is %s is one', async (_format, magic) => {
+  m = await machine();
+  const ctx = withHost({ readMagic: async () => Uint8Array.from(magic) });
+  expect(await m.run(domainCreateNew(ctx, pvConfig()))).toBe(1);
+});
+
+test.each([
+  [
+    'a guest of another type',
+    { ...pvConfig(), cInfo: { ...pvConfig().cInfo, type: 'hvm' as const } },
+    -6,
+    [
+      'libxl: error: libxl_create.c:46:libxl__domain_create_info_setdefault: neither hap nor shadow paging available',
+      'libxl: error: libxl_create.c:1143:libxl__domain_config_setdefault: Unable to set domain create info defaults',
+    ],
+  ],
+  [
+    'a boot loader',
+    pvConfig('pv', build({ bootloader: 'pygrub' })),
+    -4,
+    [
+      'libxl: error: libxl_bootloader.c:417:libxl__bootloader_run: bootloader pygrub is not run, as guests are models: name a kernel with kernel= instead',
+    ],
+  ],
+])('%s is refused before a domid is spent', async (_what, config, rc, lines) => {
+  m = await machine();
+  const before = m.trace.length;
+  const error = await refused(m.ctx, config);
+  expect({ rc: error.rc, domid: error.domid, lines: m.lines, requests: m.trace.length - before }).toEqual({
+    rc,
+    domid: undefined,
+    lines,
+    requests: 0,
+  });
+  expect(await m.run(domainCreateNew(m.ctx, pvConfig()))).toBe(1);
+});
+
+test('a domid that was asked for is given, or refused without a trace', async () => {
+  m = await machine();
+  const asked = { ...pvConfig(), cInfo: { ...pvConfig().cInfo, domid: 42 } };
+  expect(await m.run(domainCreateNew(m.ctx, asked))).toBe(42);
+  const before = await m.store();
+  const { rc, domid } = await refused(m.ctx, { ...asked, cInfo: { ...asked.cInfo, name: 'other' } });
+  expect({ rc, domid, lines: m.lines, store: await m.store() }).toEqual({
+    rc: -3,
+    domid: undefined,
+    lines: [
+      'libxl: error: libxl_create.c:711:libxl__domain_make: Domain 42:domain creation fail: File exists',
+      'libxl: error: libxl_create.c:1296:initiate_domain_create: cannot make domain: -3',
+    ],
+    store: before,
+  });
+});
+
+test('a domid whose watch thread has not left yet is refused as recently used', async () => {
+  m = await machine();
+  const call: Ctx['xc']['call'] = (op, args) =>
+    op === 'xc.domain_create' ? Promise.reject(new PrivcmdError('EBUSY', 'domain id recently used')) : m.ctx.xc.call(op, args);
+  const asked = { ...pvConfig(), cInfo: { ...pvConfig().cInfo, domid: 7 } };
+  const { rc, domid } = await refused({ ...m.ctx, xc: { ...m.ctx.xc, call } }, asked);
+  expect({ rc, domid, lines: m.lines }).toEqual({
+    rc: -3,
+    domid: undefined,
+    lines: [
+      'libxl: error: libxl_create.c:732:libxl__domain_make: Domain 7:domain id recently used',
+      'libxl: error: libxl_create.c:1296:initiate_domain_create: cannot make domain: -3',
+    ],
+  });
+});
+
+test('every observer sees the mtwatch node for as long as the domain, and longer', async () => {
+  m = await machine();
+  const seen: string[] = [];
+  const observer = m.connect('client');
+  await m.run(observer.watch('/', (path) => void seen.push(path)));
+  const domid = await m.run(domainCreateNew(m.ctx, pvConfig()));
+  await m.run(domainDestroy(m.ctx, domid));
+  await m.settle();
+  const node = `/local/domain/0/mtwatch/${domid}`;
+  const ofDomain = (path: string) =>
+    new RegExp(`^(/local/domain/${domid}|/vm/[^/]+|/libxl/${domid}|/local/domain/0/backend/[^/]+/${domid})(/|$)`).test(path);
+  const first = seen.indexOf(node);
+  const last = seen.lastIndexOf(node);
+  expect({ first: first >= 0 && first < seen.findIndex(ofDomain), last: last > seen.findLastIndex(ofDomain) }).toEqual({
+    first: true,
+    last: true,
+  });
+  expect(seen.filter((path) => path.startsWith('/local/domain/0/mtwatch'))).toEqual([node, node]);
+});
+
+test('nics without a number count on from the highest', async () => {
+  m = await machine();
+  await m.run(domainCreateNew(m.ctx, pvConfig('pv', { nics: [{}, { devid: 3 }, {}] })));
+  expect(await m.run(m.ctx.xs.directory('/libxl/1/device/vif'))).toEqual(['4', '3', '5']);
+});
+
+test('what a reboot needs is saved, and a domain whose config cannot be saved is left to the caller', async () => {
+  m = await machine();
+  const config = pvConfig('pv', { nics: [{}] });
+  await m.run(domainCreateNew(m.ctx, config));
+  const saved = (await m.ctx.host.readUserdata(`userdata-d.1.${config.cInfo.uuid}.libxl-json`)) ?? '';
+  const mac = await m.run(m.ctx.xs.read('/local/domain/0/backend/vif/1/0/mac'));
+  expect({ ends: saved.at(-1), mac: saved.includes(`"${mac}"`) }).toEqual({ ends: '\0', mac: true });
+
+  const full = withHost({ writeUserdata: () => Promise.reject(new Error('ENOSPC: no space left on device')) });
+  const { rc, domid = 0 } = await refused(full, pvConfig('other'));
+  expect({ rc, there: (await m.ctx.xc.call('xc.domain_getinfo', { domid }))?.domid }).toEqual({ rc: -3, there: 2 });
+});
