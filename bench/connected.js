@@ -9,7 +9,7 @@
 import { performance } from 'node:perf_hooks';
 import { domainCreateNew } from '../dist/libxl/create.js';
 import { domainDestroy } from '../dist/libxl/destroy.js';
-import { builtinScripts } from '../dist/libxl/hotplug.js';
+import { builtinScripts } from '../dist/libxl/builtin-scripts.js';
 import { SystemClock } from '../dist/xenbus/clock.js';
 import { Dom0 } from '../dist/xenbus/dom0.js';
 import { linkTransport } from '../dist/xenbus/transport.js';

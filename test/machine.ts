@@ -5,9 +5,9 @@
  * next deadline, so ten seconds of waiting cost nothing and no test depends on how fast the machine is.
  */
 
-import type { DomainConfig } from '../src/libxl/config.js';
+import { builtinScripts } from '../src/libxl/builtin-scripts.js';
 import { type Ctx, type FileStat, logLine } from '../src/libxl/ctx.js';
-import { builtinScripts } from '../src/libxl/hotplug.js';
+import type { DomainConfig } from '../src/libxl/domain-config.js';
 import { SimClock, seeded } from '../src/xenbus/clock.js';
 import { Dom0, type Dom0Options } from '../src/xenbus/dom0.js';
 import type { PrivcmdOp, PrivcmdOps, WatchThread, Xc } from '../src/xenbus/privcmd.js';

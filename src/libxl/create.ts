@@ -12,12 +12,12 @@ import { DOMID_LAST } from '../xenbus/xenbus.js';
 import { byteString, type XsTransaction } from '../xenbus/xs-client.js';
 import type { Perm } from '../xenbus/xs-wire.js';
 import { type AoStep, asLibxlError, beginWait, multidev, runAo, strerror, transact } from './ao.js';
-import type { DomainConfig } from './config.js';
 import { consoleNodes } from './console.js';
 import { type Ctx, LIBXL_INIT_TIMEOUT, LibxlError, Rc } from './ctx.js';
 import { destroyGuest } from './destroy.js';
 import { type Device, genericAdd, startDeviceAdd } from './device.js';
 import { diskBackendKind, diskDevid, diskNodes, needsStat, type ReadyDisk, setDiskDefaults } from './disk.js';
+import type { DomainConfig } from './domain-config.js';
 import { toJson } from './json.js';
 import { nicNodes, type ReadyNic, savedNic, setNicDefaults } from './nic.js';
 

@@ -1,7 +1,7 @@
-import type { DomainConfig } from '../../src/libxl/config.js';
 import { CreateError, domainCreateNew } from '../../src/libxl/create.js';
 import type { Ctx, Host } from '../../src/libxl/ctx.js';
 import { domainDestroy } from '../../src/libxl/destroy.js';
+import type { DomainConfig } from '../../src/libxl/domain-config.js';
 import { PrivcmdError } from '../../src/xenbus/privcmd.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
 

@@ -1,8 +1,9 @@
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { builtinScripts } from '../../src/libxl/builtin-scripts.js';
 import type { FileStat, Host, ScriptRun } from '../../src/libxl/ctx.js';
-import { builtinScripts, type SystemHostOptions, systemHost } from '../../src/libxl/hotplug.js';
+import { type SystemHostOptions, systemHost } from '../../src/libxl/hotplug.js';
 import { type Machine, machine } from '../machine.js';
 
 describe('the built-in scripts', () => {

@@ -1,0 +1,274 @@
+/**
+ * The built-in hotplug scripts: `block` and `vif-bridge`.
+ *
+ * A runner without Xen has neither loop devices to set up nor bridges to fill, so they do in XenStore what the scripts
+ * of xen-utils 4.17 do there, request by request, and ask dom0 for the rest.
+ */
+import { type BlockDevice, PrivcmdError, type Xc } from '../xenbus/privcmd.js';
+import { abort, byteString, textOf, type Xs, type XsRequests } from '../xenbus/xs-client.js';
+import { XsError } from '../xenbus/xs-wire.js';
+import type { FileStat, ScriptRun } from './ctx.js';
+
+/** What a disk taken on trust holds, in sectors of 512 bytes. */
+const assumedSectors = 32_768;
+/** The mtu of a bridge: what Linux gives to one. */
+const bridgeMtu = '1500';
+
+/** What a built-in script works with. */
+export interface ScriptIo {
+  /** A connection of its own for each request: the real scripts run a `xenstore-read` or `-write` for each. */
+  openXs(): Promise<Xs>;
+  readonly xc: Xc;
+  stat(path: string): Promise<FileStat | undefined>;
+  /** The path with its symbolic links followed. */
+  resolve(path: string): Promise<string>;
+}
+
+/** A built-in script: runs to its exit status. */
+export type BuiltinScript = (io: ScriptIo, run: ScriptRun) => Promise<number>;
+
+export const builtinScripts: ReadonlyMap<string, BuiltinScript> = new Map([
+  ['block', guarded(block)],
+  ['vif-bridge', guarded(vifBridge)],
+]);
+
+/** Ends a built-in script early. */
+class ScriptExit extends Error {
+  override readonly name = 'ScriptExit';
+
+  constructor(readonly status: number) {
+    super(`exit ${status}`);
+  }
+}
+
+/** The trap of xen-hotplug-common.sh: a command that fails unforeseen ends the script, and is its error. */
+function guarded(script: (io: ScriptIo, run: ScriptRun) => Promise<void>): BuiltinScript {
+  return async (io, run) => {
+    try {
+      await script(io, run);
+      return 0;
+    } catch (error) {
+      if (error instanceof XsError || error instanceof PrivcmdError) return trapped(io, run).catch(exitStatus);
+      return exitStatus(error);
+    }
+  };
+}
+
+function trapped(io: ScriptIo, run: ScriptRun): Promise<never> {
+  return fail(io, run, `${run.script} failed; error detected.`);
+}
+
+function exitStatus(error: unknown): number {
+  if (error instanceof ScriptExit) return error.status;
+  if (error instanceof XsError) return 1;
+  throw error;
+}
+
+/** The device's backend, relative to dom0: `backend/vbd/N/D`. */
+function backendOf(run: ScriptRun): string {
+  return run.env['XENBUS_PATH'] ?? '';
+}
+
+async function withXs<T>(io: ScriptIo, use: (xs: Xs) => Promise<T>): Promise<T> {
+  const xs = await io.openXs();
+  try {
+    return await use(xs);
+  } finally {
+    xs.close();
+  }
+}
+
+async function read(io: ScriptIo, node: string): Promise<string | undefined> {
+  const bytes = await withXs(io, (xs) => xs.read(node));
+  return bytes === undefined ? undefined : textOf(bytes);
+}
+
+/** A node that must be there and say something. */
+async function readMandatory(io: ScriptIo, run: ScriptRun, node: string): Promise<string> {
+  return (await read(io, node)) || trapped(io, run);
+}
+
+function write(io: ScriptIo, node: string, value: string): Promise<void> {
+  return withXs(io, (xs) => xs.write(node, byteString(value)));
+}
+
+/** Says why in `hotplug-error` and ends the script. Both nodes are one `xenstore-write`, and so one transaction. */
+async function fail(io: ScriptIo, run: ScriptRun, text: string, status: 'error' | 'busy' = 'error'): Promise<never> {
+  const backend = backendOf(run);
+  await withXs(io, (xs) =>
+    xs.transaction(async (tx) => {
+      await tx.write(`${backend}/hotplug-error`, byteString(text));
+      await tx.write(`${backend}/hotplug-status`, status);
+    }),
+  );
+  throw new ScriptExit(1);
+}
+
+/** `r` and `w` ask for the checks of a read-only or a writable mount, `!` for none (canonicalise_mode). */
+function canonicalMode(mode: string): 'r' | 'w' | '!' {
+  if (!mode.includes('w')) return 'r';
+  return mode.includes('!') ? '!' : 'w';
+}
+
+/** `block add|remove`: gives a vbd its device, through a loop device if `params` names a regular file. */
+async function block(io: ScriptIo, run: ScriptRun): Promise<void> {
+  const backend = backendOf(run);
+  const params = await readMandatory(io, run, `${backend}/params`);
+  const mode = canonicalMode(await readMandatory(io, run, `${backend}/mode`));
+  if (run.args[0] === 'add') await blockAdd(io, run, params, mode);
+  else await blockRemove(io, run, params);
+}
+
+/** What a disk asks for. */
+interface Wanted {
+  readonly run: ScriptRun;
+  /** The guest's `/vm/UUID`; within one, a device may be shared. */
+  readonly vm: string;
+  readonly mode: 'r' | 'w' | '!';
+  /** With symbolic links followed. */
+  readonly file: string;
+}
+
+async function blockAdd(io: ScriptIo, run: ScriptRun, params: string, mode: 'r' | 'w' | '!'): Promise<void> {
+  const backend = backendOf(run);
+  // Called twice for one device, the script leaves it as it is.
+  if ((await read(io, `${backend}/physical-device`)) !== undefined) return;
+  const frontendId = await readMandatory(io, run, `${backend}/frontend-id`);
+  const vm = (await read(io, `/local/domain/${frontendId}/vm`)) ?? 'unknown';
+  const file = await io.stat(params);
+  if (file && file.kind !== 'other') {
+    const wanted = { run, vm, mode, file: await io.resolve(params) };
+    const node = isBlock(file) ? await attachDevice(io, wanted, file) : await attachFile(io, wanted, file);
+    await write(io, `${backend}/physical-device-path`, node);
+  }
+  await write(io, `${backend}/hotplug-status`, 'connected');
+}
+
+function isBlock(file: FileStat): boolean {
+  return file.kind === 'block' || (file.kind === 'assumed' && file.block);
+}
+
+async function attachDevice(io: ScriptIo, wanted: Wanted, file: FileStat): Promise<string> {
+  const numbers = file.kind === 'block' ? { major: file.major, minor: file.minor } : {};
+  const sectors = file.kind === 'block' ? Math.floor(file.bytes / 512) : assumedSectors;
+  const device = await io.xc.call('dom0.block_attach', { path: wanted.file, as: 'device', sectors, ...numbers });
+  const mine = majorMinor(device);
+  const sharer = await claim(io, wanted, mine, (_xs, _dir, theirs) => theirs === mine);
+  if (sharer !== undefined) await failBusy(io, wanted, `Device ${device.node} is mounted `);
+  return device.node;
+}
+
+async function attachFile(io: ScriptIo, wanted: Wanted, file: FileStat): Promise<string> {
+  const backend = backendOf(wanted.run);
+  const state = (await read(io, `${backend}/state`)) ?? 'unknown';
+  if (state !== '2') {
+    await fail(io, wanted.run, `Path closed or removed during hotplug add: ${backend} state: ${state}`);
+  }
+  const sameFile: SameDevice = async (xs, dir) => {
+    const params = (await xs.read(`${dir}/node`)) === undefined ? undefined : await xs.read(`${dir}/params`);
+    return params !== undefined && (await io.resolve(textOf(params))) === wanted.file;
+  };
+  const through = (sharer: string) => `File ${wanted.file} is loopback-mounted through ${sharer},\nwhich is mounted `;
+  const sharer = await withXs(io, async (xs) => findSharer(xs, await listBackends(xs), wanted, sameFile));
+  if (sharer !== undefined) return failBusy(io, wanted, through(sharer));
+
+  const sectors = file.kind === 'file' ? Math.floor(file.bytes / 512) : assumedSectors;
+  const device = await io.xc.call('dom0.block_attach', { path: wanted.file, as: 'loop', sectors });
+  await write(io, `${backend}/node`, device.node);
+  const faster = await claim(io, wanted, majorMinor(device), sameFile);
+  if (faster === undefined) return device.node;
+  await io.xc.call('dom0.block_detach', { node: device.node });
+  return failBusy(io, wanted, through(faster));
+}
+
+/** As stat's `%t:%T`: hexadecimal without a prefix. */
+function majorMinor(device: BlockDevice): string {
+  return `${device.major.toString(16)}:${device.minor.toString(16)}`;
+}
+
+/** Whether the vbd at `dir`, whose `physical-device` is `theirs`, is on the device we want. */
+type SameDevice = (xs: XsRequests, dir: string, theirs: string) => boolean | Promise<boolean>;
+
+/**
+ * Writes `physical-device` unless another guest has the device, whose numbers are then the answer. The real script
+ * holds a lock file from its check to its write; here both are one transaction, and of two that check at the same time
+ * the slower one checks again.
+ */
+async function claim(io: ScriptIo, wanted: Wanted, mine: string, same: SameDevice): Promise<string | undefined> {
+  return withXs(io, async (xs) => {
+    const backends = await listBackends(xs);
+    let sharer: string | undefined;
+    await xs.transaction(async (tx) => {
+      sharer = await findSharer(tx, backends, wanted, same);
+      if (sharer !== undefined) return abort;
+      await tx.write(`${backendOf(wanted.run)}/physical-device`, mine);
+      return undefined;
+    });
+    return sharer;
+  });
+}
+
+/** The directories of all vbds. */
+async function listBackends(xs: XsRequests): Promise<string[]> {
+  const domids = (await xs.directory('backend/vbd')) ?? [];
+  const devids = await Promise.all(domids.map((domid) => xs.directory(`backend/vbd/${domid}`)));
+  return domids.flatMap((domid, index) => (devids[index] ?? []).map((devid) => `backend/vbd/${domid}/${devid}`));
+}
+
+/**
+ * The `physical-device` of another guest's vbd that rules ours out (check_sharing): a writer suffers nobody beside it,
+ * a reader no writer.
+ */
+async function findSharer(
+  xs: XsRequests,
+  backends: readonly string[],
+  { vm, mode }: Wanted,
+  same: SameDevice,
+): Promise<string | undefined> {
+  if (mode === '!') return undefined;
+  // All are asked for at once: there may be thousands.
+  const devices = await Promise.all(backends.map((dir) => xs.read(`${dir}/physical-device`)));
+  for (const [index, dir] of backends.entries()) {
+    const theirs = devices[index];
+    if (!theirs || !(await same(xs, dir, theirs))) continue;
+    if (mode === 'r' && canonicalMode((await xs.read(`${dir}/mode`)) ?? '') !== 'w') continue;
+    // Without a vm node the guest is on its way out, and does not stand in the way.
+    const [, , domid] = dir.split('/');
+    if (((await xs.read(`/local/domain/${domid}/vm`)) ?? vm) !== vm) return theirs;
+  }
+  return undefined;
+}
+
+/** The script's words for a device that another guest has. */
+function failBusy(io: ScriptIo, { run, mode }: Wanted, what: string): Promise<never> {
+  const [theirs, ours] = mode === 'w' ? ['', ''] : ['read-write ', 'read-only '];
+  return fail(io, run, `${what}${theirs}in a guest domain,\nand so cannot be mounted ${ours}now.`, 'busy');
+}
+
+async function blockRemove(io: ScriptIo, run: ScriptRun, params: string): Promise<void> {
+  const file = await io.stat(params);
+  if (file && isBlock(file)) return;
+  const node = await read(io, `${backendOf(run)}/node`);
+  if (node) await io.xc.call('dom0.block_detach', { node });
+  else if (file && file.kind !== 'other') await trapped(io, run);
+}
+
+/** `vif-bridge online|offline`: puts a vif on its bridge and tells the guest the mtu, or takes it off. */
+async function vifBridge(io: ScriptIo, run: ScriptRun): Promise<void> {
+  const backend = backendOf(run);
+  const vif = (await read(io, `${backend}/vifname`)) || (run.env['vif'] ?? '');
+  const bridge = await read(io, `${backend}/bridge`);
+  if (!bridge) return fail(io, run, 'Could not find bridge, and none was specified');
+  const add = run.args[0] === 'online';
+  try {
+    await io.xc.call('dom0.bridge', { bridge, vif, add });
+  } catch (error) {
+    if (!(error instanceof PrivcmdError) || error.errno !== 'ENOENT') throw error;
+    await fail(io, run, `Could not find bridge device ${bridge}`);
+  }
+  if (!add) return;
+  const mtu = (await read(io, `${backend}/mtu`)) || bridgeMtu;
+  const [, domid, devid] = /^backend\/vif\/(\d+)\/(\d+)$/.exec(backend) ?? [];
+  await write(io, `/local/domain/${domid}/device/vif/${devid}/mtu`, mtu);
+  await write(io, `${backend}/hotplug-status`, 'connected');
+}

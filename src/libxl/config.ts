@@ -1,0 +1,641 @@
+/**
+ * What `xl create` makes of a config file: the settings read in xl's order, with xl's complaints, as a DomainConfig.
+ *
+ * Nothing here touches a domain: defaults that depend on the host are libxl's business, at creation.
+ */
+import { parseCpuList } from './cpu-list.js';
+import { type Disk, parseDiskSpec } from './disk.js';
+import {
+  type ActionOnShutdown,
+  type BuildInfo,
+  type CreateInfo,
+  type DomainConfig,
+  type DomainType,
+  type OtherDeviceList,
+  otherDeviceLists,
+} from './domain-config.js';
+import { readHvm, readHvmDisplay, readPvh } from './hvm-keys.js';
+import { type Nic, parseNicSpec } from './nic.js';
+import { readDevices, readDisplay, readHardwareDevices, readVirtualKeyboards } from './other-devices.js';
+import { asUint64, strtol } from './strtol.js';
+import {
+  type CfgReader,
+  cfgReader,
+  diagnosticLines,
+  getBoundedLong,
+  getDefbool,
+  getList,
+  getLong,
+  getString,
+  getStrings,
+  hasKey,
+  parseXlCfg,
+} from './xl-cfg.js';
+import { exitXl, readName, XlExit } from './xl-exit.js';
+
+export interface ParseOptions {
+  /** For a config without `uuid`. */
+  readonly randomUuid: () => string;
+  /** How many processors the host has; they decide the size of a cpu list. */
+  readonly pcpus?: number;
+}
+
+export interface ParsedConfig {
+  /** Absent if xl would have given up. */
+  readonly config?: DomainConfig;
+  /** What xl prints on stderr, without `Parsing config from`. */
+  readonly lines: readonly string[];
+  /** xl's exit status; 0 if there is a config. */
+  readonly exit: number;
+  /** Why no domain can be made of it here: one line for each thing that is not modelled. A dry run does not mind. */
+  readonly refusals: readonly string[];
+  /** What will be different from a real host; for stderr, when a domain is made of it. */
+  readonly notices: readonly string[];
+}
+
+/**
+ * The text that xl parses: the file, then each `key=value` of the command line on a line of its own. Being last, they
+ * override the file, and their lines are counted on from the file's.
+ */
+export function configText(file: string, extras: readonly string[]): string {
+  return extras.length === 0 ? file : `${file}\n${extras.map((extra) => `${extra}\n`).join('')}\n`;
+}
+
+export function parseConfig(text: string, source: string, options: ParseOptions): ParsedConfig {
+  const parsed = parseXlCfg(text, source);
+  const lines = diagnosticLines(parsed);
+  if (lines.length > 0) {
+    return { lines: [...lines, 'Failed to parse config: Invalid argument'], exit: 1, refusals: [], notices: [] };
+  }
+  const reader = cfgReader(parsed.settings, source);
+  try {
+    const config = readConfig(reader, options);
+    return { config, lines: reader.lines, exit: 0, refusals: refusals(config), notices: notices(reader, config) };
+  } catch (error) {
+    if (!(error instanceof XlExit)) throw error;
+    return { lines: reader.lines, exit: error.status, refusals: [], notices: [] };
+  }
+}
+
+/** The keys in xl's order. A file with two mistakes reports the first by this order, not by that of the file. */
+function readConfig(reader: CfgReader, options: ParseOptions): DomainConfig {
+  const pcpus = options.pcpus ?? 2;
+  const labels = readLabels(reader);
+  const type = readType(reader);
+  const cInfo = readCreateInfo(reader, type, labels, options);
+  const pvh = type === 'pvh' ? readPvh(reader) : undefined;
+  const resources = readResources(reader, pcpus);
+  const actions = readActions(reader);
+  const e820Host = type === 'pv' ? getDefbool(reader, 'e820_host') : undefined;
+  const hardware = readHardwareDevices(reader);
+  const passthrough = readName(
+    reader,
+    'passthrough',
+    passthroughNames,
+    (value) => `ERROR: unknown passthrough option '${value}'`,
+  );
+  const platform = readPlatform(reader);
+  const boot = readBoot(reader, type);
+  const hvm = type === 'hvm' ? readHvm(reader) : undefined;
+  const kernel = checkKernel(reader, type, boot);
+  const altp2m = readModeOrNumber(reader, 'altp2m', altp2mModes);
+  const vmtraceBufKb = getLong(reader, 'vmtrace_buf_kb', { quiet: true });
+  const vpmu = getDefbool(reader, 'vpmu');
+  const ranges = readRanges(reader);
+  const disks = readDisks(reader);
+  const devices = readDevices(reader);
+  const nics = readNics(reader);
+  if (getList(reader, 'vif2')) reader.lines.push('WARNING: vif2: netchannel2 is deprecated and not supported by xl');
+  const display = readDisplay(reader, type);
+  const deviceModel = readDeviceModel(reader, type);
+  const topLevelDisplay = display.fromTopLevel();
+  const dmRestrict = getDefbool(reader, 'dm_restrict');
+  const hvmDisplay = hvm ? readHvmDisplay(reader, hvm.fields) : undefined;
+  const gicVersion = readName(reader, 'gic_version', gicVersions, (value) => `Unknown gic_version "${value}" specified`, 3);
+  const tee = readName(reader, 'tee', teeTypes, (value) => `Unknown tee "${value}" specified`, 3);
+  const keyboards = readVirtualKeyboards(reader, topLevelDisplay.vkbs);
+  const xendSuspendEvtchnCompat = getDefbool(reader, 'xend_suspend_evtchn_compat');
+  const msrRelaxed = getDefbool(reader, 'msr_relaxed');
+  if (msrRelaxed !== undefined) {
+    reader.lines.push(
+      'WARNING: msr_relaxed will be removed in future versions.',
+      'If it fixes an issue you are having please report to xen-devel@lists.xenproject.org.',
+    );
+  }
+  if (resources.vcpuHardAffinity?.some((cpus) => cpus.length === 0)) exitXl(reader, 1, 'vcpu hard affinity map is empty');
+
+  const { driverDomain, ...bootInfo } = boot;
+  const { vuart, ...buildResources } = resources;
+  return {
+    cInfo: given({ ...cInfo, driverDomain, passthrough, xendSuspendEvtchnCompat }),
+    bInfo: given({
+      ...buildResources,
+      ...platform,
+      ...bootInfo,
+      ...ranges,
+      ...deviceModel,
+      kernel,
+      apic: hvm?.apic,
+      execSsidLabel: labels.execSsidLabel,
+      dmRestrict,
+      tee,
+      ...(type === 'pv' ? { pv: given({ e820Host: hardware.pcidevs.length > 0 ? true : e820Host }) } : {}),
+      pvh,
+      hvm: hvmDisplay,
+      archArm: given({ gicVersion, vuart }),
+      archX86: given({ msrRelaxed }),
+      altp2m,
+      vmtraceBufKb: vmtraceBufKb || undefined,
+      vpmu,
+    }),
+    disks,
+    nics,
+    ...hardware,
+    ...devices,
+    vfbs: topLevelDisplay.vfbs,
+    vkbs: keyboards,
+    usbctrls: display.usbctrls,
+    usbdevs: display.usbdevs,
+    ...actions,
+  };
+}
+
+// ---- Names of IDL enumerations, read without regard to case. The first is the default, which is not printed.
+
+const tscModes = ['default', 'always_emulate', 'native', 'native_paravirt'];
+const timerModes = ['delay_for_missed_ticks', 'no_delay_for_missed_ticks', 'no_missed_ticks_pending', 'one_missed_tick_pending'];
+const altp2mModes = ['disabled', 'mixed', 'external', 'limited'];
+const passthroughNames = ['default', 'disabled', 'enabled', 'sync_pt', 'share_pt'];
+const gicVersions = ['default', 'v2', 'v3'];
+const teeTypes = ['none', 'optee'];
+const vuartTypes = ['unknown', 'sbsa_uart'];
+
+/** An enumeration that may be given by number too, which some keys advise against. */
+function readModeOrNumber(
+  reader: CfgReader,
+  key: string,
+  names: readonly string[],
+  say: { readonly onNumber?: (name: string | undefined) => string; readonly onString?: (value: string) => string } = {},
+): string | undefined {
+  const number = getLong(reader, key, { quiet: true });
+  if (number !== undefined) {
+    const name = names[number];
+    if (say.onNumber) reader.lines.push(say.onNumber(name));
+    return name ?? exitXl(reader, 1, `ERROR: invalid value ${number} for "${key}"`);
+  }
+  const value = getString(reader, key);
+  if (value !== undefined && say.onString) reader.lines.push(say.onString(value));
+  return value === undefined ? undefined : readName(reader, key, names, () => `ERROR: invalid value "${value}" for "${key}"`);
+}
+
+function integerIsDeprecated(key: string): (name: string | undefined) => string {
+  return (name) => {
+    const example = name === undefined ? '' : `e.g. ${key}="${name}"`;
+    return `WARNING: specifying "${key}" as an integer is deprecated. Please use the named parameter variant. ${example}`;
+  };
+}
+
+// ---- What the domain is
+
+interface Labels {
+  readonly ssidLabel: string | undefined;
+  readonly execSsidLabel: string | undefined;
+}
+
+/** A label for the time it is built and one for the time it runs; a single `seclabel` is for both. */
+function readLabels(reader: CfgReader): Labels {
+  const initial = getString(reader, 'init_seclabel');
+  const label = getString(reader, 'seclabel');
+  return initial === undefined ? { ssidLabel: label, execSsidLabel: undefined } : { ssidLabel: initial, execSsidLabel: label };
+}
+
+/** `type`, or the deprecated `builder`. A beginning of a name will do, in the order hvm, pv, pvh: "p" is pv, "" is hvm. */
+function readType(reader: CfgReader): DomainType {
+  const type = readTypeName(reader, 'type', { hvm: 'hvm', pv: 'pv', pvh: 'pvh' });
+  const builder = readTypeName(reader, 'builder', { hvm: 'hvm', generic: 'pv' });
+  if (type && builder && type !== builder) exitXl(reader, 1, 'Contradicting "builder" and "type" options specified.');
+  return builder ?? type ?? 'pv';
+}
+
+function readTypeName(reader: CfgReader, key: string, types: Readonly<Record<string, DomainType>>): DomainType | undefined {
+  const value = getString(reader, key);
+  if (value === undefined) return undefined;
+  const found = Object.entries(types).find(([name]) => name.startsWith(value));
+  return found ? found[1] : exitXl(reader, 1, `Invalid domain type ${value}.`);
+}
+
+function readCreateInfo(reader: CfgReader, type: DomainType, labels: Labels, options: ParseOptions): CreateInfo {
+  const hap = getDefbool(reader, 'hap');
+  const name = getString(reader, 'name') ?? exitXl(reader, 1, 'Domain name must be specified.');
+  const uuid = readUuid(reader) ?? options.randomUuid();
+  const oos = getDefbool(reader, 'oos');
+  const poolName = getString(reader, 'pool');
+  return given({ type, hap, oos, ssidLabel: labels.ssidLabel, name, uuid, poolName, runHotplugScripts: true });
+}
+
+function readUuid(reader: CfgReader): string | undefined {
+  const text = getString(reader, 'uuid');
+  if (text === undefined) return undefined;
+  return parseUuid(text) ?? exitXl(reader, 1, `Failed to parse UUID: ${text}`);
+}
+
+/** A uuid in lower case, from 8-4-4-4-12 hexadecimal digits and nothing else. */
+export function parseUuid(text: string): string | undefined {
+  return /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(text) ? text.toLowerCase() : undefined;
+}
+
+// ---- What it gets
+
+/** More than any Xen gives a domain; a bound for the list of vcpus. */
+const vcpusMax = 65_536;
+
+interface Resources extends Pick<BuildInfo, 'maxVcpus' | 'availVcpus' | 'schedParams'> {
+  readonly maxMemkb?: number;
+  readonly targetMemkb?: number;
+  readonly vcpuHardAffinity?: readonly (readonly number[])[];
+  readonly vcpuSoftAffinity?: readonly (readonly number[])[];
+  readonly numaPlacement?: boolean;
+  readonly maxGrantFrames?: number;
+  readonly maxMaptrackFrames?: number;
+  readonly maxGrantVersion?: number;
+  readonly claimMode: boolean;
+  readonly vuart?: string;
+}
+
+function readResources(reader: CfgReader, pcpus: number): Resources {
+  const schedParams = given({
+    weight: getLong(reader, 'cpu_weight'),
+    cap: getLong(reader, 'cap'),
+    period: getLong(reader, 'period'),
+    slice: getLong(reader, 'slice'),
+    latency: getLong(reader, 'latency'),
+    extratime: getLong(reader, 'extratime'),
+  });
+  const targetMemkb = readMebibytes(reader, 'memory');
+  const maxMemkb = readMebibytes(reader, 'maxmem') ?? targetMemkb;
+  const vcpus = readVcpus(reader);
+  const maxVcpus = getLong(reader, 'maxvcpus') || vcpus;
+  const vuart = readName(reader, 'vuart', vuartTypes, (value) => `ERROR: invalid value "${value}" for "vuart"`);
+  if (maxVcpus < vcpus) exitXl(reader, 1, 'xl: maxvcpus < vcpus');
+  const hard = readAffinity(reader, 'cpus', maxVcpus, pcpus);
+  const soft = readAffinity(reader, 'cpus_soft', maxVcpus, pcpus);
+  // A list says what each vcpu wants, and soft affinity is a preference of the user's: libxl then places nothing itself.
+  const numaPlacement = hard?.from === 'list' || soft ? false : undefined;
+  return given({
+    maxVcpus,
+    availVcpus: Array.from({ length: vcpus }, (_, vcpu) => vcpu),
+    vcpuHardAffinity: hard?.maps,
+    vcpuSoftAffinity: soft?.maps,
+    numaPlacement,
+    maxMemkb,
+    targetMemkb,
+    schedParams,
+    maxGrantFrames: readLimit(reader, 'max_grant_frames'),
+    maxMaptrackFrames: readLimit(reader, 'max_maptrack_frames'),
+    maxGrantVersion: readLimit(reader, 'max_grant_version'),
+    claimMode: true,
+    vuart,
+  });
+}
+
+/** MiB to KiB. A negative number wraps to a huge one, as in C. */
+function readMebibytes(reader: CfgReader, key: string): number | undefined {
+  const mebibytes = getLong(reader, key);
+  return mebibytes === undefined ? undefined : Number(BigInt.asUintN(64, BigInt(mebibytes) * 1024n));
+}
+
+function readVcpus(reader: CfgReader): number {
+  const vcpus = getLong(reader, 'vcpus') ?? 0;
+  if (vcpus >= 0 && vcpus <= vcpusMax) return vcpus;
+  const where = 'libxl_utils.c:809:libxl_cpu_bitmap_alloc';
+  return exitXl(reader, 1, `libxl: error: ${where}: invalid number of cpus provided`, 'Unable to allocate cpumap');
+}
+
+interface Affinity {
+  readonly from: 'list' | 'string';
+  readonly maps: readonly (readonly number[])[];
+}
+
+/** A string is for every vcpu; a list has one for each, and those past the last vcpu are not looked at. */
+function readAffinity(reader: CfgReader, key: string, vcpus: number, pcpus: number): Affinity | undefined {
+  const list = getStrings(reader, key, { quiet: true });
+  if (list) return { from: 'list', maps: list.slice(0, vcpus).map((text) => parseCpuList(reader, text, pcpus)) };
+  const text = getString(reader, key);
+  if (text === undefined) return undefined;
+  const cpus = parseCpuList(reader, text, pcpus);
+  return { from: 'string', maps: Array.from({ length: vcpus }, () => cpus) };
+}
+
+/** A limit of the grant table. What is no such number ends xl without a word. */
+function readLimit(reader: CfgReader, key: string): number | undefined {
+  const limit = getBoundedLong(reader, key, 0, 0x7fff_ffff, { quiet: true });
+  return limit === 'outside' ? exitXl(reader, 1) : limit;
+}
+
+// ---- What happens when it shuts down
+
+const actionNames: Readonly<Record<string, ActionOnShutdown>> = {
+  destroy: 'destroy',
+  restart: 'restart',
+  'rename-restart': 'restart_rename',
+  preserve: 'preserve',
+  'coredump-destroy': 'coredump_destroy',
+  'coredump-restart': 'coredump_restart',
+  'soft-reset': 'soft_reset',
+};
+
+type Actions = Pick<DomainConfig, 'onPoweroff' | 'onReboot' | 'onWatchdog' | 'onCrash' | 'onSoftReset'>;
+
+function readActions(reader: CfgReader): Actions {
+  return {
+    onPoweroff: readAction(reader, 'on_poweroff', 'destroy'),
+    onReboot: readAction(reader, 'on_reboot', 'restart'),
+    onWatchdog: readAction(reader, 'on_watchdog', 'destroy'),
+    onCrash: readAction(reader, 'on_crash', 'destroy'),
+    onSoftReset: readAction(reader, 'on_soft_reset', 'soft-reset'),
+  };
+}
+
+function readAction(reader: CfgReader, key: string, otherwise: string): ActionOnShutdown {
+  const name = getString(reader, key) ?? otherwise;
+  const action = Object.hasOwn(actionNames, name) ? actionNames[name] : undefined;
+  return action ?? exitXl(reader, 1, `Unknown ${key} action "${name}" specified`);
+}
+
+/** An action as xl.cfg and xl's log spell it. */
+export function actionName(action: ActionOnShutdown): string {
+  return Object.entries(actionNames).find(([, value]) => value === action)?.[0] ?? action;
+}
+
+// ---- What it boots and how it runs
+
+function readPlatform(reader: CfgReader) {
+  const shadowMemkb = readMebibytes(reader, 'shadow_memory');
+  const disableMigrate = getDefbool(reader, 'nomigrate');
+  const tscMode = readModeOrNumber(reader, 'tsc_mode', tscModes, {
+    onNumber: integerIsDeprecated('tsc_mode'),
+    onString: (value) => `got a tsc mode string: "${value}"`,
+  });
+  const offset = getLong(reader, 'rtc_timeoffset');
+  const rtcTimeoffset = offset === undefined ? undefined : Number(BigInt.asUintN(32, BigInt(offset)));
+  if (getLong(reader, 'vncviewer') !== undefined) {
+    const instead = 'Use "-V" option of "xl create" to automatically spawn vncviewer.';
+    reader.lines.push(`WARNING: ignoring "vncviewer" option. ${instead}`);
+  }
+  const localtime = getDefbool(reader, 'localtime');
+  const videoMemkb = readMebibytes(reader, 'videoram');
+  const eventChannels = getLong(reader, 'max_event_channels');
+  return { shadowMemkb, disableMigrate, tscMode, rtcTimeoffset, localtime, videoMemkb, eventChannels };
+}
+
+function readBoot(reader: CfgReader, type: DomainType) {
+  const kernel = getString(reader, 'kernel');
+  const ramdisk = getString(reader, 'ramdisk');
+  const deviceTree = getString(reader, 'device_tree');
+  const cmdline = readCmdline(reader);
+  const driverDomain = getDefbool(reader, 'driver_domain');
+  const acpi = getDefbool(reader, 'acpi');
+  const bootloader = getString(reader, 'bootloader');
+  const bootloaderArgs = readBootloaderArgs(reader);
+  const timerMode = readTimerMode(reader, type);
+  const nestedHvm = getDefbool(reader, 'nestedhvm');
+  return { kernel, ramdisk, deviceTree, cmdline, driverDomain, acpi, bootloader, bootloaderArgs, timerMode, nestedHvm };
+}
+
+function readCmdline(reader: CfgReader): string | undefined {
+  const cmdline = getString(reader, 'cmdline');
+  const root = getString(reader, 'root');
+  const extra = getString(reader, 'extra');
+  if (cmdline !== undefined) {
+    if (root !== undefined || extra !== undefined) {
+      reader.lines.push('Warning: ignoring root= and extra= in favour of cmdline=');
+    }
+    return cmdline;
+  }
+  if (root === undefined) return extra;
+  return extra === undefined ? `root=${root}` : `root=${root} ${extra}`;
+}
+
+function readBootloaderArgs(reader: CfgReader): readonly string[] | undefined {
+  const list = getStrings(reader, 'bootloader_args', { quiet: true });
+  if (list) return list;
+  const text = getString(reader, 'bootloader_args');
+  if (text === undefined) return undefined;
+  reader.lines.push('WARNING: Specifying "bootloader_args" as a string is deprecated. Please use a list of arguments.');
+  return text.split(/[ \t\n]+/).filter((word) => word !== '');
+}
+
+function readTimerMode(reader: CfgReader, type: DomainType): string | undefined {
+  if (type === 'pv') {
+    if (getString(reader, 'timer_mode') === undefined) return undefined;
+    return exitXl(reader, 3, 'ERROR: "timer_mode" option is not supported for PV guests.');
+  }
+  return readModeOrNumber(reader, 'timer_mode', timerModes, { onNumber: integerIsDeprecated('timer_mode') });
+}
+
+/** Where Debian's Xen 4.17 keeps its boot loaders for guests. */
+const XENFIRMWAREDIR = '/usr/lib/xen-4.17/boot';
+
+/** A guest without firmware of its own boots a kernel, a boot loader's choice, or one of Xen's pvgrubs. */
+function checkKernel(reader: CfgReader, type: DomainType, boot: ReturnType<typeof readBoot>): string | undefined {
+  if (type === 'hvm') {
+    if (boot.kernel?.split('/').at(-1) !== 'hvmloader') return boot.kernel;
+    reader.lines.push(
+      'WARNING: you seem to be using "kernel" directive to override HVM guest firmware. Ignore that. ' +
+        'Use "firmware_override" instead if you really want a non-default firmware',
+    );
+    return undefined;
+  }
+  const firmware = getString(reader, 'firmware');
+  if (firmware !== undefined) {
+    if (boot.kernel !== undefined) exitXl(reader, 1, 'ERROR: both kernel and firmware specified');
+    if (!'pvgrub32'.startsWith(firmware) && !'pvgrub64'.startsWith(firmware)) {
+      exitXl(reader, 1, 'ERROR: only pvgrub{32|64} supported as firmware options');
+    }
+    return `${XENFIRMWAREDIR}/${firmware}.bin`;
+  }
+  if (boot.kernel === undefined && boot.bootloader === undefined) exitXl(reader, 1, 'Neither kernel nor bootloader specified');
+  return boot.kernel;
+}
+
+// ---- Its hardware
+
+const UINT32_MAX = 0xffff_ffff;
+
+/** Ports, interrupts and memory of the host that the guest may use. */
+function readRanges(reader: CfgReader): Pick<BuildInfo, 'ioports' | 'irqs' | 'iomem'> {
+  const ioports = getList(reader, 'ioports')?.map((item, index) =>
+    item.kind === 'string'
+      ? readPorts(reader, item.text)
+      : exitXl(reader, 1, `xl: Unable to get element #${index} in ioport list`),
+  );
+  const irqs = getList(reader, 'irqs')?.map((item, index) =>
+    item.kind === 'string' ? readIrq(reader, item.text) : exitXl(reader, 1, `xl: Unable to get element ${index} in irq list`),
+  );
+  const iomem = getList(reader, 'iomem')?.map((item, index) =>
+    item.kind === 'string'
+      ? readMemory(reader, item.text)
+      : exitXl(reader, 1, `xl: Unable to get element ${index} in iomem list`),
+  );
+  return given({ ioports, irqs, iomem });
+}
+
+function readPorts(reader: CfgReader, text: string): { readonly first: number; readonly number: number } {
+  const invalid = `xl: Invalid argument parsing ioport: ${text}`;
+  const first = strtol(text, 16);
+  if (first.end === 0) exitXl(reader, 1, invalid);
+  const start = checkPort(reader, asUint64(first));
+  if (text.charAt(first.end) !== '-') {
+    // xl complains, and takes the number all the same.
+    if (first.end < text.length) reader.lines.push(invalid);
+    return { first: start, number: 1 };
+  }
+  const rest = text.slice(first.end + 1);
+  const last = strtol(rest, 16);
+  if (last.end === 0 || last.end < rest.length) exitXl(reader, 1, invalid);
+  const end = checkPort(reader, asUint64(last));
+  return { first: start, number: (end - start + 1) >>> 0 };
+}
+
+function checkPort(reader: CfgReader, port: bigint): number {
+  return port < BigInt(UINT32_MAX) ? Number(port) : exitXl(reader, 1, `xl: ioport ${port.toString(16)} too big`);
+}
+
+function readIrq(reader: CfgReader, text: string): number {
+  const irq = strtol(text, 10);
+  if (irq.end === 0 || irq.end < text.length) exitXl(reader, 1, `xl: Invalid argument parsing irq: ${text}`);
+  const number = asUint64(irq);
+  return number < BigInt(UINT32_MAX) ? Number(number) : exitXl(reader, 1, `xl: irq ${number.toString(16)} too big`);
+}
+
+function readMemory(reader: CfgReader, text: string): { readonly start: number; readonly number: number; readonly gfn?: number } {
+  const hex = '\\s*([+-]?(?:0x)?[0-9a-f]+)';
+  const match = new RegExp(`^${hex},${hex}(?:@${hex})?$`, 'i').exec(text);
+  const [start, number, gfn] = (match?.slice(1) ?? []).map((digits) =>
+    digits === undefined ? undefined : Number(asUint64(strtol(digits, 16))),
+  );
+  if (start === undefined || number === undefined) return exitXl(reader, 1, `xl: Invalid argument parsing iomem: ${text}`);
+  return given({ start, number, gfn });
+}
+
+function readDisks(reader: CfgReader): readonly Disk[] {
+  return (getStrings(reader, 'disk') ?? []).map((spec) => {
+    const parsed = parseDiskSpec(spec, reader.source);
+    return 'disk' in parsed ? parsed.disk : exitXl(reader, 1, ...parsed.errors);
+  });
+}
+
+/** The interfaces, numbered by their place. An item that is not understood is named, and the interface is there. */
+function readNics(reader: CfgReader): readonly Nic[] {
+  return (getStrings(reader, 'vif') ?? []).map((spec, index) => {
+    const parsed = parseNicSpec(spec, reader.source);
+    if (parsed.status === 'fatal') exitXl(reader, 1, ...parsed.lines);
+    reader.lines.push(...parsed.lines);
+    return { devid: index, ...parsed.nic };
+  });
+}
+
+function readDeviceModel(reader: CfgReader, type: DomainType) {
+  const ignored = getString(reader, 'device_model');
+  if (ignored !== undefined) {
+    reader.lines.push(
+      'WARNING: ignoring device_model directive.',
+      'WARNING: Use "device_model_override" instead if you really want a non-default device_model',
+    );
+    if (ignored.includes('stubdom-dm')) {
+      reader.lines.push(
+        type === 'hvm'
+          ? 'WARNING: Or use "device_model_stubdomain_override" if you  want to enable stubdomains'
+          : 'WARNING: ignoring "device_model_stubdomain_override" directive for pv guest',
+      );
+    }
+  }
+  const deviceModel = getString(reader, 'device_model_override');
+  const deviceModelVersion = readDeviceModelVersion(reader, deviceModel);
+  return {
+    deviceModelVersion,
+    deviceModelStubdomain: getDefbool(reader, 'device_model_stubdomain_override'),
+    deviceModelSsidLabel: getString(reader, 'device_model_stubdomain_seclabel'),
+    deviceModelUser: getString(reader, 'device_model_user'),
+    stubdomainKernel: getString(reader, 'stubdomain_kernel'),
+    stubdomainCmdline: getString(reader, 'stubdomain_cmdline'),
+    stubdomainRamdisk: getString(reader, 'stubdomain_ramdisk'),
+    stubdomainMemkb: readMebibytes(reader, 'stubdomain_memory'),
+    deviceModel,
+    extra: readArguments(reader, 'device_model_args'),
+    extraPv: readArguments(reader, 'device_model_args_pv'),
+    extraHvm: readArguments(reader, 'device_model_args_hvm'),
+  };
+}
+
+function readDeviceModelVersion(reader: CfgReader, override: string | undefined): string | undefined {
+  const version = getString(reader, 'device_model_version');
+  if (version === undefined) {
+    if (override !== undefined) reader.lines.push('WARNING: device model override given without specific DM version');
+    return undefined;
+  }
+  if (version === 'qemu-xen') return 'qemu_xen';
+  if (version === 'qemu-xen-traditional') return 'qemu_xen_traditional';
+  return exitXl(reader, 1, `Unknown device_model_version "${version}" specified`);
+}
+
+function readArguments(reader: CfgReader, key: string): readonly string[] | undefined {
+  const list = getStrings(reader, key);
+  if (!list && hasKey(reader, key)) exitXl(reader, 3, `xl: Unable to parse ${key}.`);
+  return list;
+}
+
+// ---- What is not modelled
+
+/** The keys of the device lists that have no model, to name them to the user. */
+const deviceKeys: Readonly<Record<OtherDeviceList, string>> = {
+  pcidevs: 'pci',
+  dtdevs: 'dtdev',
+  vfbs: 'vfb',
+  vkbs: 'vkb',
+  vtpms: 'vtpm',
+  p9s: 'p9',
+  pvcallsifs: 'pvcalls',
+  vdispls: 'vdispl',
+  vsnds: 'vsnd',
+  channels: 'channel',
+  usbctrls: 'usbctrl',
+  usbdevs: 'usbdev',
+};
+
+/** One line for each kind of device that no domain here can have. A guest that Xen itself refuses is left to libxl. */
+function refusals(config: DomainConfig): readonly string[] {
+  return otherDeviceLists
+    .filter((list) => (config[list]?.length ?? 0) > 0)
+    .filter((list) => list !== 'vkbs' || (config.vfbs?.length ?? 0) === 0)
+    .map((list) => `xl: ${deviceKeys[list]}= is not modelled yet; remove it, or use -n to see the configuration alone`);
+}
+
+/** A soft reset is for HVM guests. Of `on_soft_reset` nothing follows for others. */
+const actionKeys = { onPoweroff: 'on_poweroff', onReboot: 'on_reboot', onWatchdog: 'on_watchdog', onCrash: 'on_crash' } as const;
+
+/** What the user asked for and will not get. Defaults are passed over in silence. */
+function notices(reader: CfgReader, config: DomainConfig): readonly string[] {
+  const lines: string[] = [];
+  for (const [field, key] of entriesOf(actionKeys)) {
+    if (config[field] !== 'soft_reset') continue;
+    lines.push(`xl: warning: ${key}="soft-reset" is not modelled; the domain will be destroyed instead`);
+  }
+  for (const key of ['ioports', 'irqs', 'iomem', 'cpuid', 'vnuma']) {
+    if (hasKey(reader, key)) lines.push(`xl: warning: ${key}= is not modelled and has no effect`);
+  }
+  return lines;
+}
+
+function entriesOf<Key extends string, Value>(record: Readonly<Record<Key, Value>>): readonly (readonly [Key, Value])[] {
+  return Object.entries(record) as [Key, Value][];
+}
+
+type Given<T> = { [Key in keyof T as undefined extends T[Key] ? never : Key]: T[Key] } & {
+  [Key in keyof T as undefined extends T[Key] ? Key : never]?: Exclude<T[Key], undefined>;
+};
+
+/** `record` without the fields that are undefined: an absent field is the one way to say "the default". */
+function given<T extends object>(record: T): Given<T> {
+  return Object.fromEntries(Object.entries(record).filter(([, value]) => value !== undefined)) as Given<T>;
+}

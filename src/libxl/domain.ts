@@ -1,0 +1,233 @@
+/**
+ * What libxl does with domains that exist: finding them, pausing them, asking them to shut down, learning of their end.
+ *
+ * Lines and order of requests are those of libxl_domain.c of 4.17. A name belongs to the store, all else to the
+ * hypervisor. Nothing is created or destroyed here.
+ */
+import { domainPath, join, vmPath } from '../xenbus/paths.js';
+import { type DomInfo, PrivcmdError } from '../xenbus/privcmd.js';
+import type { ShutdownReason } from '../xenbus/xenbus.js';
+import { byteString, textOf, type XsWatch } from '../xenbus/xs-client.js';
+import { beginWait, strerror, transact } from './ao.js';
+import { userdataName } from './create.js';
+import { type Ctx, LIBXL_PVCONTROL_TIMEOUT, LibxlError, Rc } from './ctx.js';
+import type { DomainConfig } from './domain-config.js';
+import { fromJson } from './json.js';
+
+/** Every domain of the hypervisor, zombies included, by rising domid. */
+export function listDomains(ctx: Ctx): Promise<readonly DomInfo[]> {
+  return ctx.xc.call('xc.domain_getinfolist', {});
+}
+
+/** One domain, or undefined when the hypervisor has none of that domid. */
+export async function domainInfo(ctx: Ctx, domid: number): Promise<DomInfo | undefined> {
+  return (await ctx.xc.call('xc.domain_getinfo', { domid })) ?? undefined;
+}
+
+/** The name that the store has for a domid; a zombie has none left. */
+export async function domidToName(ctx: Ctx, domid: number): Promise<string | undefined> {
+  const name = await ctx.xs.read(join(domainPath(domid), 'name'));
+  return name === undefined ? undefined : textOf(name);
+}
+
+/** The domid of the first domain with that name. */
+export async function nameToDomid(ctx: Ctx, name: string): Promise<number | undefined> {
+  for (const { domid } of await listDomains(ctx)) {
+    if ((await domidToName(ctx, domid)) === name) return domid;
+  }
+  return undefined;
+}
+
+/** Stops a domain's processors. Pauses are counted: it takes as many unpauses for it to run again. */
+export async function domainPause(ctx: Ctx, domid: number): Promise<void> {
+  await control(ctx, domid, 'xc.domain_pause', 'libxl_domain.c:587:libxl_domain_pause', 'Pausing domain');
+}
+
+/** Takes back one pause. */
+export async function domainUnpause(ctx: Ctx, domid: number): Promise<void> {
+  await checkType(ctx, domid);
+  await control(ctx, domid, 'xc.domain_unpause', 'libxl_domain.c:688:domain_unpause_done', 'Unpausing domain');
+}
+
+async function control(
+  ctx: Ctx,
+  domid: number,
+  op: 'xc.domain_pause' | 'xc.domain_unpause',
+  where: string,
+  doing: string,
+): Promise<void> {
+  try {
+    await ctx.xc.call(op, { domid });
+  } catch (error) {
+    if (!(error instanceof PrivcmdError)) throw error;
+    const message = `${doing}: ${strerror(error.errno)}`;
+    ctx.log('error', where, domid, message);
+    throw new LibxlError(Rc.FAIL, message, { cause: error });
+  }
+}
+
+/** Whether a guest is PV can only be said of one that exists; every guest here is. */
+async function checkType(ctx: Ctx, domid: number): Promise<void> {
+  if (await domainInfo(ctx, domid)) return;
+  const message = `unable to get domain type for domid=${domid}`;
+  ctx.log('error', 'libxl_dom.c:37:libxl__domain_type', undefined, message);
+  throw new LibxlError(Rc.FAIL, message);
+}
+
+/**
+ * Asks the guest to power off, through `control/shutdown`, and waits until it has taken the request: the node is empty,
+ * or gone with its domain. A request that nobody takes stays in the node, as it does with libxl.
+ */
+export async function domainShutdown(ctx: Ctx, domid: number): Promise<void> {
+  await checkType(ctx, domid);
+  const path = join(await ctx.xs.getDomainPath(domid), 'control', 'shutdown');
+  await ctx.xs.write(path, 'poweroff');
+  try {
+    const taken = await beginWait(ctx, path, LIBXL_PVCONTROL_TIMEOUT, (value) => value === undefined || value === '');
+    await taken();
+  } catch (error) {
+    if (error instanceof LibxlError) {
+      const message = `guest didn't acknowledge control request: ${error.rc}`;
+      ctx.log('error', 'libxl_domain.c:854:pvcontrol_cb', undefined, message);
+    }
+    throw error;
+  }
+}
+
+/** How a domain ended, as `@releaseDomain` and the hypervisor tell it. */
+export type DomainEvent =
+  | { readonly on: 'shutdown'; readonly domid: number; readonly reason: ShutdownReason }
+  /** Destroyed: it is dying, or it is gone. */
+  | { readonly on: 'death'; readonly domid: number };
+
+export interface DeathWatch {
+  /** Looks at one more domain. The first one registers the watch. */
+  add(domid: number): Promise<void>;
+  /** The next end of one of them. A shutdown is told once, a death once and last. */
+  next(): Promise<DomainEvent>;
+  close(): Promise<void>;
+}
+
+/**
+ * Tells of the ends of domains (libxl_evenable_domain_death). The store says that some domain ended, by an event that
+ * names none; the hypervisor is asked which, at the event that registering causes too, so that none is missed.
+ */
+export function watchDeaths(ctx: Ctx): DeathWatch {
+  /** By domid: whether its shutdown was told. */
+  const awaited = new Map<number, boolean>();
+  const told: DomainEvent[] = [];
+  let watch: XsWatch | undefined;
+  let stale = false;
+  let wake = () => {};
+  const look = () => {
+    stale = true;
+    wake();
+  };
+
+  const ask = async () => {
+    for (const [domid, shutdownTold] of awaited) {
+      const info = await domainInfo(ctx, domid);
+      if (!info || info.dying) {
+        awaited.delete(domid);
+        told.push({ on: 'death', domid });
+      } else if (info.shutdown !== null && !shutdownTold) {
+        awaited.set(domid, true);
+        told.push({ on: 'shutdown', domid, reason: info.shutdown });
+      }
+    }
+  };
+
+  return {
+    add: async (domid) => {
+      awaited.set(domid, false);
+      if (watch) look();
+      else watch = await ctx.xs.watch('@releaseDomain', look);
+    },
+    next: async () => {
+      for (;;) {
+        if (stale) {
+          stale = false;
+          await ask();
+        }
+        const event = told.shift();
+        if (event) return event;
+        if (!stale) {
+          await new Promise<void>((resolve) => {
+            wake = resolve;
+          });
+        }
+      }
+    },
+    close: async () => {
+      await watch?.close();
+      watch = undefined;
+    },
+  };
+}
+
+/**
+ * The config of a domain as it is now: what was saved when it was created, with the store's name and memory, the
+ * hypervisor's uuid and the scheduler's parameters. Undefined for a domain of which nothing was saved.
+ */
+export async function retrieveConfig(ctx: Ctx, domid: number): Promise<DomainConfig | undefined> {
+  const info = await domainInfo(ctx, domid);
+  if (!info) return undefined;
+  const saved = await ctx.host.readUserdata(userdataName(domid, info.uuid, 'libxl-json'));
+  const config = saved !== undefined ? fromJson(saved) : domid === 0 ? dom0Config() : undefined;
+  if (!config) return undefined;
+  const memory = join(domainPath(domid), 'memory');
+  const maxMemkb = await readNumber(ctx, join(memory, 'static-max'));
+  const target = await readNumber(ctx, join(memory, 'target'));
+  // Without the node libxl has -1 for it, and adds it all the same.
+  const videoram = (await readNumber(ctx, join(memory, 'videoram'))) ?? -1;
+  return {
+    ...config,
+    cInfo: {
+      ...config.cInfo,
+      name: (await domidToName(ctx, domid)) ?? config.cInfo.name,
+      ...(domid === 0 ? {} : { uuid: info.uuid }),
+    },
+    bInfo: {
+      ...config.bInfo,
+      ...(maxMemkb === undefined ? {} : { maxMemkb }),
+      ...(target === undefined ? {} : { targetMemkb: target + videoram }),
+      schedParams: { sched: 'credit2', weight: 256, cap: 0 },
+    },
+  };
+}
+
+/** What xen-init-dom0 saves for domain 0. */
+function dom0Config(): DomainConfig {
+  return fromJson('{"c_info":{"type":"pv"},"b_info":{"sched_params":{},"type.pv":{},"arch_arm":{},"arch_x86":{}}}');
+}
+
+async function readNumber(ctx: Ctx, path: string): Promise<number | undefined> {
+  const text = await ctx.xs.read(path);
+  return text !== undefined && /^\d+$/.test(text) ? Number(text) : undefined;
+}
+
+/** Gives a domain that is kept another name and uuid, in the store alone, so that its successor can have both. */
+export async function domainPreserve(ctx: Ctx, domid: number, name: string, uuid: string): Promise<void> {
+  const home = domainPath(domid);
+  const vm = vmPath(uuid);
+  await transact(ctx, async (tx) => {
+    await tx.write(vm, '');
+    await tx.setPerms(vm, [
+      { domid: 0, read: false, write: false },
+      { domid, read: true, write: false },
+    ]);
+    await tx.write(join(vm, 'uuid'), uuid);
+    await tx.write(join(vm, 'name'), byteString(name));
+    await tx.write(join(home, 'vm'), vm);
+    await tx.write(join(home, 'name'), byteString(name));
+  });
+}
+
+/** A random uuid (version 4) of 16 random bytes. */
+export function formatUuid(random: Uint8Array): string {
+  const bytes = Buffer.from(random);
+  bytes.writeUInt8((bytes.readUInt8(6) & 0x0f) | 0x40, 6);
+  bytes.writeUInt8((bytes.readUInt8(8) & 0x3f) | 0x80, 8);
+  const hex = bytes.toString('hex');
+  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join('-');
+}

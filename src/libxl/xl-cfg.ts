@@ -1,0 +1,565 @@
+/**
+ * The language of xl.cfg: text to settings, and the reading of settings.
+ *
+ * Hand-written, but held to what flex and bison make of Xen's grammar (`tools/libs/util/libxlu_cfg_l.l`, `_y.y`), down to
+ * the texts of errors, because scripts compare them:
+ *
+ *   file       := stmts | stmts assignment
+ *   stmt       := assignment end | end | <error> NEWLINE
+ *   end        := NEWLINE | ';'
+ *   assignment := IDENT '=' value | IDENT '+=' value
+ *   value      := STRING | NUMBER | '[' NEWLINE* valuelist ']'
+ *   valuelist  := nothing | values | values ',' NEWLINE*
+ *   values     := value NEWLINE* | values ',' NEWLINE* value NEWLINE*
+ *
+ * Knows nothing of the meaning of a key; that is `config.ts`.
+ */
+import { isLongOverflow, strtol } from './strtol.js';
+
+export type CfgValue = CfgString | CfgList;
+
+export interface CfgString {
+  readonly kind: 'string';
+  readonly text: string;
+  readonly line: number;
+}
+
+export interface CfgList {
+  readonly kind: 'list';
+  readonly items: readonly CfgValue[];
+  readonly line: number;
+}
+
+/** One assignment, with the line of its value. A setting made by `+=` holds the sum, but remembers how it came about. */
+export interface Setting {
+  readonly name: string;
+  readonly op: '=' | '+=';
+  readonly value: CfgValue;
+  readonly line: number;
+}
+
+/** An error: the line xl names (one less than the true one where the error is a line's end) and the whole message. */
+export interface Diagnostic {
+  readonly line: number;
+  readonly message: string;
+}
+
+export interface ParsedCfg {
+  /** In the order of the file. A later one of the same name hides the earlier. Worthless if there are diagnostics. */
+  readonly settings: readonly Setting[];
+  readonly diagnostics: readonly Diagnostic[];
+  /** Whether a lexical error looked like Python code, to which xl adds a hint. */
+  readonly likelyPython: boolean;
+}
+
+type TokenKind = '$end' | 'IDENT' | 'STRING' | 'NUMBER' | 'NEWLINE' | '+=' | "'='" | "','" | "'['" | "']'" | "';'";
+
+interface Token {
+  readonly kind: TokenKind;
+  /** As matched; an error quotes it. */
+  readonly text: string;
+  /** The name, digits or dequoted string. */
+  readonly value: string;
+  /** The line that bison takes for its own. */
+  readonly line: number;
+}
+
+interface Parse {
+  readonly text: string;
+  readonly source: string;
+  readonly diagnostics: Diagnostic[];
+  readonly settings: Setting[];
+  at: number;
+  line: number;
+  /** The line of the last lexical error. Later errors of lines up to it are not shown. */
+  lexErrLine: number;
+  /** Set by the first error; from then on nothing is stored or dequoted. */
+  failed: boolean;
+  likelyPython: boolean;
+  /** The token that has been read but not shifted. */
+  lookahead: Token | undefined;
+  /** bison's count down from 3: an error is shown only after three tokens in a row were good. */
+  errStatus: number;
+  lastLine: number;
+}
+
+/** Parses `text`; `source` is what messages call it. */
+export function parseXlCfg(text: string, source: string): ParsedCfg {
+  const parse: Parse = {
+    text,
+    source,
+    diagnostics: [],
+    settings: [],
+    at: 0,
+    line: 1,
+    lexErrLine: -1,
+    failed: false,
+    likelyPython: false,
+    lookahead: undefined,
+    errStatus: 0,
+    lastLine: 1,
+  };
+  parseFile(parse);
+  const { settings, diagnostics, likelyPython } = parse;
+  return { settings, diagnostics, likelyPython };
+}
+
+/** What xl prints on stderr for a text that does not parse. */
+export function diagnosticLines(parsed: ParsedCfg): string[] {
+  const lines = parsed.diagnostics.map((diagnostic) => diagnostic.message);
+  if (lines.length > 0 && parsed.likelyPython) {
+    lines.push(
+      'warning: Config file looks like it contains Python code.',
+      'warning:  Arbitrary Python is no longer supported.',
+      'warning:  See https://wiki.xen.org/wiki/PythonInXlConfig',
+    );
+  }
+  return lines;
+}
+
+// ---- The parser
+
+const expectStatement: readonly TokenKind[] = ['$end', 'IDENT', 'NEWLINE', "';'"];
+const expectOperator: readonly TokenKind[] = ['+=', "'='"];
+const expectValue: readonly TokenKind[] = ['STRING', 'NUMBER', "'['"];
+
+/**
+ * The statements of a file, with bison's recovery.
+ *
+ * After a mistake inside a statement the rest of its line is skipped. After a complete assignment bison has already
+ * settled for "this was the last one", so what follows it on the same line ends the parse for good:
+ *
+ *   a=1 b=2      syntax error, unexpected IDENT, expecting $end; lines below are not looked at
+ */
+function parseFile(parse: Parse): void {
+  for (;;) {
+    const token = peek(parse);
+    switch (token.kind) {
+      case '$end':
+        return;
+      case 'NEWLINE':
+      case "';'":
+        shift(parse);
+        break;
+      case 'IDENT': {
+        if (!parseAssignment(parse)) {
+          if (!recover(parse)) return;
+          break;
+        }
+        const next = peek(parse);
+        if (next.kind === '$end') return;
+        if (next.kind !== 'NEWLINE' && next.kind !== "';'") {
+          syntaxError(parse, next, ['$end']);
+          return;
+        }
+        shift(parse);
+        break;
+      }
+      default:
+        syntaxError(parse, token, expectStatement);
+        if (!recover(parse)) return;
+    }
+  }
+}
+
+/** Skips to the next line; false at the end of the text. */
+function recover(parse: Parse): boolean {
+  parse.errStatus = 3;
+  for (;;) {
+    const token = peek(parse);
+    if (token.kind === '$end') return false;
+    if (token.kind === 'NEWLINE') {
+      shift(parse);
+      return true;
+    }
+    parse.lookahead = undefined;
+  }
+}
+
+function parseAssignment(parse: Parse): boolean {
+  const name = shift(parse).value;
+  const operator = peek(parse);
+  if (operator.kind !== '+=' && operator.kind !== "'='") return syntaxError(parse, operator, expectOperator);
+  shift(parse);
+  const start = peek(parse);
+  if (!startsValue(start)) return syntaxError(parse, start, expectValue);
+  const value = parseValue(parse);
+  if (!value) return false;
+  store(parse, name, operator.kind === '+=' ? '+=' : '=', value.value, value.last);
+  return true;
+}
+
+function startsValue(token: Token): boolean {
+  return token.kind === 'STRING' || token.kind === 'NUMBER' || token.kind === "'['";
+}
+
+/** How deep lists may nest: about where bison's stack ends. Nothing that xl reads nests more than two deep. */
+const listDepthMax = 4096;
+
+/** A value and its last token, or undefined after an error. The next token must start a value. */
+function parseValue(parse: Parse, depth = 0): { readonly value: CfgValue; readonly last: Token } | undefined {
+  const first = shift(parse);
+  if (first.kind !== "'['") return { value: { kind: 'string', text: first.value, line: first.line }, last: first };
+  if (depth === listDepthMax) {
+    report(parse, first.line, first.text, 'memory exhausted');
+    parse.at = parse.text.length;
+    return undefined;
+  }
+  const items: CfgValue[] = [];
+  skipNewlines(parse);
+  while (startsValue(peek(parse))) {
+    const item = parseValue(parse, depth + 1);
+    if (!item) return undefined;
+    items.push(item.value);
+    skipNewlines(parse);
+    if (peek(parse).kind !== "','") break;
+    shift(parse);
+    skipNewlines(parse);
+  }
+  const last = peek(parse);
+  if (last.kind !== "']'") {
+    syntaxError(parse, last, ["']'"]);
+    return undefined;
+  }
+  shift(parse);
+  return { value: { kind: 'list', items, line: first.line }, last };
+}
+
+function skipNewlines(parse: Parse): void {
+  while (peek(parse).kind === 'NEWLINE') shift(parse);
+}
+
+/** Records an assignment. `+=` adds to the last setting of the name: strings are joined, lists appended. */
+function store(parse: Parse, name: string, op: '=' | '+=', value: CfgValue, last: Token): void {
+  if (parse.failed) return;
+  const previous = op === '+=' ? parse.settings.findLast((setting) => setting.name === name)?.value : undefined;
+  const sum = previous ? add(previous, value) : value;
+  if (!sum) {
+    lexicalError(parse, last.text, 'can\'t add [list] to "string" or vice versa');
+    parse.failed = true;
+    return;
+  }
+  parse.settings.push({ name, op, value: sum, line: value.line });
+}
+
+function add(previous: CfgValue, value: CfgValue): CfgValue | undefined {
+  if (previous.kind === 'string' && value.kind === 'string') return { ...value, text: previous.text + value.text };
+  if (previous.kind === 'list' && value.kind === 'list') return { ...value, items: [...previous.items, ...value.items] };
+  return undefined;
+}
+
+function peek(parse: Parse): Token {
+  parse.lookahead ??= nextToken(parse);
+  return parse.lookahead;
+}
+
+function shift(parse: Parse): Token {
+  const token = peek(parse);
+  parse.lookahead = undefined;
+  if (parse.errStatus > 0) parse.errStatus--;
+  return token;
+}
+
+function syntaxError(parse: Parse, token: Token, expected: readonly TokenKind[]): false {
+  const message = `syntax error, unexpected ${token.kind}, expecting ${expected.join(' or ')}`;
+  if (parse.errStatus === 0) report(parse, token.line, token.text, message);
+  return false;
+}
+
+function lexicalError(parse: Parse, text: string, message: string): void {
+  report(parse, parse.line, text, message);
+  parse.lexErrLine = parse.line;
+}
+
+/**
+ * One error line. A token that ends in a newline takes the line number down by one, although the lexer has done so
+ * before: the first line's end is reported for line 0.
+ */
+function report(parse: Parse, line: number, text: string, message: string): void {
+  if (line <= parse.lexErrLine) return;
+  const atNewline = text.endsWith('\n');
+  const quoted = (atNewline ? text.slice(0, -1) : text).replace(/[ \t]+$/, '');
+  const near = text === '\n' ? '<newline>' : `\`${quoted}'`;
+  const shown = atNewline ? line - 1 : line;
+  parse.diagnostics.push({ line: shown, message: `${parse.source}:${shown}: config parsing error near ${near}: ${message}` });
+  parse.failed = true;
+}
+
+// ---- The lexer
+
+const punctuation: Readonly<Record<string, TokenKind>> = { ',': "','", '[': "'['", ']': "']'", '=': "'='", ';': "';'" };
+
+function nextToken(parse: Parse): Token {
+  for (;;) {
+    const char = parse.text.charAt(parse.at);
+    if (char === '') return token(parse, '$end', '', parse.lastLine);
+    if (char === ' ' || char === '\t') {
+      parse.at++;
+      continue;
+    }
+    const length = newlineLength(parse);
+    if (length > 0) {
+      // The location is the line that ends here; the scanner is on the next one already.
+      parse.line++;
+      return token(parse, 'NEWLINE', take(parse, length), parse.line - 1);
+    }
+    const punctuated = punctuation[char];
+    if (punctuated) return token(parse, punctuated, take(parse, 1));
+    if (parse.text.startsWith('+=', parse.at)) return token(parse, '+=', take(parse, 2));
+    if (isLower(char))
+      return token(
+        parse,
+        'IDENT',
+        take(
+          parse,
+          runLength(parse, (c) => isLower(c) || isDigit(c) || c === '.' || c === '_'),
+        ),
+      );
+    if (isDigit(char))
+      return token(
+        parse,
+        'NUMBER',
+        take(
+          parse,
+          runLength(parse, (c) => isDigit(c) || (c >= 'a' && c <= 'f') || c === 'x'),
+        ),
+      );
+    const stringLength = char === '"' || char === "'" ? quotedLength(parse, char) : 0;
+    if (stringLength > 0) {
+      const text = take(parse, stringLength);
+      return token(parse, 'STRING', text, parse.line, dequote(parse, text));
+    }
+    const lexed = lexBadText(parse, char);
+    if (lexed) return lexed;
+  }
+}
+
+function token(parse: Parse, kind: TokenKind, text: string, line = parse.line, value = text): Token {
+  parse.lastLine = line;
+  return { kind, text, value, line };
+}
+
+function take(parse: Parse, length: number): string {
+  const text = parse.text.slice(parse.at, parse.at + length);
+  parse.at += length;
+  return text;
+}
+
+function isLower(char: string): boolean {
+  return char >= 'a' && char <= 'z';
+}
+
+function isDigit(char: string): boolean {
+  return char >= '0' && char <= '9';
+}
+
+function runLength(parse: Parse, belongs: (char: string) => boolean): number {
+  let end = parse.at;
+  while (end < parse.text.length && belongs(parse.text.charAt(end))) end++;
+  return end - parse.at;
+}
+
+/** The length of a line's end here, with the comment before it; 0 if there is none. A comment needs its newline. */
+function newlineLength(parse: Parse): number {
+  const char = parse.text.charAt(parse.at);
+  if (char === '\n') return 1;
+  if (char !== '#') return 0;
+  const end = parse.text.indexOf('\n', parse.at);
+  return end < 0 ? 0 : end + 1 - parse.at;
+}
+
+/** The length of a quoted string here; 0 if it does not close on its line. */
+function quotedLength(parse: Parse, quote: string): number {
+  for (let end = parse.at + 1; end < parse.text.length; end++) {
+    const char = parse.text.charAt(end);
+    if (char === '\n') return 0;
+    if (char === quote) return end + 1 - parse.at;
+    if (char === '\\') {
+      end++;
+      if (parse.text.charAt(end) === '\n') return 0;
+    }
+  }
+  return 0;
+}
+
+/**
+ * Text that is no token, up to the next blank. It is reported and skipped, but when the blank comes right after a first
+ * byte, the lexer swallows the blank too and takes both for a newline. A first byte at the very end goes unnoticed.
+ */
+function lexBadText(parse: Parse, first: string): Token | undefined {
+  if ('+-.():'.includes(first)) parse.likelyPython = true;
+  parse.at++;
+  const length = runLength(parse, (char) => char !== ' ' && char !== '\t' && char !== '\n');
+  const oneByte = first < '\x80' && length === 0;
+  if (!oneByte) {
+    lexicalError(parse, first + take(parse, length), 'lexical error');
+    return undefined;
+  }
+  const blank = take(parse, 1);
+  if (blank === '') return token(parse, '$end', first, parse.lastLine);
+  if (blank === '\n') parse.line++;
+  lexicalError(parse, first + blank, 'lexical error');
+  return token(parse, 'NEWLINE', first + blank);
+}
+
+const escapes: Readonly<Record<string, string>> = {
+  '"': '"',
+  "'": "'",
+  '\\': '\\',
+  a: '\x07',
+  b: '\b',
+  f: '\f',
+  n: '\n',
+  r: '\r',
+  t: '\t',
+  v: '\v',
+};
+
+/**
+ * The string within the quotes. Numeric escapes have never worked: hexadecimal ones always fail, octal ones are read as
+ * decimal, need a second digit and yield nothing.
+ */
+function dequote(parse: Parse, quoted: string): string {
+  if (parse.failed) return '';
+  let result = '';
+  for (let at = 1; at < quoted.length - 1; at++) {
+    const char = quoted.charAt(at);
+    if (char !== '\\') {
+      result += char;
+      continue;
+    }
+    at++;
+    const letter = quoted.charAt(at);
+    const replacement = escapes[letter];
+    if (replacement !== undefined) {
+      result += replacement;
+    } else if (letter >= '0' && letter <= '7') {
+      const { end } = strtol(quoted.slice(at + 1, at + 4), 10);
+      if (end <= 1)
+        return dequoteError(parse, quoted, 'invalid digit after backslash octalnumerical character escape in quoted string');
+      at += end;
+    } else if (letter === 'x') {
+      return dequoteError(parse, quoted, 'invalid digit after backslash hexnumerical character escape in quoted string');
+    } else {
+      return dequoteError(parse, quoted, 'invalid character after backlash in quoted string');
+    }
+  }
+  return result;
+}
+
+function dequoteError(parse: Parse, quoted: string, message: string): string {
+  lexicalError(parse, quoted, message);
+  parse.failed = true;
+  return '';
+}
+
+// ---- Reading settings
+
+/** The settings of one text with what has been said about them; `lines` collects xl's warnings for stderr. */
+export interface CfgReader {
+  readonly source: string;
+  readonly settings: ReadonlyMap<string, Setting>;
+  readonly lines: string[];
+}
+
+export function cfgReader(settings: readonly Setting[], source: string): CfgReader {
+  return { source, settings: new Map(settings.map((setting) => [setting.name, setting])), lines: [] };
+}
+
+export function hasKey(reader: CfgReader, key: string): boolean {
+  return reader.settings.has(key);
+}
+
+interface ReadOptions {
+  /** xl asks without warning where it tries one type after another. */
+  readonly quiet?: boolean;
+}
+
+export function getString(reader: CfgReader, key: string, options: ReadOptions = {}): string | undefined {
+  return findAtom(reader, key, options)?.text;
+}
+
+/** A number by the rules of `strtol`, so `"0x10"`, `010` and `" 5"` are numbers too. */
+export function getLong(reader: CfgReader, key: string, options: ReadOptions = {}): number | undefined {
+  const value = readLong(reader, key, options);
+  return value === undefined ? undefined : Number(value);
+}
+
+/** A number between two bounds; `outside` when it is there but is not such a number. */
+export function getBoundedLong(
+  reader: CfgReader,
+  key: string,
+  min: number,
+  max: number,
+  options: ReadOptions = {},
+): number | 'outside' | undefined {
+  if (!hasKey(reader, key)) return undefined;
+  const value = getLong(reader, key, options);
+  if (value === undefined) return 'outside';
+  if (value < min) {
+    warn(reader, key, options, `value \`${value}' is smaller than minimum bound '${min}'`);
+    return 'outside';
+  }
+  if (value > max) {
+    warn(reader, key, options, `value \`${value}' is greater than maximum bound '${max}'`);
+    return 'outside';
+  }
+  return value;
+}
+
+/** A boolean: any number but 0 is true. Absent and unreadable alike leave libxl's default. */
+export function getDefbool(reader: CfgReader, key: string, options: ReadOptions = {}): boolean | undefined {
+  const value = readLong(reader, key, options);
+  return value === undefined ? undefined : value !== 0n;
+}
+
+export function getList(reader: CfgReader, key: string, options: ReadOptions = {}): readonly CfgValue[] | undefined {
+  const setting = reader.settings.get(key);
+  if (!setting) return undefined;
+  if (setting.value.kind === 'list') return setting.value.items;
+  warn(reader, key, options, `parameter \`${key}' is a single value but should be a list`);
+  return undefined;
+}
+
+/** The strings of a list up to the first item that is a list itself: there, xl's loops over devices end. */
+export function getStrings(reader: CfgReader, key: string, options: ReadOptions = {}): readonly string[] | undefined {
+  const items = getList(reader, key, options);
+  if (!items) return undefined;
+  const strings: string[] = [];
+  for (const item of items) {
+    if (item.kind !== 'string') break;
+    strings.push(item.text);
+  }
+  return strings;
+}
+
+function findAtom(reader: CfgReader, key: string, options: ReadOptions): CfgString | undefined {
+  const value = reader.settings.get(key)?.value;
+  if (value?.kind === 'list') warn(reader, key, options, `parameter \`${key}' is a list but should be a single value`);
+  return value?.kind === 'string' ? value : undefined;
+}
+
+function readLong(reader: CfgReader, key: string, options: ReadOptions): bigint | undefined {
+  const atom = findAtom(reader, key, options);
+  if (!atom) return undefined;
+  if (reader.settings.get(key)?.op === '+=') {
+    warn(reader, key, options, `can't use += with numbers for parameter \`${key}'`);
+    return undefined;
+  }
+  const number = strtol(atom.text);
+  if (isLongOverflow(number)) {
+    warn(reader, key, options, `parameter \`${key}' could not be parsed as a number: Numerical result out of range`);
+    return undefined;
+  }
+  if (number.end === 0 || number.end < atom.text.length) {
+    warn(reader, key, options, `parameter \`${key}' is not a valid number`);
+    return undefined;
+  }
+  return number.value;
+}
+
+function warn(reader: CfgReader, key: string, options: ReadOptions, message: string): void {
+  if (options.quiet) return;
+  const line = reader.settings.get(key)?.line ?? 0;
+  reader.lines.push(`${reader.source}:${line}: warning: ${message}`);
+}
