@@ -19,7 +19,7 @@ import { type Device, genericAdd, startDeviceAdd } from './device.js';
 import { diskBackendKind, diskDevid, diskNodes, needsStat, type ReadyDisk, setDiskDefaults } from './disk.js';
 import type { DomainConfig } from './domain-config.js';
 import { toJson } from './json.js';
-import { nicNodes, type ReadyNic, savedNic, setNicDefaults } from './nic.js';
+import { nicNodes, nicObstacle, type ReadyNic, savedNic, setNicDefaults } from './nic.js';
 
 /** A failed creation. `domid` is that of the domain it had made, if it came so far; that domain is gone again. */
 export class CreateError extends LibxlError {
@@ -290,6 +290,7 @@ async function storeLibxlEntry(ctx: Ctx, { domid }: Creating): Promise<void> {
 async function settleDisks(ctx: Ctx, state: Creating): Promise<void> {
   const ready: ReadyDisk[] = [];
   for (const [index, disk] of state.config.disks.entries()) {
+    refuseForeignBackend(ctx, state.domid, disk, `disk ${disk.vdev}`);
     const stat = needsStat(disk) ? await ctx.host.stat(disk.pdevPath ?? '') : undefined;
     const settled = setDiskDefaults(disk, { stat });
     for (const { level, where, message } of settled.log) ctx.log(level, where, undefined, message);
@@ -303,8 +304,26 @@ async function settleDisks(ctx: Ctx, state: Creating): Promise<void> {
   state.disks = ready;
 }
 
+/** dom0 alone has backends here. A driver domain would have to run them itself, and guests are not executed. */
+function refuseForeignBackend(ctx: Ctx, domid: number, device: { readonly backendDomname?: string }, what: string): void {
+  const name = device.backendDomname;
+  if (name === undefined || name === '0' || name === 'Domain-0') return;
+  const line = `${what}: a backend in domain ${name} is not modelled: leave backend= out, dom0 has it then`;
+  ctx.log('error', 'libxl_create.c:1318:initiate_domain_create', domid, line);
+  throw new LibxlError(Rc.NI, line);
+}
+
 /** Devids count on from the highest that the config names. */
 async function settleNics(ctx: Ctx, state: Creating): Promise<void> {
+  for (const [index, nic] of state.config.nics.entries()) {
+    refuseForeignBackend(ctx, state.domid, nic, `vif ${index}`);
+    const obstacle = nicObstacle(nic);
+    if (!obstacle) continue;
+    ctx.log(obstacle.level, obstacle.where, undefined, obstacle.message);
+    const line = `Unable to set nic defaults for nic ${index}`;
+    ctx.log('error', 'libxl_nic.c:520:libxl__device_nic_set_devids', state.domid, line);
+    throw new LibxlError(Rc.INVAL, line);
+  }
   let last = state.config.nics.reduce((highest, nic) => Math.max(highest, nic.devid ?? -1), -1);
   state.nics = state.config.nics.map((nic) =>
     setNicDefaults(nic, { random: ctx.clock.random(16), devid: nic.devid === undefined ? ++last : nic.devid }),

@@ -53,6 +53,21 @@ const failures: readonly { what: string; config: DomainConfig; host?: Partial<Ho
     ],
   },
   {
+    what: 'an emulated interface, which no PV guest can have',
+    config: pvConfig('pv', { nics: [{ devid: 0, nictype: 'vif_ioemu' }] }),
+    lines: [
+      'libxl: error: libxl_nic.c:107:libxl__device_nic_setdefault: trying to create PV or PVH guest with an emulated interface',
+      'libxl: error: libxl_nic.c:520:libxl__device_nic_set_devids: Domain 1:Unable to set nic defaults for nic 0',
+    ],
+  },
+  {
+    what: 'a backend in another domain, which is not modelled',
+    config: pvConfig('pv', { disks: [{ pdevPath: '/dev/sda', vdev: 'xvda', backendDomname: 'storage' }] }),
+    lines: [
+      'libxl: error: libxl_create.c:1318:initiate_domain_create: Domain 1:disk xvda: a backend in domain storage is not modelled: leave backend= out, dom0 has it then',
+    ],
+  },
+  {
     what: 'more memory than the host has',
     config: pvConfig('pv', build({ maxMemkb: 1 << 30, targetMemkb: 1 << 30 })),
     lines: [
