@@ -249,20 +249,23 @@ export class Dom0 implements StorePort {
 
   #threads(): WatchThread[] {
     const now = this.#clock.now();
-    return this.#dispatch.threads().map(({ domid, task, pending, handled, retiring, running }) => ({
-      domid,
-      name: domid === 0 ? '-' : (this.#store.peek(`${domainPath(domid)}/name`) ?? null),
-      node: domid !== 0 && this.#store.peek(mtwatchPath(domid)) !== undefined,
-      thread: task.name,
-      pid: task.pid,
-      state: task.state,
-      pending,
-      handled,
-      retiring,
-      running: running
-        ? { callback: running.watch.name, path: running.path, forMs: now - running.since, stack: procStack(task) }
-        : null,
-    }));
+    return this.#dispatch.threads().map(({ domid, task, pending, handled, announced, running }) => {
+      const node = domid !== 0 && this.#store.peek(mtwatchPath(domid)) !== undefined;
+      return {
+        domid,
+        name: domid === 0 ? '-' : (this.#store.peek(`${domainPath(domid)}/name`) ?? null),
+        node,
+        thread: task.name,
+        pid: task.pid,
+        state: task.state,
+        pending,
+        handled,
+        retiring: announced && !node,
+        running: running
+          ? { callback: running.watch.name, path: running.path, forMs: now - running.since, stack: procStack(task) }
+          : null,
+      };
+    });
   }
 
   #makeHandlers(): Dom0Handlers {

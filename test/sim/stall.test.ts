@@ -112,7 +112,7 @@ describe('with one watch thread a domain, a held packet', () => {
     for (const domid of others) await m.run(domainUnpause(m.ctx, domid));
     await m.settle();
     expect(stuck().map(({ thread, retiring, node }) => ({ thread, retiring, node }))).toEqual([
-      { thread: 'xen-mtwatch-1', retiring: false, node: false },
+      { thread: 'xen-mtwatch-1', retiring: true, node: false },
     ]);
     await Promise.all(others.map(destroy));
     expect(takeLines()).toEqual([]);

@@ -83,8 +83,8 @@ export class HardenedDispatch implements Dispatch {
   threads(): WatchThreadState[] {
     return [...this.#executors.values()]
       .sort((a, b) => a.domid - b.domid)
-      .flatMap(({ domid, task, events, handled, node, announced, running }) =>
-        task ? [{ domid, task, pending: events.length, handled, retiring: announced && !node, running }] : [],
+      .flatMap(({ domid, task, events, handled, announced, running }) =>
+        task ? [{ domid, task, pending: events.length, handled, announced, running }] : [],
       );
   }
 
@@ -110,7 +110,7 @@ export class HardenedDispatch implements Dispatch {
       events: [],
       task: undefined,
       node: domid === 0,
-      announced: domid === 0,
+      announced: false,
       handled: 0,
       running: undefined,
     };

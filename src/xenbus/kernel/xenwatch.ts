@@ -52,7 +52,8 @@ export interface WatchThreadState {
   readonly task: KTask;
   readonly pending: number;
   readonly handled: number;
-  readonly retiring: boolean;
+  /** Its domain had a node once; without one now, the thread leaves when its queue is empty. */
+  readonly announced: boolean;
   readonly running: Running | undefined;
 }
 
@@ -160,7 +161,7 @@ export class SingleDispatch implements Dispatch {
         task: this.#thread,
         pending: this.#events.length,
         handled: this.#handled,
-        retiring: false,
+        announced: false,
         running: this.#running,
       },
     ];

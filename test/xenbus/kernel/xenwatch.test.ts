@@ -198,16 +198,16 @@ test('unregistering with one thread waits for any callback; with one a domain, f
 test("a domain's thread comes with its first event, leaves when it is idle, and stays while its node is there", () => {
   const { watch, fire, run, dispatch } = recording('hardened');
   const hardened = dispatch as HardenedDispatch;
-  const threads = () => dispatch.threads().map(({ task, retiring }) => `${task.name}${retiring ? ' retiring' : ''}`);
+  const threads = () => dispatch.threads().map(({ task }) => task.name);
   fire(watch, '7/hang');
   run();
   hardened.setNode(7, true);
   expect(threads()).toEqual(['xenwatch', 'xen-mtwatch-7']);
   hardened.setNode(7, false);
-  expect({ threads: threads(), busy: dispatch.busy(7) }).toEqual({ threads: ['xenwatch', 'xen-mtwatch-7 retiring'], busy: true });
+  expect({ threads: threads(), busy: dispatch.busy(7) }).toEqual({ threads: ['xenwatch', 'xen-mtwatch-7'], busy: true });
   fire(watch, '8/x');
   run();
-  expect(threads()).toEqual(['xenwatch', 'xen-mtwatch-7 retiring']);
+  expect(threads()).toEqual(['xenwatch', 'xen-mtwatch-7']);
 });
 
 test.each([

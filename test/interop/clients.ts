@@ -1,0 +1,35 @@
+/**
+ * Debian's XenStore clients, for tests that need them. Where one is absent its tests are skipped and say so; with
+ * `XL_TEST_CLIENTS=required`, as in .ci/run, they fail instead.
+ */
+import { accessSync, constants } from 'node:fs';
+import { delimiter, join } from 'node:path';
+
+const places = [...(process.env['PATH'] ?? '').split(delimiter), '/usr/lib/xen-4.17/bin'];
+
+/** The path of a client, or undefined. */
+export function findClient(name: string): string | undefined {
+  return places
+    .map((place) => join(place, name))
+    .find((path) => {
+      try {
+        accessSync(path, constants.X_OK);
+        return true;
+      } catch {
+        return false;
+      }
+    });
+}
+
+/** `test` for what needs the client `name`; the body gets its path. */
+export function testWith(name: string): (title: string, body: (path: string) => Promise<void>) => void {
+  const path = findClient(name);
+  if (path !== undefined) return (title, body) => test(title, () => body(path));
+  if (process.env['XL_TEST_CLIENTS'] === 'required') {
+    return (title) =>
+      test(title, () => {
+        throw new Error(`${name} is not installed: apt-get install xenstore-utils xen-utils-4.17`);
+      });
+  }
+  return (title) => test.skip(`${title} (skipped: no ${name})`, () => {});
+}

@@ -1,0 +1,71 @@
+/** README's session, typed line by line: what it shows is what xl prints. */
+import { readFileSync, symlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { type Lab, lab, until } from './harness.js';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+
+interface Step {
+  readonly command: string;
+  readonly output: string;
+}
+
+/** The commands of the `console` blocks, each with what is shown below it. */
+function session(markdown: string): Step[] {
+  return [...markdown.matchAll(/^```console\n([\s\S]*?)^```/gm)].flatMap(([, block = '']) =>
+    block
+      .split(/^\$ /m)
+      .slice(1)
+      .map((text) => {
+        const end = text.indexOf('\n');
+        return { command: text.slice(0, end), output: text.slice(end + 1) };
+      }),
+  );
+}
+
+/** Puts aside what differs from run to run: pids, counts and times. */
+function normal(output: string): string {
+  return output
+    .replace(/^(\S.{42} \S+ +)\d+ ([RSD]) +\d+ +\d+ {2}/gm, '$1PID $2 ... ')
+    .replace(/^(pid|pending|handled): +\d+$/gm, '$1: ...')
+    .replace(/ for \d+\.\ds$/gm, ' for ...')
+    .replace(/ +\d+\.\d$/gm, ' ...');
+}
+
+let l: Lab;
+beforeEach(() => {
+  l = lab({ XL_DOM0_ARGS: '' });
+  symlinkSync(join(root, 'examples'), join(l.dir, 'examples'));
+});
+afterEach(() => l.close());
+
+test('what README shows is what xl prints', async () => {
+  const steps = session(readFileSync(join(root, 'README.md'), 'utf8'));
+  expect(steps.length).toBeGreaterThan(10);
+  const printed: Step[] = [];
+  for (const { command } of steps) {
+    const [xl, ...args] = command.split(' ');
+    expect(xl).toBe('xl');
+    // A wait that is meant to be in vain need not be long.
+    if (command === 'xl destroy 1') l.env['XL_TIMEOUT_SCALE'] = '0.2';
+    const { stdout, stderr } = await l.xl(...args);
+    delete l.env['XL_TIMEOUT_SCALE'];
+    printed.push({ command, output: stderr + stdout });
+    if (args[0] === 'create') {
+      // Whoever types is slower than the guest boots.
+      await until(async () => (await l.xl('dom0', 'dmesg')).stdout.trimEnd().endsWith('-> Connected'));
+    }
+  }
+  expect(printed.map(({ command, output }) => ({ command, output: normal(output) }))).toEqual(
+    steps.map(({ command, output }) => ({ command, output: normal(output) })),
+  );
+});
+
+test('README names every command that there is', async () => {
+  const { stdout } = await l.xl('help');
+  const readme = readFileSync(join(root, 'README.md'), 'utf8');
+  const commands = [...stdout.matchAll(/^ ([a-z0-9]+)(?: ([a-z]+))?(?= |$)/gm)].map((match) => match[2] ?? match[1] ?? '');
+  expect(commands.length).toBeGreaterThan(10);
+  expect(commands.filter((name) => !readme.includes(name))).toEqual([]);
+});

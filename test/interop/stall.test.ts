@@ -1,0 +1,134 @@
+/** The RFC's stall as it is typed: real processes, real sockets; waits that must time out are scaled down. */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { type Lab, lab, pvCfg, until } from './harness.js';
+
+let l: Lab;
+afterEach(() => l.close());
+
+const header = 'Name                                        ID   Mem VCPUs\tState\tTime(s)\n';
+const silent = { stdout: '', stderr: '', exitCode: 0 };
+
+/** `xl list` without the processor times. */
+async function list(): Promise<string[]> {
+  const { stdout, exitCode } = await l.xl('list');
+  expect(exitCode).toBe(0);
+  expect(stdout.startsWith(header)).toBe(true);
+  return stdout
+    .slice(header.length)
+    .trimEnd()
+    .split('\n')
+    .map((row) => row.replace(/ +\d+\.\d$/, ''));
+}
+
+const dom0Row = 'Domain-0                                     0  1536     2     r-----';
+const zombieRow = (domid: number) =>
+  `(null)                                    ${String(domid).padStart(4)}     0     2     --p--d`;
+
+async function threads(): Promise<{ thread: string; state: string }[]> {
+  const { stdout } = await l.xl('mtwatch', 'list', '--json');
+  return (JSON.parse(stdout) as { thread: string; state: string }[]).map(({ thread, state }) => ({ thread, state }));
+}
+
+/** Runs a command whose waits are short because it is meant to wait in vain. */
+async function impatient(...args: string[]) {
+  const before = l.env['XL_TIMEOUT_SCALE'];
+  l.env['XL_TIMEOUT_SCALE'] = '0.2';
+  const run = await l.xl(...args);
+  if (before === undefined) delete l.env['XL_TIMEOUT_SCALE'];
+  else l.env['XL_TIMEOUT_SCALE'] = before;
+  return run;
+}
+
+const cannotRemove = (domid: number, ...devices: string[]) =>
+  [
+    ...devices.map(
+      (device) =>
+        `libxl: error: libxl_device.c:1181:device_backend_callback: Domain ${domid}:unable to remove device with path /local/domain/0/backend/${device}`,
+    ),
+    `libxl: error: libxl_domain.c:1530:devices_destroy_cb: Domain ${domid}:libxl__devices_destroy failed`,
+    '',
+  ].join('\n');
+
+const cannotCreate = (domid: number, cfg: string) =>
+  [
+    `Parsing config from ${cfg}`,
+    `libxl: error: libxl_device.c:1181:device_backend_callback: Domain ${domid}:unable to add device with path /local/domain/0/backend/vbd/${domid}/51712`,
+    `libxl: error: libxl_create.c:1672:domcreate_launch_dm: Domain ${domid}:unable to add disk devices`,
+    `libxl: error: libxl_device.c:1181:device_backend_callback: Domain ${domid}:unable to remove device with path /local/domain/0/backend/vbd/${domid}/51712`,
+    `libxl: error: libxl_domain.c:1530:devices_destroy_cb: Domain ${domid}:libxl__devices_destroy failed`,
+    `libxl: error: libxl_domain.c:1183:libxl__destroy_domid: Domain ${domid}:Non-existant domain`,
+    `libxl: error: libxl_domain.c:1137:domain_destroy_callback: Domain ${domid}:Unable to destroy guest`,
+    `libxl: error: libxl_domain.c:1064:domain_destroy_cb: Domain ${domid}:Destruction of domain failed`,
+    '',
+  ].join('\n');
+
+function configs(...names: string[]): void {
+  for (const name of names) writeFileSync(join(l.dir, `${name}.cfg`), pvCfg(name));
+}
+
+/** Waits until the first domain's devices are connected. */
+async function connected(domid: number): Promise<void> {
+  await until(async () => {
+    const { stdout } = await l.xl('dom0', 'dmesg');
+    return stdout.includes(`backend/vif/${domid}/0 -> Connected`);
+  });
+}
+
+/** Puts a domain's watch callbacks on hold in one of two ways, so that the next command finds them hung. */
+const ways = {
+  'a packet in flight': async (name: string) => {
+    expect(await l.xl('create', '-q', `${name}.cfg`)).toEqual(silent);
+    await connected(1);
+    expect(await l.xl('xwstall', 'hold', 'vif1.0')).toMatchObject({ exitCode: 0, stderr: '' });
+    return ['vif/1/0'];
+  },
+  'a write-back at connect': async (name: string) => {
+    expect(await l.xl('create', '-q', '-p', `${name}.cfg`)).toEqual(silent);
+    expect(await l.xl('xwstall', 'hold', 'vbd-1-51712', '--connect')).toMatchObject({ exitCode: 0, stderr: '' });
+    expect(await l.xl('unpause', name)).toEqual(silent);
+    await until(async () => (await threads()).some(({ state }) => state === 'D'));
+    return ['vbd/1/51712', 'vif/1/0'];
+  },
+} as const;
+
+describe.each(Object.entries(ways))('%s', (_way, stall) => {
+  test('with one watch thread stops every creation until it is flushed', async () => {
+    l = lab();
+    configs('one', 'two', 'three');
+    expect(await l.xl('dom0', 'start', '--cmdline', '', '--assume-files')).toMatchObject({ exitCode: 0 });
+    const hung = await stall('one');
+    expect(await impatient('destroy', '1')).toEqual({ stdout: '', stderr: cannotRemove(1, ...hung), exitCode: 0 });
+    expect(await list()).toEqual([dom0Row, zombieRow(1)]);
+    expect(await threads()).toEqual([{ thread: 'xenwatch', state: 'D' }]);
+    const creating = impatient('create', 'two.cfg');
+    expect(await l.xl('domid', 'Domain-0')).toEqual({ ...silent, stdout: '0\n' });
+    expect(await creating).toEqual({ stdout: '', stderr: cannotCreate(2, 'two.cfg'), exitCode: 3 });
+    expect(await l.xl('xwstall', 'flush')).toMatchObject({ exitCode: 0, stderr: '' });
+    await until(async () => (await list()).length === 1);
+    expect(await l.xl('create', '-q', 'three.cfg')).toEqual(silent);
+    expect(await l.xl('destroy', 'three')).toEqual(silent);
+    expect(await list()).toEqual([dom0Row]);
+  });
+
+  test('with one watch thread a domain stops its own domain alone', async () => {
+    l = lab();
+    const others = Array.from({ length: 10 }, (_, index) => `other${index}`);
+    configs('one', ...others);
+    await l.xl('dom0', 'start', '--cmdline', 'quiet xen_mtwatch', '--assume-files');
+    const hung = await stall('one');
+    expect(await impatient('destroy', '1')).toEqual({ stdout: '', stderr: cannotRemove(1, ...hung), exitCode: 0 });
+    for (const step of [(name: string) => ['create', '-q', `${name}.cfg`], (name: string) => ['destroy', name]]) {
+      expect(await Promise.all(others.map((name) => l.xl(...step(name))))).toEqual(others.map(() => silent));
+    }
+    await until(async () => (await threads()).length === 2);
+    expect(await threads()).toEqual([
+      { thread: 'xenwatch', state: 'S' },
+      { thread: 'xen-mtwatch-1', state: 'D' },
+    ]);
+    expect(await list()).toEqual([dom0Row, zombieRow(1)]);
+    expect(await l.xl('xwstall', 'flush')).toMatchObject({ exitCode: 0, stderr: '' });
+    await until(async () => (await threads()).length === 1);
+    expect(await list()).toEqual([dom0Row]);
+  });
+});
