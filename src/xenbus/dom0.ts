@@ -26,11 +26,11 @@ import { type KTask, procStack, Sched, type Task } from './kernel/sched.js';
 import { type Dispatch, SingleDispatch, Watches } from './kernel/xenwatch.js';
 import { domainPath, mtwatchPath } from './paths.js';
 import { type Hold, type HostView, PrivcmdError, type PrivcmdHandlers, type WatchThread } from './privcmd.js';
+import { StoreLoop } from './store-loop.js';
 import { type TraceLine, traceLine } from './trace.js';
 import type { StoreLink, StorePeer, StorePort } from './transport.js';
 import { ShutdownReason } from './xenbus.js';
 import { startXenconsoled } from './xenconsoled.js';
-import { StoreLoop } from './xenstored.js';
 
 /** Turns before the event loop gets its chance. */
 export const turnStepsMax = 512;

@@ -10,25 +10,25 @@ declare const checked: unique symbol;
 export type XsPath = string & { readonly [checked]: true };
 
 const allowed = /^[A-Za-z0-9\-/_@]+$/;
-const domainPrefix = /^\/local\/domain\/\d+\//;
+/** As the C server's `sscanf("/local/domain/%5u/")` takes it: five characters at most, the sign among them. */
+const domainPrefix = /^\/local\/domain\/(?:\d{1,5}|-\d{1,4})\//;
 
 /** Whether `text`, absolute or relative, can name a node. `@` names are for watches alone. */
-export function isValidPath(text: string): boolean {
+export function isValidPath(text: string, relativeMax: number = XENSTORE_REL_PATH_MAX): boolean {
   if (text === '/') return true;
   if (!allowed.test(text) || text.endsWith('/') || text.includes('//')) return false;
-  if (text.length > XENSTORE_ABS_PATH_MAX) return false;
-  const relative = text.replace(domainPrefix, '');
-  return relative.length <= XENSTORE_REL_PATH_MAX;
+  if (text.length <= relativeMax) return true;
+  return text.length <= XENSTORE_ABS_PATH_MAX && text.replace(domainPrefix, '').length <= relativeMax;
 }
 
 /** `text` as a path, or undefined. */
-export function checkPath(text: string): XsPath | undefined {
-  return text.startsWith('/') && isValidPath(text) ? (text as XsPath) : undefined;
+export function checkPath(text: string, relativeMax?: number): XsPath | undefined {
+  return text.startsWith('/') && isValidPath(text, relativeMax) ? (text as XsPath) : undefined;
 }
 
-/** Makes the path of a connection of domain `domid` absolute: relative ones lie below its home. */
+/** Makes the path of a connection of domain `domid` absolute: relative ones lie below its home, `@` names stay. */
 export function canonical(text: string, domid: number): string {
-  return text.startsWith('/') ? text : `${domainPath(domid)}/${text}`;
+  return text.startsWith('/') || text.startsWith('@') ? text : `${domainPath(domid)}/${text}`;
 }
 
 export function parentPath(path: string): XsPath {

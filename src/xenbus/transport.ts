@@ -1,5 +1,9 @@
-/** How packets travel between a XenStore client and its server: the interfaces; sockets and in-process queues are behind them. */
-import type { XsPacket } from './xs-wire.js';
+/**
+ * How packets travel between a XenStore client and its server: the interfaces, and the client's two ways of travelling,
+ * a unix socket and a direct link within one process. The server's end of a socket is in server.ts.
+ */
+import { connect } from 'node:net';
+import { decode, encode, type XsPacket } from './xs-wire.js';
 
 /** Who speaks on a connection, by where it came in; for the trace. */
 export type Who = 'xl' | 'hotplug' | 'dom0-kernel' | 'domU-kernel' | 'xenconsoled' | 'monitor' | 'client';
@@ -18,6 +22,8 @@ export interface StorePeer {
   readonly who: Who;
   /** A reply or an event for the peer, in order. */
   deliver(packet: XsPacket): void;
+  /** Whether it can take no packet now. The server keeps them until the peer calls `resume`. Missing: it always can. */
+  full?(): boolean;
   /** The server ended the connection, and why. Not called after the peer's own `close`. */
   closed(reason: string): void;
   /** The input queue has room again after `push` said that it was full. */
@@ -28,10 +34,122 @@ export interface StorePeer {
 export interface StoreLink {
   /** Queues a request. False: the queue is at its bound; push no more until `drained`. */
   push(packet: XsPacket): boolean;
+  /** The peer, which was `full`, takes packets again. */
+  resume(): void;
   close(): void;
 }
 
 /** A running store that takes connections: `dom0` is one. */
 export interface StorePort {
   connect(peer: StorePeer): StoreLink;
+}
+
+/** Takes chunks of any size and gives the packets in them, in order. A peer may send one byte at a time. */
+export class PacketReader {
+  #rest: Buffer[] = [];
+  #have = 0;
+  #need = 1;
+
+  /** The packets that `chunk` completes. The reason why no more can follow, if the peer does not speak the protocol. */
+  read(chunk: Buffer): { readonly packets: XsPacket[]; readonly bad?: string } {
+    const packets: XsPacket[] = [];
+    this.#rest.push(chunk);
+    this.#have += chunk.length;
+    if (this.#have < this.#need) return { packets };
+    let bytes = this.#rest.length === 1 ? chunk : Buffer.concat(this.#rest, this.#have);
+    for (;;) {
+      const decoded = decode(bytes);
+      if (decoded.kind === 'bad') return { packets, bad: decoded.reason };
+      if (decoded.kind === 'short') {
+        this.#rest = bytes.length > 0 ? [bytes] : [];
+        this.#have = bytes.length;
+        this.#need = bytes.length + decoded.need;
+        return { packets };
+      }
+      packets.push(decoded.packet);
+      bytes = bytes.subarray(decoded.size);
+    }
+  }
+}
+
+/** Connects to the unix socket of a XenStore server, whosever it is. */
+export function socketTransport(path: string): Promise<XsTransport> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(path);
+    socket.once('error', reject);
+    socket.once('connect', () => {
+      socket.off('error', reject);
+      const reader = new PacketReader();
+      let closedByUs = false;
+      let reason = 'the server closed it';
+      socket.on('error', (error) => {
+        reason = error.message;
+      });
+      resolve({
+        send: (packet) => {
+          if (!closedByUs) socket.write(encode(packet));
+        },
+        receive: ({ packet, closed }) => {
+          socket.on('data', (chunk) => {
+            const { packets, bad } = reader.read(chunk);
+            for (const each of packets) packet(each);
+            if (bad !== undefined) socket.destroy(new Error(`it does not speak the XenStore protocol, ${bad}`));
+          });
+          socket.on('close', () => closed(closedByUs ? undefined : new Error(`the connection to ${path} ended: ${reason}`)));
+        },
+        close: () => {
+          closedByUs = true;
+          socket.end();
+        },
+      });
+    });
+  });
+}
+
+/**
+ * Connects to a store in the same process. What is sent while the store's queue is full waits here, in order; what the
+ * store delivers arrives at once, from the store's loop.
+ */
+export function linkTransport(port: StorePort, { domid, who }: { readonly domid: number; readonly who: Who }): XsTransport {
+  const waiting: XsPacket[] = [];
+  let hasRoom = true;
+  let handlers: Parameters<XsTransport['receive']>[0] | undefined;
+  let isOpen = true;
+  const drain = (): void => {
+    let next = waiting[0];
+    while (hasRoom && next) {
+      waiting.shift();
+      hasRoom = link.push(next);
+      next = waiting[0];
+    }
+  };
+  const link = port.connect({
+    domid,
+    who,
+    deliver: (packet) => handlers?.packet(packet),
+    drained: () => {
+      hasRoom = true;
+      drain();
+    },
+    closed: (reason) => {
+      isOpen = false;
+      handlers?.closed(new Error(reason));
+    },
+  });
+  return {
+    send: (packet) => {
+      if (!isOpen) return;
+      waiting.push(packet);
+      drain();
+    },
+    receive: (given) => {
+      handlers = given;
+    },
+    close: () => {
+      if (!isOpen) return;
+      isOpen = false;
+      link.close();
+      handlers?.closed();
+    },
+  };
 }

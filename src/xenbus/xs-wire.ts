@@ -125,6 +125,19 @@ export function splitStrings(payload: Buffer): string[] {
   return parts;
 }
 
+/** The strings of a payload that have their NUL; bytes after the last NUL are left out, as the C server does. */
+export function terminatedStrings(payload: Buffer): string[] {
+  const parts = payload.toString('latin1').split('\0');
+  parts.pop();
+  return parts;
+}
+
+/** The one string of a payload that is a string with its NUL and nothing else. */
+export function oneString(payload: Buffer): string | undefined {
+  const nul = payload.indexOf(0);
+  return nul >= 0 && nul === payload.length - 1 ? payload.toString('latin1', 0, nul) : undefined;
+}
+
 /** Strings, each with its NUL. */
 export function joinStrings(...strings: readonly string[]): Buffer {
   return Buffer.from(strings.map((string) => `${string}\0`).join(''), 'latin1');
@@ -145,7 +158,7 @@ export function formatPerm(perm: Perm): string {
 
 /** The other way; undefined for what is not a permission. */
 export function parsePerm(text: string): Perm | undefined {
-  const match = /^([rwbn])(\d{1,10})$/.exec(text);
+  const match = /^([rwbn])(-?\d{1,10})$/.exec(text);
   if (!match) return undefined;
   const [, letter, digits] = match;
   return { domid: Number(digits), read: letter === 'r' || letter === 'b', write: letter === 'w' || letter === 'b' };

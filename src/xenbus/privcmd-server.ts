@@ -1,0 +1,187 @@
+/**
+ * The server of `privcmd.sock`: JSON lines in, one handler an operation, answers by number.
+ *
+ * What an operation means is the handlers' business. Here a peer is kept to the protocol: its first line, its line
+ * length, the types of the arguments, and a bound on what it may have in flight, past which it is no longer read.
+ */
+import { chmodSync } from 'node:fs';
+import { createServer, type Server, type Socket } from 'node:net';
+import { SystemClock } from './clock.js';
+import { PRIVCMD_PROTO, PrivcmdError, type PrivcmdHandlers, type PrivcmdOp, type PrivcmdOps } from './privcmd.js';
+import { type Hello, isRecord, parseHello, type Reply, readLines } from './privcmd-client.js';
+
+/** Requests of one connection that are not answered yet. At the bound it is not read until one is. */
+export const privcmdInFlightMax = 256;
+/** Answers that a peer has not taken yet. Past the bound it is not read either. */
+export const privcmdUnsentMaxBytes = 8 * 1024 * 1024;
+
+/** How long a peer has to take its last answers when the server closes. */
+const farewellMaxMs = 1_000;
+
+export interface PrivcmdServer {
+  /** Connections that are open now. */
+  readonly connections: number;
+  /** Listens no more and ends every connection once its answers are written. */
+  close(): Promise<void>;
+}
+
+export interface PrivcmdServerOptions {
+  readonly path: string;
+  readonly version: string;
+  readonly handlers: PrivcmdHandlers;
+  readonly log: (line: string) => void;
+  /** Called when a connection was opened or closed. */
+  readonly changed?: () => void;
+}
+
+/** Listens at `path`, for this user alone. */
+export function servePrivcmd(options: PrivcmdServerOptions): Promise<PrivcmdServer> {
+  const sockets = new Set<Socket>();
+  const server = createServer((socket) => {
+    sockets.add(socket);
+    options.changed?.();
+    socket.on('close', () => {
+      sockets.delete(socket);
+      options.changed?.();
+    });
+    serve(socket, options);
+  });
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(options.path, () => {
+      server.off('error', reject);
+      server.on('error', (error) => options.log(`privcmd: ${error.message}`));
+      chmodSync(options.path, 0o600);
+      resolve({
+        get connections() {
+          return sockets.size;
+        },
+        close: () => closeAll(server, sockets),
+      });
+    });
+  });
+}
+
+function closeAll(server: Server, sockets: ReadonlySet<Socket>): Promise<void> {
+  return new Promise((resolve) => {
+    const cancel = new SystemClock().after(farewellMaxMs, () => {
+      for (const socket of sockets) socket.destroy();
+    });
+    server.close(() => {
+      cancel();
+      resolve();
+    });
+    for (const socket of sockets) socket.destroySoon();
+  });
+}
+
+function serve(socket: Socket, { handlers, version, log }: PrivcmdServerOptions): void {
+  const hello: Hello = { proto: PRIVCMD_PROTO, version, pid: process.pid };
+  let peer: Hello | undefined;
+  let inFlight = 0;
+
+  const send = (line: Hello | Reply) => {
+    if (!socket.destroyed) socket.write(`${JSON.stringify(line)}\n`);
+  };
+  const flow = () => {
+    const full = inFlight >= privcmdInFlightMax || socket.writableLength > privcmdUnsentMaxBytes;
+    if (full && !socket.isPaused()) socket.pause();
+    if (!full && socket.isPaused()) socket.resume();
+  };
+  const answer = async (id: number, op: string, args: unknown) => {
+    inFlight += 1;
+    flow();
+    try {
+      send({ id, ok: (await run(handlers, op, args)) ?? null });
+    } catch (error) {
+      if (!(error instanceof PrivcmdError)) log(`privcmd: ${op} failed: ${error instanceof Error ? error.stack : String(error)}`);
+      const { errno, message } = error instanceof PrivcmdError ? error : { errno: 'EIO' as const, message: String(error) };
+      send({ id, error: { errno, message } });
+    }
+    inFlight -= 1;
+    flow();
+  };
+
+  socket.on('drain', flow);
+  socket.on('error', (error: NodeJS.ErrnoException) => {
+    // A peer that goes away while we write is no news.
+    if (error.code !== 'EPIPE' && error.code !== 'ECONNRESET') log(`privcmd: closed a connection${of(peer)}: ${error.message}`);
+  });
+  readLines(socket, (line) => {
+    if (!peer) {
+      peer = parseHello(line);
+      if (!peer) socket.destroy(new Error('its first line does not say who it is'));
+      // The peer learns from our first line which dom0 this is, and says what to do.
+      else if (peer.proto !== PRIVCMD_PROTO) socket.destroySoon();
+      return;
+    }
+    if (!isRecord(line) || typeof line['id'] !== 'number' || typeof line['op'] !== 'string') {
+      socket.destroy(new Error(`a line that is no request: ${JSON.stringify(line).slice(0, 60)}`));
+      return;
+    }
+    void answer(line['id'], line['op'], line['args'] ?? {});
+  });
+  send(hello);
+}
+
+function of(peer: Hello | undefined): string {
+  return peer ? ` of pid ${peer.pid}` : '';
+}
+
+async function run(handlers: PrivcmdHandlers, op: string, args: unknown): Promise<unknown> {
+  if (!isOp(op)) throw new PrivcmdError('ENOSYS', `no operation ${op}`);
+  const problem = isRecord(args) ? mismatch(args, shapes[op]) : 'arguments are an object';
+  if (problem !== undefined) throw new PrivcmdError('EINVAL', `${op}: ${problem}`);
+  // The shape has been checked; what connects an operation's name to its arguments is beyond the type system here.
+  const handler = handlers[op] as (args: unknown) => unknown;
+  return handler(args);
+}
+
+type Kind = 'number' | 'string' | 'boolean' | 'object' | 'number?' | 'string?' | 'string|null';
+/** The types of an operation's arguments, as far as JSON knows types. */
+type Shape<Op extends PrivcmdOp> = { readonly [Name in keyof Required<PrivcmdOps[Op][0]>]: Kind };
+
+const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
+  'xc.domain_create': { uuid: 'string', domid: 'number?', maxVcpus: 'number' },
+  'xc.domain_getinfo': { domid: 'number' },
+  'xc.domain_getinfolist': {},
+  'xc.domain_pause': { domid: 'number' },
+  'xc.domain_unpause': { domid: 'number' },
+  'xc.domain_destroy': { domid: 'number' },
+  'xc.domain_setmaxmem': { domid: 'number', maxKb: 'number' },
+  'xc.evtchn_alloc_unbound': { domid: 'number', remote: 'number' },
+  'xc.dom_build': { domid: 'number', memoryKb: 'number', kernel: 'string', ramdisk: 'string|null', cmdline: 'string' },
+  'xc.physinfo': {},
+  'dom0.status': {},
+  'dom0.stop': {},
+  'dom0.dmesg': { clear: 'boolean' },
+  'dom0.host': {},
+  'dom0.mtwatch': {},
+  'dom0.hold': { device: 'string', mode: 'string' },
+  'dom0.flush': { device: 'string?' },
+  'dom0.holds': {},
+  'dom0.monitor': { domid: 'number', name: 'string', verbosity: 'number', timeoutScale: 'number', actions: 'object' },
+  'dom0.sync': {},
+  'dom0.block_attach': { path: 'string', as: 'string', sectors: 'number', major: 'number?', minor: 'number?' },
+  'dom0.block_detach': { node: 'string' },
+  'dom0.bridge': { bridge: 'string', vif: 'string', add: 'boolean' },
+};
+
+function isOp(op: string): op is PrivcmdOp {
+  return Object.hasOwn(shapes, op);
+}
+
+function mismatch(args: Readonly<Record<string, unknown>>, shape: Readonly<Record<string, Kind>>): string | undefined {
+  for (const [name, kind] of Object.entries(shape)) {
+    if (!isOfKind(args[name], kind)) return `${name} is not a ${kind}`;
+  }
+  return undefined;
+}
+
+function isOfKind(value: unknown, kind: Kind): boolean {
+  if (kind === 'number?') return value === undefined || typeof value === 'number';
+  if (kind === 'string?') return value === undefined || typeof value === 'string';
+  if (kind === 'string|null') return value === null || typeof value === 'string';
+  if (kind === 'object') return isRecord(value);
+  return typeof value === kind;
+}

@@ -1,0 +1,122 @@
+/**
+ * What an unprivileged domain may use of XenStore, and with what it is refused.
+ *
+ * Names, defaults and errnos as in C xenstored 4.17 (xenstored_core.c, and the `quota` command of xenstore-control).
+ * The comparisons are odd where the real ones are: a domain has 129 watches before the quota of 128 refuses one. The
+ * real server's limit on the rate of writes is left out, because nothing in here knows the time.
+ */
+import { XENSTORE_REL_PATH_MAX, type XsErrno, XsError } from './xs-wire.js';
+
+export interface Quotas {
+  readonly nodes: number;
+  readonly watches: number;
+  readonly transactions: number;
+  /** Requests whose reply, or an event of which, is not delivered yet. At the bound no further one is served. */
+  readonly outstanding: number;
+  readonly transactionNodes: number;
+  /** Bytes of nodes, transactions and watches. At the bound no further request is served. */
+  readonly memory: number;
+  readonly nodeSize: number;
+  readonly pathMax: number;
+  readonly permissions: number;
+  /** Past it there is a line in the log, and nothing else. */
+  readonly memorySoft: number;
+}
+export type Quota = keyof Quotas;
+
+export const defaultQuotas: Quotas = {
+  nodes: 1000,
+  watches: 128,
+  transactions: 10,
+  outstanding: 20,
+  transactionNodes: 1024,
+  memory: 2.5 * 1024 * 1024,
+  nodeSize: 2048,
+  pathMax: XENSTORE_REL_PATH_MAX,
+  permissions: 5,
+  memorySoft: 2 * 1024 * 1024,
+};
+
+/** A quota as xenstore-control names it, with a word about it. */
+export interface QuotaName {
+  readonly quota: Quota;
+  readonly name: string;
+  readonly about: string;
+}
+
+export const hardQuotas: readonly QuotaName[] = [
+  { quota: 'nodes', name: 'nodes', about: 'nodes that a domain owns' },
+  { quota: 'watches', name: 'watches', about: 'watches of a domain' },
+  { quota: 'transactions', name: 'transactions', about: 'open transactions of a domain' },
+  { quota: 'outstanding', name: 'outstanding', about: 'requests of a domain not yet answered' },
+  { quota: 'transactionNodes', name: 'transaction-nodes', about: 'nodes that a transaction accesses' },
+  { quota: 'memory', name: 'memory', about: 'bytes of a domain, refused past this' },
+  { quota: 'nodeSize', name: 'node-size', about: 'bytes of a node' },
+  { quota: 'pathMax', name: 'path-max', about: 'bytes of a path' },
+  { quota: 'permissions', name: 'permissions', about: 'permissions of a node' },
+];
+
+export const softQuotas: readonly QuotaName[] = [
+  { quota: 'memorySoft', name: 'memory', about: 'bytes of a domain, logged past this' },
+];
+
+/** The quotas in force, and what has been said about them. */
+export class QuotaKeeper {
+  #limits: Quotas;
+  readonly #said = new Map<number, Set<Quota>>();
+
+  constructor(
+    limits: Partial<Quotas>,
+    private readonly log: (line: string) => void,
+  ) {
+    this.#limits = { ...defaultQuotas, ...limits };
+  }
+
+  get limits(): Quotas {
+    return this.#limits;
+  }
+
+  set(quota: Quota, limit: number): void {
+    this.#limits = { ...this.#limits, [quota]: limit };
+    this.#said.clear();
+  }
+
+  /** Refuses a request of `domid` with `errno`. The log has one line for each domain and quota, however often it tries. */
+  refuse(quota: Quota, domid: number, errno: XsErrno): never {
+    this.say(quota, domid, errno);
+    throw new XsError(errno, `quota ${quota}`);
+  }
+
+  say(quota: Quota, domid: number, consequence: string): void {
+    const said = this.#said.get(domid) ?? new Set<Quota>();
+    if (said.has(quota)) return;
+    this.#said.set(domid, said.add(quota));
+    this.log(`xenstored: domain ${domid} is at its quota ${quotaName(quota)} of ${this.#limits[quota]}: ${consequence}`);
+  }
+
+  /** Lets a quota be logged again, for a domain that came back below it. */
+  recovered(quota: Quota, domid: number): void {
+    this.#said.get(domid)?.delete(quota);
+  }
+
+  forget(domid: number): void {
+    this.#said.delete(domid);
+  }
+}
+
+function quotaName(quota: Quota): string {
+  if (quota === 'memorySoft') return 'memory (soft)';
+  return hardQuotas.find((entry) => entry.quota === quota)?.name ?? quota;
+}
+
+/** The answer to xenstore-control's `quota` and `quota-soft`: a line for each. */
+export function quotaReport(limits: Quotas, names: readonly QuotaName[]): string {
+  const lines = names.map(({ quota, name, about }) => `${name.padEnd(17)}: ${String(limits[quota]).padStart(8)} ${about}\n`);
+  return `Quota settings:\n${lines.join('')}`;
+}
+
+/** The answer to `quota DOMID`: what the domain uses now. */
+export function usageReport(domid: number, usage: Readonly<Record<string, number>>): string {
+  const lines = Object.entries(usage).map(([name, used]) => `${name.padEnd(16)}: ${String(used).padStart(8)}\n`);
+  return `Domain ${domid}:\n${lines.join('')}`;
+}

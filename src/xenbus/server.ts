@@ -1,0 +1,165 @@
+/**
+ * The edge of the store: unix sockets outside, `StorePort` inside.
+ *
+ * Framing, limits and back-pressure, and no meaning: what a request does is the store's business, and what bytes are a
+ * packet is xs-wire.ts's. The socket is as xenstored's: a stream, mode 0600, one request after the other.
+ */
+import { chmod, lstat, unlink } from 'node:fs/promises';
+import { createServer, type Server, type Socket } from 'node:net';
+import { PacketReader, type StoreLink, type StorePort, type Who } from './transport.js';
+import { encode, type XsPacket, XsType } from './xs-wire.js';
+
+/** The longest path that a unix socket can have (sun_path, less its NUL). */
+export const socketPathMax = 107;
+/** Connections that may wait to be accepted. */
+export const backlogMax = 512;
+/** Connections of one socket at a time; further ones are closed at once. */
+export const connectionsMax = 4096;
+/** Bytes that may lie in a socket's buffer before the store keeps what is for it. */
+export const socketBufferBytes = 64 * 1024;
+
+export interface ListenOptions {
+  readonly path: string;
+  readonly domid: number;
+  readonly who: Who;
+  readonly log: (line: string) => void;
+}
+
+/**
+ * Serves `port` on the unix socket `path`; whoever connects there is `who` and speaks for `domid`.
+ *
+ * A socket file that is already there is replaced: to be its owner is the caller's business. Closing ends every
+ * connection and removes the file.
+ */
+export async function listenStore(port: StorePort, options: ListenOptions): Promise<{ close(): Promise<void> }> {
+  const { path, log } = options;
+  const length = Buffer.byteLength(path);
+  if (length > socketPathMax) {
+    throw new Error(
+      `${path} is ${length} bytes long, and a socket's path can have ${socketPathMax}: set XL_RUN_DIR to something shorter`,
+    );
+  }
+  await removeSocket(path);
+  const sockets = new Set<Socket>();
+  const server = createServer({ allowHalfOpen: true }, (socket) => {
+    if (sockets.size >= connectionsMax) {
+      log(`xenstored: ${path}: over ${connectionsMax} connections, one more is turned away`);
+      socket.destroy();
+      return;
+    }
+    sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
+    serve(port, socket, options);
+  });
+  await listening(server, path);
+  await chmod(path, 0o600);
+  server.on('error', (error) => log(`xenstored: ${path}: ${error.message}`));
+  return {
+    close: () =>
+      new Promise((resolve) => {
+        for (const socket of sockets) socket.destroy();
+        server.close(() => resolve());
+      }),
+  };
+}
+
+async function removeSocket(path: string): Promise<void> {
+  const present = await lstat(path).catch(() => undefined);
+  if (!present) return;
+  if (!present.isSocket())
+    throw new Error(`${path} is there and is no socket: remove it, or set XL_RUN_DIR to another directory`);
+  await unlink(path);
+}
+
+function listening(server: Server, path: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.listen({ path, backlog: backlogMax }, () => {
+      server.off('error', reject);
+      resolve();
+    });
+  });
+}
+
+/**
+ * One connection. Bytes in become packets for the store, as many as its queue takes; then the socket is not read until
+ * the queue has room. Packets out go to the socket until its buffer is full; then the store keeps them.
+ */
+function serve(port: StorePort, socket: Socket, { path, domid, who, log }: ListenOptions): void {
+  const reader = new PacketReader();
+  /** Read, but not taken by the store yet. */
+  let waiting: XsPacket[] = [];
+  let hasRoom = true;
+  let isOpen = true;
+  /** The peer said that it would send no more, or sent nonsense: what it has asked is answered, then it is closed. */
+  let isEnding = false;
+  let unanswered = 0;
+
+  const finish = (): void => {
+    if (isEnding && isOpen && unanswered === 0 && waiting.length === 0) shut(() => socket.destroySoon());
+  };
+  const shut = (how: () => void): void => {
+    if (!isOpen) return;
+    isOpen = false;
+    link.close();
+    how();
+  };
+  const push = (): void => {
+    let taken = 0;
+    for (const packet of waiting) {
+      if (!hasRoom || !isOpen) break;
+      taken += 1;
+      unanswered += 1;
+      hasRoom = link.push(packet);
+    }
+    waiting = waiting.slice(taken);
+    if (waiting.length === 0 && isOpen) socket.resume();
+    else socket.pause();
+  };
+
+  const link: StoreLink = port.connect({
+    domid,
+    who,
+    full: () => socket.writableLength > socketBufferBytes,
+    deliver: (packet) => {
+      if (!isOpen) return;
+      if (socket.writableCorked === 0) {
+        // All that one turn of the loop delivers goes out in one write.
+        socket.cork();
+        process.nextTick(() => socket.uncork());
+      }
+      socket.write(encode(packet));
+      if (packet.type !== XsType.WatchEvent) unanswered -= 1;
+      finish();
+    },
+    drained: () => {
+      hasRoom = true;
+      push();
+    },
+    closed: () => {
+      isOpen = false;
+      socket.destroy();
+    },
+  });
+
+  socket.on('data', (chunk) => {
+    if (isEnding) return;
+    const { packets, bad } = reader.read(chunk);
+    waiting.push(...packets);
+    if (bad !== undefined) {
+      log(`xenstored: ${path}: a connection of ${who} does not speak the protocol: ${bad}`);
+      isEnding = true;
+    }
+    push();
+    finish();
+  });
+  socket.on('drain', () => {
+    if (isOpen) link.resume();
+  });
+  socket.on('end', () => {
+    isEnding = true;
+    finish();
+  });
+  socket.on('error', () => shut(() => socket.destroy()));
+  socket.on('close', () => shut(() => undefined));
+}

@@ -1,0 +1,343 @@
+/**
+ * The XenStore server as its peers see it: connections with queues, served in turn, one request each.
+ *
+ * What a request does is the core's business (xenstored.ts), and where packets come from is the peer's: a socket, the
+ * kernel, a client in the same process. Nothing happens by itself in here: whoever composes a store calls `serveOne`.
+ * That one request is served a turn is C xenstored's rule, and so is that the queue of what goes out is where an event
+ * is found to be the same as one still waiting.
+ */
+import type { StoreLink, StorePeer, StorePort, Who } from './transport.js';
+import { Xenstored, type XenstoredEffect, type XenstoredOptions } from './xenstored.js';
+import { XS_HEADER_SIZE, type XsPacket, XsType } from './xs-wire.js';
+
+/** Requests that one connection may have waiting; at the bound `push` asks it to stop. */
+export const inputQueueMax = 64;
+/** Bytes that a peer may leave undelivered before its requests have to wait. */
+export const outputHoldBytes = 64 * 1024;
+/** Bytes that a peer may leave undelivered before it is dropped. Events of others come whether it reads or not. */
+export const outputDropBytes = 16 * 1024 * 1024;
+
+/** Told in the server's order of every request with its reply, and of every event, which has none. */
+export type Traced = (conn: number, who: Who, domid: number, packet: XsPacket, reply: XsPacket | undefined) => void;
+
+export interface StoreLoopOptions extends XenstoredOptions {
+  /** There is something to serve. Called when there was nothing; not again until `serveOne` has said false. */
+  readonly wake: () => void;
+  readonly log: (line: string) => void;
+  readonly traced?: Traced;
+  /** A domain was introduced: the moment to connect its ring. Called from the loop, ahead of `@introduceDomain`. */
+  readonly introduced?: (domid: number, mfn: number, port: number) => void;
+  readonly released?: (domid: number) => void;
+}
+
+/** A request that is not done with until its reply and its events are delivered. */
+interface Outstanding {
+  readonly of: Served;
+  left: number;
+}
+
+interface Outgoing {
+  readonly to: Served;
+  readonly packet: XsPacket;
+  /** Two events of the same key are the same event; undefined for replies and special events. */
+  readonly key: string | undefined;
+  readonly cause: Outstanding | undefined;
+}
+
+/** First in, first out, at a cost that does not grow with what is waiting. */
+class Queue<T> {
+  #items: T[] = [];
+  #taken = 0;
+
+  get length(): number {
+    return this.#items.length - this.#taken;
+  }
+
+  get first(): T | undefined {
+    return this.#items[this.#taken];
+  }
+
+  push(item: T): void {
+    this.#items.push(item);
+  }
+
+  shift(): T | undefined {
+    const item = this.#items[this.#taken];
+    if (this.#taken === this.#items.length) return undefined;
+    this.#taken += 1;
+    if (this.#taken * 2 >= this.#items.length) {
+      this.#items = this.#items.slice(this.#taken);
+      this.#taken = 0;
+    }
+    return item;
+  }
+}
+
+/** A connection as the loop sees it. */
+interface Served {
+  readonly id: number;
+  readonly peer: StorePeer;
+  readonly input: Queue<XsPacket>;
+  /** What the peer did not take yet, because it is full. */
+  readonly output: Queue<Outgoing>;
+  outputBytes: number;
+  /** The events on their way to it. */
+  readonly queued: Set<string>;
+  outstanding: number;
+  /** It was told to push no more. */
+  stopped: boolean;
+  open: boolean;
+}
+
+/**
+ * A store that takes connections and serves them in turn, one request each.
+ *
+ *   const loop = new StoreLoop({ domain, wake: () => setImmediate(turn), log });
+ *   const turn = () => { while (loop.serveOne()) if (enough()) return setImmediate(turn); };
+ *
+ * - `connect(peer)` connects at once and returns the link that the peer pushes requests into.
+ * - `serveOne()` serves one request of the connection whose turn it is, or one VIRQ, delivers all that came of it, and
+ *   says whether it did anything. It is never called from within itself; a peer may push, close, connect and resume
+ *   while it is being delivered to.
+ * - `virq()` queues VIRQ_DOM_EXC: the hypervisor calls it when a domain shuts down or ends.
+ *
+ * Replies and events reach a peer in order. To a peer that is `full` they wait here; past `outputHoldBytes` its
+ * requests wait too, past `outputDropBytes` it is dropped. An event that is the same as one still waiting for the same
+ * peer is left out, as in C xenstored, except for the special ones.
+ */
+export class StoreLoop implements StorePort {
+  readonly core: Xenstored;
+  readonly #options: StoreLoopOptions;
+  readonly #served = new Map<number, Served>();
+  /** The connections with a request to serve, in the order of their turns. */
+  readonly #ready = new Set<Served>();
+  /** Those that have one and must wait. */
+  readonly #held = new Set<Served>();
+  readonly #effects = new Queue<Outgoing | Exclude<XenstoredEffect, { do: 'send' }>>();
+  #virqs = 0;
+  #nextConn = 1;
+  #isAwake = false;
+  #isDelivering = false;
+
+  constructor(options: StoreLoopOptions) {
+    this.#options = options;
+    this.core = new Xenstored(options);
+  }
+
+  get connections(): number {
+    return this.#served.size;
+  }
+
+  /** What a node says, without a request: for whoever shows the store, not for whoever takes part in it. */
+  peek(path: string): string | undefined {
+    return this.core.store.get(path)?.value.toString('latin1');
+  }
+
+  connect(peer: StorePeer): StoreLink {
+    const served: Served = {
+      id: this.#nextConn++,
+      peer,
+      input: new Queue(),
+      output: new Queue(),
+      outputBytes: 0,
+      queued: new Set(),
+      outstanding: 0,
+      stopped: false,
+      open: true,
+    };
+    this.#served.set(served.id, served);
+    this.#take(this.core.step({ on: 'connect', conn: served.id, domid: peer.domid }));
+    this.#deliver();
+    return {
+      push: (packet) => this.#push(served, packet),
+      resume: () => this.#resume(served),
+      close: () => this.#close(served),
+    };
+  }
+
+  virq(): void {
+    this.#virqs += 1;
+    this.#wake();
+  }
+
+  serveOne(): boolean {
+    if (this.#isDelivering) throw new Error('a peer served the store while the store was delivering to it');
+    if (this.#virqs > 0) {
+      this.#virqs -= 1;
+      this.#take(this.core.step({ on: 'virq' }));
+    } else {
+      const served = this.#nextReady();
+      const packet = served?.input.shift();
+      if (!served || !packet) {
+        this.#isAwake = false;
+        return false;
+      }
+      this.#take(this.core.step({ on: 'request', conn: served.id, packet }), served, packet);
+      if (served.input.length > 0) this.#queue(served);
+      if (served.stopped && served.open && served.input.length <= inputQueueMax / 2) {
+        served.stopped = false;
+        served.peer.drained?.();
+      }
+    }
+    this.#deliver();
+    for (const held of this.#held) this.#queue(held);
+    return true;
+  }
+
+  #push(served: Served, packet: XsPacket): boolean {
+    if (!served.open) return false;
+    if (served.input.length >= inputQueueMax) throw new Error(`connection ${served.id} pushes into a full queue`);
+    served.input.push(packet);
+    this.#queue(served);
+    served.stopped = served.input.length >= inputQueueMax;
+    return !served.stopped;
+  }
+
+  /** Puts a connection with requests where it belongs: among those whose turn comes, or those who wait. */
+  #queue(served: Served): void {
+    const { peer } = served;
+    const isOver = peer.domid !== 0 && served.outstanding >= this.core.quotas.limits.outstanding;
+    if (served.outputBytes > outputHoldBytes || isOver || this.core.isStalled(peer.domid)) {
+      this.#held.add(served);
+      return;
+    }
+    this.#held.delete(served);
+    this.#ready.add(served);
+    this.#wake();
+  }
+
+  #nextReady(): Served | undefined {
+    for (const served of this.#ready) {
+      this.#ready.delete(served);
+      return served;
+    }
+    return undefined;
+  }
+
+  #wake(): void {
+    if (this.#isAwake) return;
+    this.#isAwake = true;
+    this.#options.wake();
+  }
+
+  #close(served: Served): void {
+    if (!served.open) return;
+    this.#drop(served);
+    this.#take(this.core.step({ on: 'disconnect', conn: served.id }));
+    this.#deliver();
+  }
+
+  /** Forgets a connection and whatever is on its way to or from it. */
+  #drop(served: Served): void {
+    served.open = false;
+    this.#served.delete(served.id);
+    this.#ready.delete(served);
+    this.#held.delete(served);
+    while (served.input.shift());
+    for (let next = served.output.shift(); next; next = served.output.shift()) this.#settle(next);
+  }
+
+  /** Queues the effects of a step, and traces them: the request with its reply first, then the events that it caused. */
+  #take(effects: readonly XenstoredEffect[], served?: Served, request?: XsPacket): void {
+    const { traced } = this.#options;
+    const isCounted = served !== undefined && served.peer.domid !== 0;
+    const cause: Outstanding | undefined = isCounted ? { of: served, left: 1 } : undefined;
+    if (cause) cause.of.outstanding += 1;
+    const events: Outgoing[] = [];
+    for (const effect of effects) {
+      if (effect.do !== 'send') {
+        this.#effects.push(effect);
+        continue;
+      }
+      const to = this.#served.get(effect.conn);
+      if (!to) continue;
+      const { packet } = effect;
+      const isEvent = packet.type === XsType.WatchEvent;
+      const key = isEvent && packet.payload[0] !== 0x40 ? packet.payload.toString('latin1') : undefined;
+      if (key !== undefined) {
+        if (to.queued.has(key)) continue;
+        to.queued.add(key);
+      }
+      if (cause) cause.left += 1;
+      const outgoing: Outgoing = { to, packet, key, cause };
+      this.#effects.push(outgoing);
+      if (isEvent) events.push(outgoing);
+      else if (request) traced?.(to.id, to.peer.who, to.peer.domid, request, packet);
+    }
+    for (const { to, packet } of events) traced?.(to.id, to.peer.who, to.peer.domid, packet, undefined);
+    if (cause) this.#release(cause);
+  }
+
+  /** Carries the queued effects out, in order. What a peer does meanwhile only queues more. */
+  #deliver(): void {
+    if (this.#isDelivering) return;
+    this.#isDelivering = true;
+    try {
+      for (let effect = this.#effects.shift(); effect; effect = this.#effects.shift()) {
+        if ('to' in effect) this.#hand(effect);
+        else if (effect.do === 'log') this.#options.log(effect.line);
+        else if (effect.do === 'introduced') this.#options.introduced?.(effect.domid, effect.mfn, effect.port);
+        else if (effect.do === 'released') this.#options.released?.(effect.domid);
+        else this.#closeFor(this.#served.get(effect.conn), effect.reason);
+      }
+    } finally {
+      this.#isDelivering = false;
+    }
+  }
+
+  #hand(outgoing: Outgoing): void {
+    const { to, packet } = outgoing;
+    if (!to.open) {
+      this.#settle(outgoing);
+    } else if (to.output.length === 0 && !to.peer.full?.()) {
+      this.#settle(outgoing);
+      to.peer.deliver(packet);
+    } else {
+      to.output.push(outgoing);
+      to.outputBytes += XS_HEADER_SIZE + packet.payload.length;
+      if (to.outputBytes > outputDropBytes) {
+        this.#disconnect(to, `it left over ${outputDropBytes} bytes unread`);
+      }
+    }
+  }
+
+  #resume(served: Served): void {
+    let next = served.output.first;
+    while (next && served.open && !served.peer.full?.()) {
+      served.output.shift();
+      served.outputBytes -= XS_HEADER_SIZE + next.packet.payload.length;
+      this.#settle(next);
+      served.peer.deliver(next.packet);
+      next = served.output.first;
+    }
+    if (served.open && this.#held.has(served)) this.#queue(served);
+  }
+
+  /** A packet has left: it is no longer the twin of later events, and its request may be done with. */
+  #settle({ to, key, cause }: Outgoing): void {
+    if (key !== undefined) to.queued.delete(key);
+    if (cause) this.#release(cause);
+  }
+
+  #release(cause: Outstanding): void {
+    cause.left -= 1;
+    if (cause.left > 0) return;
+    cause.of.outstanding -= 1;
+    if (this.#held.has(cause.of)) this.#queue(cause.of);
+  }
+
+  /** Drops a peer that does not keep to the rules. */
+  #disconnect(served: Served, reason: string): void {
+    this.#options.log(
+      `xenstored: connection ${served.id} of ${served.peer.who} (domain ${served.peer.domid}) is dropped: ${reason}`,
+    );
+    this.#take(this.core.step({ on: 'disconnect', conn: served.id }));
+    this.#closeFor(served, reason);
+  }
+
+  #closeFor(served: Served | undefined, reason: string): void {
+    if (!served?.open) return;
+    this.#drop(served);
+    served.peer.closed(reason);
+  }
+}

@@ -1,0 +1,444 @@
+/**
+ * The core of the XenStore server: one event in, effects out, synchronously.
+ *
+ * No connections that bytes could come from, no clock and no chance in here; store-loop.ts queues the requests and
+ * delivers the replies, server.ts has the sockets. Behaviour, errnos and the order of checks and events are those of C
+ * xenstored 4.17 (docs/misc/xenstore.txt, xs_wire.h, and what the real server was observed to answer). Left out of it:
+ * live update, the limit on the rate of writes and the 20 s after which an event for a deaf guest is dropped, which
+ * need a clock.
+ */
+import { canonical, checkPath, parentPath } from './paths.js';
+import { QuotaKeeper, type Quotas } from './quota.js';
+import {
+  type Connection,
+  type Domain,
+  handlers,
+  mayAll,
+  mayOwn,
+  mayRead,
+  mayWrite,
+  ownedByDom0,
+  permBits,
+  type Request,
+  specialNames,
+} from './requests.js';
+import {
+  Children,
+  type NodeContents,
+  type NodePerm,
+  type NodePerms,
+  type NodeSpace,
+  noValue,
+  planCreation,
+  recordBytes,
+  removeTree,
+  Store,
+  type StoreNode,
+} from './store.js';
+import type { Transaction } from './transaction.js';
+import { reportedPath, type Watch, WatchTable } from './watch.js';
+import { DOMID_FIRST_RESERVED } from './xenbus.js';
+import { joinStrings, XENSTORE_PAYLOAD_MAX, type XsErrno, XsError, type XsPacket, XsType } from './xs-wire.js';
+
+export type XenstoredEvent =
+  | { readonly on: 'connect'; readonly conn: number; readonly domid: number }
+  | { readonly on: 'request'; readonly conn: number; readonly packet: XsPacket }
+  | { readonly on: 'disconnect'; readonly conn: number }
+  /** VIRQ_DOM_EXC: some domain has shut down, or is gone. */
+  | { readonly on: 'virq' };
+
+export type XenstoredEffect =
+  | { readonly do: 'send'; readonly conn: number; readonly packet: XsPacket }
+  | { readonly do: 'close'; readonly conn: number; readonly reason: string }
+  | { readonly do: 'log'; readonly line: string }
+  /** A domain was introduced; whoever composes connects its ring with that domid. */
+  | { readonly do: 'introduced'; readonly domid: number; readonly mfn: number; readonly port: number }
+  /** A domain is gone from the store, and its connections are closed. */
+  | { readonly do: 'released'; readonly domid: number };
+
+export interface XenstoredOptions {
+  /** Asks the hypervisor for a domain; undefined when there is none. Dom0 is never asked for. */
+  readonly domain: (domid: number) => { readonly dying: boolean; readonly shutdown: boolean } | undefined;
+  readonly quotas?: Partial<Quotas>;
+}
+
+/**
+ * The state of the store and the one way to change it.
+ *
+ * `step` is never entered while it runs, keeps no promise and reads no clock: the same events give the same effects.
+ */
+export class Xenstored {
+  readonly store = new Store();
+  readonly watches = new WatchTable();
+  readonly quotas: QuotaKeeper;
+  readonly #connections = new Map<number, Connection>();
+  readonly #domains = new Map<number, Domain>();
+  /** Who may hear of the special events, and who may say who may. */
+  readonly #special = new Map<string, NodePerms>(specialNames.map((name) => [name, ownedByDom0]));
+  readonly #askHypervisor: XenstoredOptions['domain'];
+  #effects: XenstoredEffect[] = [];
+  #stepping = false;
+
+  constructor(options: XenstoredOptions) {
+    this.#askHypervisor = options.domain;
+    this.quotas = new QuotaKeeper(options.quotas ?? {}, (line) => this.#effects.push({ do: 'log', line }));
+    this.#knowDomain(0).introduced = true;
+    const initial = (path: string, children: Children) => this.store.put(path, { value: noValue, perms: ownedByDom0, children });
+    initial('/', Children.none.with('tool'));
+    initial('/tool', Children.none.with('xenstored'));
+    initial('/tool/xenstored', Children.none);
+  }
+
+  step(event: XenstoredEvent): XenstoredEffect[] {
+    if (this.#stepping) throw new Error(`xenstored was entered with ${event.on} while it was at work`);
+    this.#stepping = true;
+    this.#effects = [];
+    try {
+      if (event.on === 'request') this.#serve(event.conn, event.packet);
+      else if (event.on === 'connect') this.#connect(event.conn, event.domid);
+      else if (event.on === 'disconnect') this.#disconnect(event.conn);
+      else this.#checkDomains();
+      return this.#effects;
+    } finally {
+      this.#stepping = false;
+    }
+  }
+
+  /** Whether the requests of a domain wait because it is over its memory. */
+  isStalled(domid: number): boolean {
+    return domid !== 0 && this.memoryOf(domid) >= this.quotas.limits.memory;
+  }
+
+  /** Bytes that count against the memory of a domain: its nodes, watches and transactions. */
+  memoryOf(domid: number): number {
+    let bytes = this.store.ownedBytes(domid);
+    for (const conn of this.#domains.get(domid)?.conns ?? []) {
+      bytes += this.watches.usage(conn.id).bytes;
+      for (const transaction of conn.transactions.values()) bytes += transaction.bytes;
+    }
+    return bytes;
+  }
+
+  // Connections and domains.
+
+  #connect(id: number, domid: number): void {
+    const conn: Connection = { id, domid, transactions: new Map(), lastTransaction: 0 };
+    this.#connections.set(id, conn);
+    this.#knowDomain(domid).conns.add(conn);
+  }
+
+  #disconnect(id: number): void {
+    const conn = this.#connections.get(id);
+    if (!conn) return;
+    this.reset(conn);
+    this.#connections.delete(id);
+    this.#domains.get(conn.domid)?.conns.delete(conn);
+  }
+
+  /** Takes a connection's watches and transactions from it. */
+  reset(conn: Connection): void {
+    this.watches.removeAll(conn.id);
+    conn.transactions.clear();
+  }
+
+  domain(domid: number): Domain | undefined {
+    return this.#domains.get(domid);
+  }
+
+  #knowDomain(domid: number): Domain {
+    const known = this.#domains.get(domid);
+    if (known) return known;
+    const domain: Domain = {
+      domid,
+      generation: this.store.generation,
+      conns: new Set(),
+      introduced: false,
+      shutdown: false,
+      target: undefined,
+    };
+    this.#domains.set(domid, domain);
+    return domain;
+  }
+
+  /** The domain, if it is known or the hypervisor has it. */
+  existingDomain(domid: number): Domain | undefined {
+    const known = this.#domains.get(domid);
+    if (known || domid <= 0 || domid >= DOMID_FIRST_RESERVED || !this.#askHypervisor(domid)) return known;
+    return this.#knowDomain(domid);
+  }
+
+  /**
+   * Introduces a domain, once: later calls renew its event channel, which here means that its connections start afresh.
+   * A domain that the hypervisor does not have is ENOENT, because its ring cannot be mapped.
+   */
+  introduce(domid: number, mfn: number, port: number): void {
+    const domain = this.existingDomain(domid);
+    if (!domain) throw new XsError('ENOENT', `no domain ${domid}`);
+    if (!domain.introduced) {
+      domain.introduced = true;
+      domain.shutdown = false;
+      this.#effects.push({ do: 'introduced', domid, mfn, port });
+      this.#fireSpecial('@introduceDomain');
+    }
+    if (domid !== 0) for (const conn of domain.conns) this.reset(conn);
+  }
+
+  /** What every known domain has come to: a shutdown is announced once, a dead domain is forgotten with all it owned. */
+  #checkDomains(): void {
+    let announce = false;
+    for (const domain of [...this.#domains.values()].reverse()) {
+      if (domain.domid === 0) continue;
+      const info = this.#askHypervisor(domain.domid);
+      if (!domain.introduced) {
+        if (!info) this.forget(domain);
+        continue;
+      }
+      if (info?.shutdown && !domain.shutdown) {
+        domain.shutdown = true;
+        announce = true;
+      }
+      if (!info || info.dying) {
+        this.forget(domain);
+        announce = false;
+      }
+    }
+    if (announce) this.#fireSpecial('@releaseDomain');
+  }
+
+  /** A domain ends: its connections first, then its nodes, with their events, then the word to those who wait for it. */
+  forget(domain: Domain): void {
+    const { domid } = domain;
+    for (const conn of [...domain.conns]) {
+      this.#disconnect(conn.id);
+      this.#effects.push({ do: 'close', conn: conn.id, reason: `domain ${domid} was released` });
+    }
+    for (const path of this.store.ownedRoots(domid)) this.removeTree(this.store, undefined, path);
+    for (const [name, [owner, ...others]] of this.#special) {
+      const kept = others.filter((perm) => perm.domid !== domid);
+      this.#special.set(name, [owner.domid === domid ? { ...owner, domid: 0 } : owner, ...kept]);
+    }
+    this.#domains.delete(domid);
+    this.quotas.forget(domid);
+    if (!domain.introduced) return;
+    this.#fireSpecial('@releaseDomain');
+    this.#effects.push({ do: 'released', domid });
+  }
+
+  // Requests.
+
+  #serve(id: number, packet: XsPacket): void {
+    const conn = this.#connections.get(id);
+    if (!conn) return;
+    let registered: Watch | undefined;
+    let type = packet.type;
+    let payload: Buffer;
+    try {
+      const handler = handlers.get(packet.type);
+      if (!handler) throw new XsError('ENOSYS', `request ${packet.type}`);
+      if (handler.privileged && conn.domid !== 0) throw new XsError('EACCES');
+      const transaction = handler.outsideTransactions ? undefined : this.#transaction(conn, packet.txId);
+      const request: Request = { conn, payload: packet.payload, transaction, space: transaction ?? this.store };
+      payload = handler.run(this, request);
+      registered = request.registered;
+      if (payload.length > XENSTORE_PAYLOAD_MAX) throw new XsError('E2BIG', `a reply of ${payload.length} bytes`);
+    } catch (error) {
+      if (!(error instanceof XsError)) throw error;
+      type = XsType.Error;
+      payload = joinStrings(error.errno);
+    }
+    this.#send(id, { type, reqId: packet.reqId, txId: packet.txId, payload });
+    if (registered) this.#event(registered, registered.path);
+  }
+
+  #transaction(conn: Connection, id: number): Transaction | undefined {
+    if (id === 0) return undefined;
+    const transaction = conn.transactions.get(id);
+    if (!transaction) throw new XsError('ENOENT', `transaction ${id}`);
+    return transaction;
+  }
+
+  #send(conn: number, packet: XsPacket): void {
+    this.#effects.push({ do: 'send', conn, packet });
+  }
+
+  log(line: string): void {
+    this.#effects.push({ do: 'log', line });
+  }
+
+  // Nodes and permissions.
+
+  /** What a connection may do with a node of these permissions. */
+  #rights(conn: Connection, perms: NodePerms, generation: number): number {
+    if (conn.domid === 0) return mayAll;
+    const target = this.#domains.get(conn.domid)?.target;
+    const [owner, ...others] = perms;
+    if (owner.domid === conn.domid || owner.domid === target) return mayAll;
+    const own = others.find(
+      (perm) => (perm.domid === conn.domid || perm.domid === target) && !perm.ignored && this.#isSince(perm.domid, generation),
+    );
+    return permBits(own ?? owner);
+  }
+
+  /** Whether the domain of that name is the one that a node of this generation could mean. */
+  #isSince(domid: number, generation: number): boolean {
+    const domain = this.#domains.get(domid);
+    return domain !== undefined && domain.generation <= generation;
+  }
+
+  /** The permissions of a node, those of domains that are gone struck out; a new domain of that number gets none of them. */
+  readonly settled = (node: StoreNode): NodePerms => {
+    const [owner, ...others] = node.perms;
+    const isStale = (perm: NodePerm) => !perm.ignored && !this.#isSince(perm.domid, node.generation);
+    if (!others.some(isStale)) return node.perms;
+    return [owner, ...others.map((perm) => (isStale(perm) ? { ...perm, ignored: true } : perm))];
+  };
+
+  /** The name that a request gave, as an absolute path; EINVAL if it can be none. */
+  path(conn: Connection, name: string): string {
+    const path = checkPath(canonical(name, conn.domid), this.quotas.limits.pathMax);
+    if (path === undefined) throw new XsError('EINVAL', 'not a path');
+    return path;
+  }
+
+  /**
+   * The node of a request, or undefined when it is missing.
+   *
+   * Whoever lacks the rights gets EACCES. So does, for a missing node, whoever may not even see its nearest ancestor:
+   * the errno must not tell what is there.
+   */
+  lookup({ conn, space }: Request, path: string, need: number): StoreNode | undefined {
+    const node = space.get(path);
+    if (node && (this.#rights(conn, node.perms, node.generation) & need) === need) return node;
+    let at = path;
+    let ancestor: StoreNode | undefined;
+    do {
+      at = parentPath(at);
+      ancestor = space.get(at);
+    } while (!ancestor && at !== '/');
+    if (node || !ancestor || (this.#rights(conn, ancestor.perms, ancestor.generation) & need) === 0) throw new XsError('EACCES');
+    return undefined;
+  }
+
+  /** The node of a request that only reads; ENOENT when it is missing. */
+  existing(request: Request, name: string): StoreNode {
+    const node = this.lookup(request, this.path(request.conn, name), mayRead);
+    if (!node) throw new XsError('ENOENT');
+    return node;
+  }
+
+  /** Puts a node that was there, within the quotas. */
+  rewrite(request: Request, path: string, before: StoreNode, contents: NodeContents): StoreNode {
+    this.#checkSize(request, path, before, contents, 0);
+    return request.space.put(path, contents);
+  }
+
+  /** Makes `path` and its missing ancestors, all or none. Past the first node a refusal spoils a transaction for good. */
+  create(request: Request, path: string, value: Buffer): StoreNode {
+    const { conn, space, transaction } = request;
+    const owner = conn.domid === 0 ? undefined : conn.domid;
+    const planned = planCreation(space, path, value, owner, this.settled);
+    if (transaction) transaction.created = true;
+    let bytes = 0;
+    for (const [i, { path: at, contents, fresh }] of planned.entries()) {
+      // Within a transaction the store's count does not move; what it comes to is checked at the end.
+      const counted = this.store.ownedNodes(conn.domid) + (transaction ? 0 : i);
+      if (owner !== undefined && fresh && counted >= this.quotas.limits.nodes) {
+        if (transaction && i > 0) transaction.failed = true;
+        this.quotas.refuse('nodes', owner, 'ENOSPC');
+      }
+      this.#checkSize(request, at, fresh ? undefined : space.get(at), contents, bytes);
+      bytes += recordBytes(contents) + at.length;
+    }
+    let made: StoreNode | undefined;
+    for (const { path: at, contents } of planned) {
+      const node = space.put(at, contents);
+      made ??= node;
+    }
+    if (!made) throw new Error(`creating ${path} made nothing`);
+    return made;
+  }
+
+  /**
+   * Holds a node that is to be written against the quotas of the writer (its size) and of its owner (memory). `more`
+   * are bytes that are to be written with it. A refused write spoils its transaction.
+   */
+  #checkSize(request: Request, path: string, before: StoreNode | undefined, contents: NodeContents, more: number): void {
+    const { conn, transaction } = request;
+    const { limits } = this.quotas;
+    const size = recordBytes(contents);
+    const refuse = (quota: 'nodeSize' | 'memory', domid: number, errno: XsErrno): never => {
+      if (transaction) transaction.failed = true;
+      return this.quotas.refuse(quota, domid, errno);
+    };
+    if (conn.domid !== 0 && size >= limits.nodeSize) refuse('nodeSize', conn.domid, 'ENOSPC');
+    const charged = transaction ? conn.domid : contents.perms[0].domid;
+    if (charged === 0) return;
+    const freed = before && (transaction || before.perms[0].domid === charged) ? recordBytes(before) : -path.length;
+    const used = this.memoryOf(charged) + more + size - freed;
+    if (used >= limits.memory) refuse('memory', charged, 'EIO');
+    if (used >= limits.memorySoft) this.quotas.say('memorySoft', charged, 'a warning, nothing is refused');
+    else this.quotas.recovered('memorySoft', charged);
+  }
+
+  /** Removes `path` and all below it, with the events: exact ones for what lies below, one for all above at the root. */
+  removeTree(space: NodeSpace, transaction: Transaction | undefined, path: string): void {
+    removeTree(space, path, this.settled, (at, node, parent) => this.fire(transaction, at, at !== path, { node, parent }));
+  }
+
+  // Watches.
+
+  /**
+   * Tells the watches of `path` that it changed: those on exactly it, or those on its ancestors too. Within a transaction
+   * they are only noted.
+   *
+   * An unprivileged watcher hears of what it may read: the node as it is or was before, or else its parent.
+   */
+  fire(
+    transaction: Transaction | undefined,
+    path: string,
+    exact: boolean,
+    seen: { readonly before?: StoreNode | undefined; readonly node?: StoreNode; readonly parent?: StoreNode } = {},
+  ): void {
+    if (transaction) {
+      transaction.touched(path, exact);
+      return;
+    }
+    const watches = this.watches.matching(path, exact);
+    if (watches.length === 0) return;
+    const node = seen.node ?? this.store.get(path);
+    const candidates = [seen.before, node, node && (seen.parent ?? this.store.get(parentPath(path)))];
+    let asked: Connection | undefined;
+    let hears = false;
+    for (const watch of watches) {
+      if (asked?.id !== watch.conn) {
+        asked = this.#connections.get(watch.conn);
+        hears = candidates.some((at) => asked && at && this.#rights(asked, at.perms, at.generation) & mayRead);
+      }
+      if (hears) this.#event(watch, path);
+    }
+  }
+
+  #fireSpecial(name: string): void {
+    const perms = this.#special.get(name);
+    for (const watch of this.watches.matching(name, true)) {
+      const conn = this.#connections.get(watch.conn);
+      if (conn && perms && this.#rights(conn, perms, Number.POSITIVE_INFINITY) & mayRead) this.#event(watch, name);
+    }
+  }
+
+  /** Queues one event. One that is too long for the wire is left out, as there is nobody to tell. */
+  #event(watch: Watch, path: string): void {
+    const payload = joinStrings(reportedPath(watch, path), watch.token);
+    if (payload.length > XENSTORE_PAYLOAD_MAX) return;
+    this.#send(watch.conn, { type: XsType.WatchEvent, reqId: 0, txId: 0, payload });
+  }
+
+  /** Sets who may hear of a special event. */
+  setSpecialPerms(conn: Connection, name: string, perms: NodePerms): void {
+    const present = this.#special.get(name);
+    if (!present) throw new XsError('EINVAL', 'no such event');
+    const need = mayWrite | mayOwn;
+    if ((this.#rights(conn, present, Number.POSITIVE_INFINITY) & need) !== need) throw new XsError('EACCES');
+    this.#special.set(name, perms);
+  }
+}

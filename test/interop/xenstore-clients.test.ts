@@ -1,0 +1,196 @@
+/** Clients that nobody here wrote, over a real socket: Debian's xenstore-utils and Xen's own test-xenstore. */
+import { execFile, spawn } from 'node:child_process';
+import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { connect, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { listenStore, socketPathMax } from '../../src/xenbus/server.js';
+import { StoreLoop } from '../../src/xenbus/store-loop.js';
+import { socketTransport } from '../../src/xenbus/transport.js';
+import { xsClient } from '../../src/xenbus/xs-client.js';
+import { decode, encode, joinStrings, XsType } from '../../src/xenbus/xs-wire.js';
+import { testWith } from './clients.js';
+
+const withTools = testWith('xenstore-ls');
+const withTestXenstore = testWith('test-xenstore');
+
+let directory: string;
+let path: string;
+let log: string[];
+let server: { close(): Promise<void> };
+let loop: StoreLoop;
+
+beforeEach(async () => {
+  directory = mkdtempSync(join(tmpdir(), 'xs-'));
+  path = join(directory, 'socket');
+  log = [];
+  const turn = (): void => {
+    for (let served = 0; loop.serveOne(); served += 1) {
+      if (served === 64) {
+        setImmediate(turn);
+        return;
+      }
+    }
+  };
+  loop = new StoreLoop({ domain: () => undefined, wake: () => setImmediate(turn), log: (line) => log.push(line) });
+  server = await listenStore(loop, { path, domid: 0, who: 'client', log: (line) => log.push(line) });
+});
+
+afterEach(async () => {
+  await server.close();
+  rmSync(directory, { recursive: true });
+});
+
+const environment = () => ({ ...process.env, XENSTORED_PATH: path });
+
+async function run(command: string, ...args: string[]): Promise<string> {
+  const { stdout } = await promisify(execFile)(command, args, { env: environment() });
+  return stdout;
+}
+
+/** The next bytes of a raw socket, as many as are asked for. */
+function bytesOf(socket: Socket, count: number): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    let have = Buffer.alloc(0);
+    const take = (chunk: Buffer) => {
+      have = Buffer.concat([have, chunk]);
+      if (have.length < count) return;
+      socket.off('data', take);
+      resolve(have);
+    };
+    socket.on('data', take);
+    socket.once('close', () => reject(new Error(`closed after ${have.length} bytes`)));
+  });
+}
+
+const raw = (): Promise<Socket> =>
+  new Promise((resolve) => {
+    const socket = connect(path, () => resolve(socket));
+  });
+
+const closed = (socket: Socket): Promise<void> =>
+  new Promise((resolve) => {
+    socket.resume();
+    socket.once('close', () => resolve());
+  });
+
+const read = (reqId: number, name: string) => encode({ type: XsType.Read, reqId, txId: 0, payload: joinStrings(name) });
+
+describe('xenstore-utils', () => {
+  withTools('write, read, list, permit and remove', async () => {
+    await run('xenstore-write', '/vm/one', 'a value', '/vm/two', 'b');
+    await run('xenstore-chmod', '/vm/two', 'n0', 'r0');
+    expect(await run('xenstore-read', '/vm/one')).toBe('a value\n');
+    expect(await run('xenstore-list', '/vm')).toBe('one\ntwo\n');
+    expect(await run('xenstore-ls', '/vm')).toBe('one = "a value"\ntwo = "b"\n');
+    await run('xenstore-rm', '/vm/one');
+    await expect(run('xenstore-read', '/vm/one')).rejects.toThrow(/couldn't read path/);
+  });
+
+  withTools('watch: the first event is the path itself, the next one what changed', async () => {
+    const watch = spawn('xenstore-watch', ['-n', '2', '/vm'], { env: environment() });
+    const lines: string[] = [];
+    const ended = new Promise((resolve) => watch.once('close', resolve));
+    watch.stdout.on('data', (chunk: Buffer) => {
+      lines.push(...chunk.toString().trim().split('\n'));
+      if (lines.length === 1) void run('xenstore-write', '/vm/x', 'v');
+    });
+    await ended;
+    expect(lines).toEqual(['/vm', '/vm/x']);
+  });
+});
+
+withTestXenstore("Xen's own test-xenstore passes all of its tests, conflicts among them", async (testXenstore) => {
+  const lines = (await run(testXenstore)).trim().split('\n');
+  expect(lines.map((line) => line.split(':')[0]?.trim())).toEqual([
+    'read 1',
+    'read 2000',
+    'write 1',
+    'write 2000',
+    'dir',
+    'rm node',
+    'rm dir',
+    'ta empty',
+    'ta empty x',
+    'ta rmw',
+    'ta rmw x',
+    'ta err',
+  ]);
+});
+
+withTestXenstore("Xen's own test-xenstore finds nothing in a second of random work", async (testXenstore) => {
+  expect(await run(testXenstore, '-r', '1')).toBe('');
+});
+
+describe('our client over the socket', () => {
+  test('reads what it wrote, and learns when the server goes', async () => {
+    const xs = xsClient(await socketTransport(path));
+    await xs.write('/a', 'v');
+    expect(await xs.read('/a')).toBe('v');
+    await server.close();
+    await expect(xs.read('/a')).rejects.toThrow(/the connection to .* ended/);
+  });
+
+  test('is told when nobody listens', async () => {
+    await expect(socketTransport(join(directory, 'none'))).rejects.toThrow(/ENOENT/);
+  });
+});
+
+describe('the socket', () => {
+  test('is for its owner alone', () => {
+    expect(statSync(path).mode & 0o777).toBe(0o600);
+  });
+
+  test('of too long a path is refused with the path, the limit and the way out', async () => {
+    const long = join(directory, 'x'.repeat(socketPathMax));
+    await expect(listenStore(loop, { path: long, domid: 0, who: 'client', log: () => undefined })).rejects.toThrow(
+      `${long} is ${long.length} bytes long, and a socket's path can have 107: set XL_RUN_DIR to something shorter`,
+    );
+  });
+
+  test('takes a request byte by byte', async () => {
+    const socket = await raw();
+    for (const byte of read(5, '/tool/none')) socket.write(Buffer.of(byte));
+    const reply = decode(await bytesOf(socket, 16 + 7));
+    expect(reply).toMatchObject({ kind: 'packet', packet: { type: XsType.Error, reqId: 5, payload: joinStrings('ENOENT') } });
+    socket.destroy();
+  });
+
+  test('answers what was asked before the peer ended its side, and then closes', async () => {
+    const socket = await raw();
+    const wanted = 200;
+    const replies = bytesOf(socket, wanted * 16);
+    socket.end(Buffer.concat(Array.from({ length: wanted }, (_, i) => read(i, '/tool'))));
+    expect((await replies).length).toBe(wanted * 16);
+    await closed(socket);
+  });
+
+  test('closes a peer that announces too long a payload, and says why; others go on', async () => {
+    const [bad, good] = [await raw(), await raw()];
+    const header = encode({ type: 2, reqId: 1, txId: 0, payload: Buffer.alloc(4097) }).subarray(0, 16);
+    bad.write(header);
+    await closed(bad);
+    expect(log.join('\n')).toMatch(/does not speak the protocol: payload of 4097 bytes is over 4096/);
+    good.write(read(1, '/tool'));
+    expect((await bytesOf(good, 16)).length).toBe(16);
+    good.destroy();
+  });
+
+  test('keeps the replies of a slow reader in order, and stops reading it meanwhile', async () => {
+    const xs = xsClient(await socketTransport(path));
+    await xs.write('/big', 'v'.repeat(2000));
+    const slow = await raw();
+    slow.pause();
+    const count = 2000;
+    for (let i = 0; i < count; i += 1) slow.write(read(i, '/big'));
+    for (let i = 0; i < 50; i += 1) expect(await xs.read('/big')).toHaveLength(2000);
+    const all = bytesOf(slow, count * 2016);
+    slow.resume();
+    const bytes = await all;
+    const ids = Array.from({ length: count }, (_, i) => bytes.readUInt32LE(i * 2016 + 4));
+    expect(ids).toEqual(Array.from({ length: count }, (_, i) => i));
+    slow.destroy();
+    xs.close();
+  });
+});
