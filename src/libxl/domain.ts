@@ -9,10 +9,7 @@ import { type DomInfo, PrivcmdError } from '../xenbus/privcmd.js';
 import type { ShutdownReason } from '../xenbus/xenbus.js';
 import { byteString, textOf, type XsWatch } from '../xenbus/xs-client.js';
 import { beginWait, strerror, transact } from './ao.js';
-import { userdataName } from './create.js';
 import { type Ctx, LIBXL_PVCONTROL_TIMEOUT, LibxlError, Rc } from './ctx.js';
-import type { DomainConfig } from './domain-config.js';
-import { fromJson } from './json.js';
 
 /** Every domain of the hypervisor, zombies included, by rising domid. */
 export function listDomains(ctx: Ctx): Promise<readonly DomInfo[]> {
@@ -163,47 +160,6 @@ export function watchDeaths(ctx: Ctx): DeathWatch {
       watch = undefined;
     },
   };
-}
-
-/**
- * The config of a domain as it is now: what was saved when it was created, with the store's name and memory, the
- * hypervisor's uuid and the scheduler's parameters. Undefined for a domain of which nothing was saved.
- */
-export async function retrieveConfig(ctx: Ctx, domid: number): Promise<DomainConfig | undefined> {
-  const info = await domainInfo(ctx, domid);
-  if (!info) return undefined;
-  const saved = await ctx.host.readUserdata(userdataName(domid, info.uuid, 'libxl-json'));
-  const config = saved !== undefined ? fromJson(saved) : domid === 0 ? dom0Config() : undefined;
-  if (!config) return undefined;
-  const memory = join(domainPath(domid), 'memory');
-  const maxMemkb = await readNumber(ctx, join(memory, 'static-max'));
-  const target = await readNumber(ctx, join(memory, 'target'));
-  // Without the node libxl has -1 for it, and adds it all the same.
-  const videoram = (await readNumber(ctx, join(memory, 'videoram'))) ?? -1;
-  return {
-    ...config,
-    cInfo: {
-      ...config.cInfo,
-      name: (await domidToName(ctx, domid)) ?? config.cInfo.name,
-      ...(domid === 0 ? {} : { uuid: info.uuid }),
-    },
-    bInfo: {
-      ...config.bInfo,
-      ...(maxMemkb === undefined ? {} : { maxMemkb }),
-      ...(target === undefined ? {} : { targetMemkb: target + videoram }),
-      schedParams: { sched: 'credit2', weight: 256, cap: 0 },
-    },
-  };
-}
-
-/** What xen-init-dom0 saves for domain 0. */
-function dom0Config(): DomainConfig {
-  return fromJson('{"c_info":{"type":"pv"},"b_info":{"sched_params":{},"type.pv":{},"arch_arm":{},"arch_x86":{}}}');
-}
-
-async function readNumber(ctx: Ctx, path: string): Promise<number | undefined> {
-  const text = await ctx.xs.read(path);
-  return text !== undefined && /^\d+$/.test(text) ? Number(text) : undefined;
 }
 
 /** Gives a domain that is kept another name and uuid, in the store alone, so that its successor can have both. */

@@ -10,16 +10,9 @@ import { asLibxlError } from './ao.js';
 import { CreateError, domainCreateNew } from './create.js';
 import { type Ctx, LibxlError, Rc } from './ctx.js';
 import { domainDestroy } from './destroy.js';
-import {
-  type DeathWatch,
-  type DomainEvent,
-  domainPreserve,
-  domainUnpause,
-  formatUuid,
-  retrieveConfig,
-  watchDeaths,
-} from './domain.js';
+import { type DeathWatch, type DomainEvent, domainPreserve, domainUnpause, formatUuid, watchDeaths } from './domain.js';
 import type { DomainConfig } from './domain-config.js';
+import { retrieveConfig } from './saved-config.js';
 
 /** Where a core would go, in the words of the log; a modelled guest has no memory to write there. */
 const dumpDir = '/var/lib/xen/dump';

@@ -137,7 +137,8 @@ async function run(handlers: PrivcmdHandlers, op: string, args: unknown): Promis
   return handler(args);
 }
 
-type Kind = 'number' | 'string' | 'boolean' | 'object' | 'number?' | 'string?' | 'string|null';
+/** A list is the words that are allowed. */
+type Kind = 'number' | 'string' | 'boolean' | 'record of strings' | 'number?' | 'string?' | 'string|null' | readonly string[];
 /** The types of an operation's arguments, as far as JSON knows types. */
 type Shape<Op extends PrivcmdOp> = { readonly [Name in keyof Required<PrivcmdOps[Op][0]>]: Kind };
 
@@ -157,12 +158,12 @@ const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
   'dom0.dmesg': { clear: 'boolean' },
   'dom0.host': {},
   'dom0.mtwatch': {},
-  'dom0.hold': { device: 'string', mode: 'string' },
+  'dom0.hold': { device: 'string', mode: ['inflight', 'connect'] },
   'dom0.flush': { device: 'string?' },
   'dom0.holds': {},
-  'dom0.monitor': { domid: 'number', name: 'string', verbosity: 'number', timeoutScale: 'number', actions: 'object' },
+  'dom0.monitor': { domid: 'number', name: 'string', verbosity: 'number', timeoutScale: 'number', actions: 'record of strings' },
   'dom0.sync': {},
-  'dom0.block_attach': { path: 'string', as: 'string', sectors: 'number', major: 'number?', minor: 'number?' },
+  'dom0.block_attach': { path: 'string', as: ['device', 'loop'], sectors: 'number', major: 'number?', minor: 'number?' },
   'dom0.block_detach': { node: 'string' },
   'dom0.bridge': { bridge: 'string', vif: 'string', add: 'boolean' },
 };
@@ -173,7 +174,7 @@ function isOp(op: string): op is PrivcmdOp {
 
 function mismatch(args: Readonly<Record<string, unknown>>, shape: Readonly<Record<string, Kind>>): string | undefined {
   for (const [name, kind] of Object.entries(shape)) {
-    if (!isOfKind(args[name], kind)) return `${name} is not a ${kind}`;
+    if (!isOfKind(args[name], kind)) return `${name} is not ${typeof kind === 'string' ? `a ${kind}` : kind.join(' or ')}`;
   }
   return undefined;
 }
@@ -182,6 +183,7 @@ function isOfKind(value: unknown, kind: Kind): boolean {
   if (kind === 'number?') return value === undefined || typeof value === 'number';
   if (kind === 'string?') return value === undefined || typeof value === 'string';
   if (kind === 'string|null') return value === null || typeof value === 'string';
-  if (kind === 'object') return isRecord(value);
+  if (kind === 'record of strings') return isRecord(value) && Object.values(value).every((each) => typeof each === 'string');
+  if (typeof kind !== 'string') return typeof value === 'string' && kind.includes(value);
   return typeof value === kind;
 }

@@ -9,9 +9,9 @@ import {
   formatUuid,
   listDomains,
   nameToDomid,
-  retrieveConfig,
   watchDeaths,
 } from '../../src/libxl/domain.js';
+import { retrieveConfig } from '../../src/libxl/saved-config.js';
 import { ShutdownReason } from '../../src/xenbus/xenbus.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
 

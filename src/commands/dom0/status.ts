@@ -1,0 +1,43 @@
+import * as Flags from '@oclif/core/flags';
+import type { Dom0Status } from '../../xenbus/privcmd.js';
+import { printJson, runDirOf, tryConnect, XlCommand, XlFailure } from '../../xl.js';
+
+export default class Dom0StatusCommand extends XlCommand {
+  static override summary = 'Show whether the embedded dom0 runs, and how';
+  static override description = 'Show whether the embedded dom0 runs, and how it was started. Exit code 1 when it does not run';
+  static override examples = ['<%= config.bin %> dom0 status', '<%= config.bin %> dom0 status --json'];
+  static override flags = { json: Flags.boolean({ default: false, description: 'print JSON; null when no dom0 runs' }) };
+
+  async run(): Promise<void> {
+    const { flags } = await this.parse(Dom0StatusCommand);
+    const dir = runDirOf(process.env);
+    const xc = await tryConnect(dir);
+    if (!xc) {
+      if (flags.json) printJson(null);
+      throw new XlFailure(1, `xl: no dom0 is running in ${dir.path}; start it with \`xl dom0 start\``);
+    }
+    const status = await xc.call('dom0.status', {});
+    xc.close();
+    if (flags.json) printJson(status);
+    else process.stdout.write(statusText(status));
+  }
+}
+
+export function statusText(status: Dom0Status): string {
+  const { host } = status;
+  const files = host.assumeFiles ? 'assumed to be there' : host.strictFiles ? 'looked into' : 'must exist';
+  const fields: readonly (readonly [string, string | number])[] = [
+    ['pid', status.pid],
+    ['version', status.version],
+    ['run directory', status.runDir],
+    ['command line', status.cmdline === '' ? '-' : status.cmdline],
+    ['xenwatch', status.xenwatch === 'single' ? 'one thread' : 'one thread a domain'],
+    ['domains', status.domains],
+    ['connections', status.connections],
+    ['up', `${(status.upMs / 1000).toFixed(1)}s`],
+    ['files', `${files}${host.root === '/' ? '' : `, below ${host.root}`}`],
+    ['bridges', host.bridges.join(' ') || '-'],
+    ['trace', status.trace ?? '-'],
+  ];
+  return fields.map(([name, value]) => `${`${name}:`.padEnd(15)}${value}\n`).join('');
+}

@@ -1,0 +1,428 @@
+/**
+ * What the commands share: where dom0 is, how it is reached or started, and how a command ends.
+ *
+ * A command is a sentence about libxl; the rest is here. Nothing in this file knows a domain's states or a device.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { closeSync, openSync, readFileSync, realpathSync } from 'node:fs';
+import { tmpdir, userInfo } from 'node:os';
+import { basename, dirname, join, resolve } from 'node:path';
+import type { Readable } from 'node:stream';
+import { fileURLToPath } from 'node:url';
+import { Command } from '@oclif/core/command';
+import { Config } from '@oclif/core/config';
+import * as Flags from '@oclif/core/flags';
+import type { XlLayout } from './argv.js';
+import { type Ctx, type Host, LibxlError, type LogLevel, LogLevel as levels, logLine } from './libxl/ctx.js';
+import { domidToName, nameToDomid } from './libxl/domain.js';
+import { version } from './version.js';
+import { SystemClock } from './xenbus/clock.js';
+import { PrivcmdError, type Xc } from './xenbus/privcmd.js';
+import { type PrivcmdClient, ProtocolError, privcmdClient } from './xenbus/privcmd-client.js';
+import { checkLength, prepareRunDir, type RunDir, RunDirError, runDirAt, takeRight } from './xenbus/run-dir.js';
+import { socketTransport } from './xenbus/transport.js';
+import { type Xs, xsClient } from './xenbus/xs-client.js';
+
+export type Env = Readonly<Record<string, string | undefined>>;
+
+/** How long a command waits for a dom0 that somebody starts. */
+export const startWaitMs = 30_000;
+/** After which a command starts one itself, whoever has begun to: that one may hang, and a second dom0 gives way. */
+const startPatienceMs = 10_000;
+/** Between two looks whether dom0 answers by now. */
+const startPollMs = 50;
+/** Lines of dom0's log that are shown when it ends without a word. */
+const logTailLines = 10;
+
+/** The end of a command that was refused or failed: what it says on stderr, and its exit code. Nobody's bug. */
+export class XlFailure extends Error {
+  override readonly name = 'XlFailure';
+
+  constructor(
+    readonly exit: number,
+    /** As it is printed, without the last newline. Empty: the reason has been printed where it was found. */
+    text = '',
+  ) {
+    super(text);
+  }
+}
+
+/** What the argv layer hands to every command: xl's options before the command. */
+export interface Globals {
+  readonly verbosity: number;
+  readonly timestamps: boolean;
+}
+
+/** `XL_RUN_DIR`, else a directory of this user's. */
+export function runDirOf(env: Env): RunDir {
+  const given = env['XL_RUN_DIR'];
+  if (given) return runDirAt(resolve(given));
+  const runtime = env['XDG_RUNTIME_DIR'];
+  return runDirAt(runtime ? join(runtime, 'xl') : join(tmpdir(), `xl-${process.getuid?.() ?? userInfo().username}`));
+}
+
+/** Whose store the command is for: the embedded dom0's, or another one that `XENSTORED_PATH` points to. */
+export function foreignStore(env: Env, dir: RunDir): string | undefined {
+  const path = env['XENSTORED_PATH'];
+  if (!path) return undefined;
+  return isBelow(realPath(resolve(path)), realPath(dir.path)) ? undefined : path;
+}
+
+function isBelow(path: string, dir: string): boolean {
+  return path.startsWith(`${dir}/`);
+}
+
+/** The path with its links followed, as far as it exists. */
+function realPath(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    const parent = dirname(path);
+    return parent === path ? path : join(realPath(parent), basename(path));
+  }
+}
+
+/** Words as a shell splits them: blanks between, quotes around, a backslash before. For `XL_DOM0_ARGS`. */
+export function splitWords(text: string): string[] {
+  const words: string[] = [];
+  for (const [match] of text.matchAll(/(?:[^\s'"\\]|\\[\s\S]|'[^']*'|"(?:[^"\\]|\\[\s\S])*")+/g)) {
+    words.push(
+      match.replace(/\\([\s\S])|'([^']*)'|"((?:[^"\\]|\\[\s\S])*)"/g, (_, escaped?: string, single?: string, double?: string) => {
+        return escaped ?? single ?? (double ?? '').replace(/\\(["\\$`])/g, '$1');
+      }),
+    );
+  }
+  return words;
+}
+
+/**
+ * Connects to the dom0 of the run directory, and starts one first when there is none. Many commands that find none
+ * start one between them: one has the right to start, the others wait until it answers.
+ */
+export async function connectDom0(env: Env, dir: RunDir): Promise<PrivcmdClient> {
+  checkLength(dir);
+  const running = await tryConnect(dir);
+  if (running) return running;
+  if (env['XL_DOM0_AUTOSTART'] === '0') {
+    throw new XlFailure(1, `xl: no dom0 is running in ${dir.path}; start it with \`xl dom0 start\``);
+  }
+  return (await startDom0(dir, splitWords(env['XL_DOM0_ARGS'] ?? ''))).client;
+}
+
+/**
+ * Starts a dom0 with these arguments and connects to it, or to the one that somebody else was faster to start: then it
+ * is not `ours`.
+ */
+export async function startDom0(dir: RunDir, args: readonly string[]): Promise<{ client: PrivcmdClient; ours: boolean }> {
+  prepareRunDir(dir);
+  let started: number | undefined;
+  const began = performance.now();
+  while (performance.now() < began + startWaitMs) {
+    const right = await takeRight(dir, 'start');
+    const impatient = performance.now() > began + startPatienceMs;
+    try {
+      let client = await tryConnect(dir);
+      if (!client && (right || impatient)) {
+        started = await announced(() => launch(dir, args));
+        client = await tryConnect(dir);
+      }
+      if (client) return { client, ours: client.server.pid === started };
+    } finally {
+      right?.release();
+    }
+    await new Promise((done) => setTimeout(done, startPollMs));
+  }
+  throw new XlFailure(1, `xl: no answer from dom0 in ${startWaitMs / 1000} s; ${dir.log} may say why`);
+}
+
+/** A connection, or undefined when no dom0 listens. */
+export async function tryConnect(dir: RunDir): Promise<PrivcmdClient | undefined> {
+  try {
+    return await privcmdClient(dir.privcmd, version);
+  } catch (error) {
+    // A dom0 that is just ending closes the connection before it has said anything.
+    if (isErrno(error, 'ENOENT', 'ENOTDIR', 'ECONNREFUSED', 'ECONNRESET', 'EAGAIN', 'EPIPE') || error instanceof PrivcmdError) {
+      return undefined;
+    }
+    throw error;
+  }
+}
+
+function isErrno(error: unknown, ...codes: readonly string[]): boolean {
+  return error instanceof Error && 'code' in error && codes.includes(String(error.code));
+}
+
+/** Shows on a terminal that dom0 is being started, and then that it was. Elsewhere nobody asked. */
+async function announced(start: () => Promise<number | undefined>): Promise<number | undefined> {
+  if (!process.stderr.isTTY) return start();
+  // A terminal that does not say how wide it is would have its spinner cleared line by line, without an end.
+  const { default: ora } = await import('ora');
+  const spinner = process.stderr.columns > 0 ? ora({ text: 'starting dom0', stream: process.stderr }).start() : undefined;
+  try {
+    const pid = await start();
+    spinner?.stop();
+    if (pid !== undefined) process.stderr.write(`xl: started dom0 (pid ${pid}); \`xl dom0 stop\` ends it\n`);
+    return pid;
+  } finally {
+    spinner?.stop();
+  }
+}
+
+/**
+ * Runs dom0d, detached, until it says on its pipe that it listens, or why it does not. Its pid; undefined when it gave
+ * way to another one, which does not answer yet, or not any more.
+ */
+async function launch(dir: RunDir, args: readonly string[]): Promise<number | undefined> {
+  const log = openSync(dir.log, 'a', 0o600);
+  const program = fileURLToPath(new URL('./dom0d.js', import.meta.url));
+  const child = spawn(process.execPath, [program, '--run-dir', dir.path, '--ready-fd', '3', ...args], {
+    detached: true,
+    stdio: ['ignore', log, log, 'pipe'],
+  });
+  closeSync(log);
+  const line = await firstLine(child);
+  child.unref();
+  if (line === undefined) throw new XlFailure(1, `xl: dom0 ended before it listened; the end of ${dir.log}:\n${tail(dir.log)}`);
+  const said = JSON.parse(line) as { ready?: number; busy?: boolean; error?: string };
+  if (said.error !== undefined) throw new XlFailure(1, `xl: dom0 did not start: ${said.error}`);
+  return said.ready;
+}
+
+function firstLine(child: ChildProcess): Promise<string | undefined> {
+  const pipe = child.stdio[3] as Readable;
+  return new Promise((found, failed) => {
+    let text = '';
+    child.once('error', failed);
+    pipe.setEncoding('utf8');
+    pipe.on('data', (chunk: string) => {
+      text += chunk;
+      const end = text.indexOf('\n');
+      if (end < 0) return;
+      pipe.destroy();
+      found(text.slice(0, end));
+    });
+    pipe.on('end', () => found(undefined));
+    pipe.on('error', failed);
+  });
+}
+
+function tail(file: string): string {
+  return readFileSync(file, 'utf8').trimEnd().split('\n').slice(-logTailLines).join('\n');
+}
+
+/** The two clients of dom0 and what libxl needs beside them. */
+export interface Session {
+  readonly ctx: Ctx;
+  readonly xc: PrivcmdClient;
+  readonly dir: RunDir;
+}
+
+/** Runs `body` with dom0 at hand, for a command that needs the embedded one. */
+export async function withDom0<T>(command: XlCommand, body: (xc: PrivcmdClient, dir: RunDir) => Promise<T>): Promise<T> {
+  const dir = runDirOf(process.env);
+  refuseForeign(command, dir);
+  const xc = await connectDom0(process.env, dir);
+  let over = false;
+  const lost = xc.closed.then(() => {
+    if (!over) throw new XlFailure(1, `xl: dom0 ended while the command was running; ${dir.log} may say why`);
+  });
+  try {
+    return (await Promise.race([body(xc, dir), lost])) as T;
+  } finally {
+    over = true;
+    xc.close();
+  }
+}
+
+/** The same, with a store connection and a libxl context. */
+export function withSession<T>(command: XlCommand, globals: Globals, body: (session: Session) => Promise<T>): Promise<T> {
+  return withDom0(command, async (xc, dir) => {
+    const xs = xsClient(await socketTransport(dir.store.xl));
+    try {
+      return await body({ ctx: makeCtx(xc, xs, dir, globals), xc, dir });
+    } finally {
+      xs.close();
+    }
+  });
+}
+
+/**
+ * Runs `body` on a store that is not ours, a real host's perhaps. There is no hypervisor to ask behind it: a command that
+ * comes here keeps to the store.
+ */
+export async function withForeignStore<T>(
+  command: XlCommand,
+  path: string,
+  globals: Globals,
+  body: (ctx: Ctx) => Promise<T>,
+): Promise<T> {
+  const refused = async () => {
+    throw new XlFailure(1, `xl: ${command.spokenId} needs the embedded dom0; XENSTORED_PATH points to ${path}`);
+  };
+  const xc: Xc = { call: refused, close: () => undefined };
+  const transport = await socketTransport(path).catch((error: Error) => {
+    throw new XlFailure(1, `xl: no store answers at XENSTORED_PATH=${path}: ${error.message}`);
+  });
+  const xs = xsClient(transport);
+  try {
+    return await body(makeCtx(xc, xs, runDirOf(process.env), globals));
+  } finally {
+    xs.close();
+  }
+}
+
+function refuseForeign(command: XlCommand, dir: RunDir): void {
+  const path = foreignStore(process.env, dir);
+  if (path === undefined) return;
+  throw new XlFailure(1, `xl: ${command.spokenId} needs the embedded dom0; XENSTORED_PATH points to ${path}`);
+}
+
+function makeCtx(xc: Xc, xs: Xs, dir: RunDir, globals: Globals): Ctx {
+  const print = (line: string) => process.stderr.write(`${globals.timestamps ? timestamp() : ''}${line}\n`);
+  const least = leastLevel(globals.verbosity);
+  return {
+    xs,
+    xc,
+    clock: new SystemClock(),
+    host: lazyHost(xc, dir),
+    timeoutScale: timeoutScaleOf(process.env),
+    log: (level, where, domid, message) => {
+      if (levels[level] >= least) print(logLine('libxl', level, where, domid, message));
+    },
+    xcLog: print,
+  };
+}
+
+/** xl prints from PROGRESS up, and one level more for each `-v`. */
+export function leastLevel(verbosity: number): (typeof levels)[LogLevel] | number {
+  return Math.max(levels.debug, levels.progress - verbosity);
+}
+
+/** `XL_TIMEOUT_SCALE`: what libxl's waits are multiplied by. */
+export function timeoutScaleOf(env: Env): number {
+  const text = env['XL_TIMEOUT_SCALE'];
+  if (!text) return 1;
+  const scale = Number(text);
+  if (Number.isFinite(scale) && scale > 0) return scale;
+  throw new XlFailure(1, `xl: XL_TIMEOUT_SCALE is ${text}; it must be a number over 0, like 0.05`);
+}
+
+/** What `-T` puts before a line of the log. */
+function timestamp(): string {
+  return `${new Date().toISOString().replace('T', ' ').slice(0, 19)} UTC [${process.pid}] `;
+}
+
+/** libxl's view of the machine, made when it is first asked for: most commands look at no file and run no script. */
+function lazyHost(xc: Xc, dir: RunDir): Host {
+  const make = async (): Promise<Host> => {
+    const [{ systemHost }, view] = await Promise.all([import('./libxl/hotplug.js'), xc.call('dom0.host', {})]);
+    return systemHost({
+      ...view,
+      userdataDir: dir.lib,
+      openXs: async () => xsClient(await socketTransport(dir.store.hotplug)),
+      xc,
+      pid: process.pid,
+      scriptDir: process.env['XEN_SCRIPT_DIR'],
+      xenstoredPath: dir.store.hotplug,
+    });
+  };
+  let made: Promise<Host> | undefined;
+  const host = () => {
+    made ??= make();
+    return made;
+  };
+  return {
+    pid: process.pid,
+    stat: async (path) => (await host()).stat(path),
+    readMagic: async (path) => (await host()).readMagic(path),
+    runScript: async (run) => (await host()).runScript(run),
+    readUserdata: async (name) => (await host()).readUserdata(name),
+    writeUserdata: async (name, contents) => (await host()).writeUserdata(name, contents),
+    removeUserdata: async (domid, uuid) => (await host()).removeUserdata(domid, uuid),
+  };
+}
+
+/**
+ * The domid that a `<Domain>` argument means. Digits are a domid, whether or not there is such a domain; all else is a
+ * name. xl looks the name up in either case, and so does this.
+ */
+export async function findDomain(ctx: Ctx, text: string): Promise<number> {
+  const domid = /^\d*$/.test(text) ? Math.min(Number(text), 0xffff_ffff) : await nameToDomid(ctx, text);
+  if (domid === undefined) throw new XlFailure(1, `${text} is an invalid domain identifier (rc=-6)`);
+  await domidToName(ctx, domid);
+  return domid;
+}
+
+/** Lets a failed operation be: some of xl's commands do not look at what libxl returned. */
+export async function ignoringFailure(operation: Promise<void>): Promise<void> {
+  try {
+    await operation;
+  } catch (error) {
+    if (!(error instanceof LibxlError)) throw error;
+  }
+}
+
+/** Whether colours are wanted there: by a person at a terminal who has not said no (https://no-color.org). */
+export function coloured(stream: NodeJS.WriteStream): boolean {
+  return stream.isTTY === true && !process.env['NO_COLOR'];
+}
+
+export function printJson(value: unknown): void {
+  process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
+}
+
+/** Every command of ours: oclif's class with xl's way of ending. */
+export abstract class XlCommand extends Command {
+  /** Where xl's text or habits are fixed; see argv.ts. */
+  static xl?: XlLayout;
+
+  static override baseFlags = {
+    verbosity: Flags.integer({ hidden: true, default: 0, description: 'how many -v were given' }),
+    timestamps: Flags.boolean({ hidden: true, default: false, description: 'whether -T was given' }),
+  };
+
+  /** `mtwatch list`. */
+  get spokenId(): string {
+    return (this.id ?? '').replaceAll(':', ' ');
+  }
+
+  /** A refusal or a failed operation ends with its exit code and without a stack; anything else is a bug and has one. */
+  protected override async catch(error: Error): Promise<void> {
+    const failure = asFailure(error);
+    if (!failure) throw error;
+    if (failure.message) process.stderr.write(`${failure.message}\n`);
+    process.exitCode = failure.exit;
+  }
+}
+
+function asFailure(error: Error): XlFailure | undefined {
+  if (error instanceof XlFailure) return error;
+  // libxl has said what was wrong.
+  if (error instanceof LibxlError) return new XlFailure(1);
+  if (error instanceof PrivcmdError || error instanceof RunDirError || error instanceof ProtocolError) {
+    return new XlFailure(1, `xl: ${error.message}`);
+  }
+  return undefined;
+}
+
+/** oclif's configuration without a search for plugins: the argv layer has found the command already. */
+class PlainConfig extends Config {
+  override bin = 'xl';
+
+  override async runHook(): Promise<{ successes: []; failures: [] }> {
+    return { successes: [], failures: [] };
+  }
+}
+
+/** Runs the command with that id. Answers with the exit code. */
+export async function runCommand(id: string, argv: readonly string[]): Promise<number> {
+  const module = (await import(new URL(`./commands/${id.replaceAll(':', '/')}.js`, import.meta.url).href)) as {
+    default: new (argv: string[], config: Config) => { _run(): Promise<unknown> } & { id?: string };
+  };
+  const root = fileURLToPath(new URL('..', import.meta.url));
+  const { default: Given } = module;
+  const command = new Given([...argv], new PlainConfig({ root }));
+  command.id = id;
+  await command._run();
+  return typeof process.exitCode === 'number' ? process.exitCode : 0;
+}

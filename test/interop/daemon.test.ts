@@ -1,0 +1,282 @@
+/** dom0d and the commands that find, start and lose it: real processes, real sockets. */
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import { isRunning, type Lab, lab, pvCfg, until } from './harness.js';
+
+let l: Lab;
+beforeEach(() => {
+  l = lab();
+});
+afterEach(() => l.close());
+
+const dom0Row = 'Domain-0                                     0  1536     2     r-----';
+const starts = () => l.log().match(/listens in/g)?.length ?? 0;
+
+test('twenty first commands at once start one dom0', async () => {
+  const runs = await Promise.all(Array.from({ length: 20 }, () => l.xl('list')));
+  for (const run of runs) expect(run).toEqual({ stdout: expect.stringContaining(dom0Row), stderr: '', exitCode: 0 });
+  expect(starts()).toBe(1);
+  expect(
+    l
+      .log()
+      .split('\n')
+      .filter((line) => /another process/.test(line)),
+  ).toEqual([]);
+});
+
+test('of two who start one with arguments of their own, one is told that it is not', async () => {
+  const runs = await Promise.all(['a', 'b', 'c'].map((cmdline) => l.xl('dom0', 'start', '--cmdline', cmdline)));
+  expect(runs.map(({ exitCode }) => exitCode).sort()).toEqual([0, 1, 1]);
+  for (const { stderr } of runs.filter(({ exitCode }) => exitCode === 1))
+    expect(stderr).toMatch(/^xl: a (command beside|dom0 is running)/);
+  const { cmdline } = JSON.parse((await l.xl('dom0', 'status', '--json')).stdout);
+  expect(['a', 'b', 'c'].indexOf(cmdline)).toBe(runs.findIndex(({ exitCode }) => exitCode === 0));
+});
+
+test('the files of a run directory are for their user alone', async () => {
+  await l.xl('list');
+  const mode = (name: string) => (statSync(join(l.runDir, name)).mode & 0o777).toString(8);
+  expect(['.', 'xenstored', 'lib', 'log'].map(mode)).toEqual(['700', '700', '700', '700']);
+  expect(['privcmd.sock', 'xenstored/socket', 'xenstored/xl', 'xenstored/hotplug', 'dom0.pid', 'dom0.log'].map(mode)).toEqual(
+    Array.from({ length: 6 }, () => '600'),
+  );
+});
+
+test('after kill -9 the next command starts another, and nothing of the first is left', async () => {
+  writeFileSync(join(l.dir, 'a.cfg'), pvCfg('a'));
+  expect(await l.xl('create', '-q', 'a.cfg')).toEqual({ stdout: '', stderr: '', exitCode: 0 });
+  const first = l.pid() ?? 0;
+  writeFileSync(join(l.runDir, 'lib/mine'), '');
+  process.kill(first, 'SIGKILL');
+  await until(() => !isRunning(first));
+  const runs = await Promise.all([l.xl('list'), l.xl('domid', 'a'), l.xl('list')]);
+  expect(runs.map(({ exitCode }) => exitCode)).toEqual([0, 1, 0]);
+  expect(runs[0]?.stdout.trimEnd().split('\n')).toHaveLength(2);
+  expect(l.pid()).not.toBe(first);
+  expect(starts()).toBe(2);
+  // What it had saved of its domains goes; what somebody else put there does not.
+  expect(readdirSync(join(l.runDir, 'lib'))).toEqual(['mine']);
+});
+
+test('a command whose dom0 is killed says so and fails', async () => {
+  writeFileSync(join(l.dir, 'a.cfg'), pvCfg('a', 'on_poweroff = "preserve"'));
+  await l.xl('create', '-q', '-p', 'a.cfg');
+  const asking = l.xl('shutdown', 'a');
+  await new Promise((resolve) => setTimeout(resolve, 1_500));
+  process.kill(l.pid() ?? 0, 'SIGKILL');
+  const { stderr, exitCode } = await asking;
+  expect(exitCode).toBe(1);
+  expect(stderr).toMatch(/^Shutting down domain 1\nxl: dom0 ended while the command was running; .*dom0\.log may say why\n$/);
+});
+
+test('a run directory that is too long is refused before anything is made', async () => {
+  l.env['XL_RUN_DIR'] = join(l.dir, 'x'.repeat(100));
+  const { stderr, exitCode } = await l.xl('list');
+  expect(exitCode).toBe(1);
+  expect(stderr).toMatch(
+    /^xl: the run directory \S+ is \d+ bytes long and unix sockets leave room for \d+; set XL_RUN_DIR to a shorter one\n$/,
+  );
+  expect(existsSync(l.env['XL_RUN_DIR'])).toBe(false);
+});
+
+test('XL_DOM0_AUTOSTART=0 names the command to run instead', async () => {
+  l.env['XL_DOM0_AUTOSTART'] = '0';
+  const refusal = { stdout: '', stderr: `xl: no dom0 is running in ${l.runDir}; start it with \`xl dom0 start\`\n`, exitCode: 1 };
+  expect(await l.xl('list')).toEqual(refusal);
+  expect(await l.xl('dom0', 'status')).toEqual(refusal);
+  expect(existsSync(l.runDir)).toBe(false);
+});
+
+test.each([
+  ['an argument that dom0 does not have', '--bogus', /^xl: dom0 did not start: Unknown option '--bogus'/],
+  [
+    'a journal',
+    '--journal /tmp/j',
+    /^xl: dom0 did not start: --journal is not there yet: the store of this version lives in memory alone/,
+  ],
+  ['a time that is none', '--idle soon', /^xl: dom0 did not start: --idle soon: give a number of seconds, 0 for never\n$/],
+  ['a host that is not described', '--host nosuch.json', /^xl: dom0 did not start: --host \S*nosuch\.json: ENOENT/],
+  ['a trace nowhere', '--trace /nosuch/trace', /^xl: dom0 did not start: --trace \/nosuch\/trace: ENOENT/],
+])('%s in XL_DOM0_ARGS is told to whoever needed a dom0', async (_what, args, message) => {
+  l.env['XL_DOM0_ARGS'] = args;
+  expect(await l.xl('list')).toEqual({ stdout: '', stderr: expect.stringMatching(message), exitCode: 1 });
+  expect(l.pid()).toBeUndefined();
+});
+
+describe('a running dom0', () => {
+  test('answers an operation that it does not have with ENOSYS, and ends a peer that speaks nonsense', async () => {
+    await l.xl('list');
+    const ask = (...lines: string[]) =>
+      new Promise<string[]>((resolve) => {
+        const socket = connect(join(l.runDir, 'privcmd.sock'));
+        let text = '';
+        socket.on('data', (chunk) => {
+          text += chunk.toString();
+          if (text.includes('"id":1')) socket.end();
+        });
+        socket.on('close', () => resolve(text.trimEnd().split('\n')));
+        for (const line of lines) socket.write(`${line}\n`);
+      });
+    const hello = '{"proto":1,"version":"x","pid":5}';
+    expect((await ask(hello, '{"id":1,"op":"xc.nosuch","args":{}}')).map((line) => JSON.parse(line))).toEqual([
+      { proto: 1, version: expect.any(String), pid: l.pid() },
+      { id: 1, error: { errno: 'ENOSYS', message: 'no operation xc.nosuch' } },
+    ]);
+    expect(await ask('GET / HTTP/1.1')).toHaveLength(1);
+    await until(() => /privcmd: closed a connection: a line that is not JSON: "GET \/ HTTP\/1\.1"/.test(l.log()));
+    expect((await l.xl('list')).exitCode).toBe(0);
+  });
+
+  test('is refused a second time, told about, and stopped, with nothing left of it', async () => {
+    expect(await l.xl('dom0', 'start', '--assume-files', '--cmdline', '', '--bridge', 'br0', '--bridge', 'br1')).toEqual({
+      stdout: '',
+      stderr: '',
+      exitCode: 0,
+    });
+    const pid = l.pid();
+    expect((await l.xl('dom0', 'start')).stderr).toMatch(`xl: a dom0 is running in ${l.runDir} (pid ${pid}); stop it first with`);
+    const { stdout } = await l.xl('dom0', 'status', '--json');
+    expect(JSON.parse(stdout)).toMatchObject({
+      pid,
+      runDir: l.runDir,
+      cmdline: '',
+      xenwatch: 'single',
+      domains: 0,
+      host: { root: '/', assumeFiles: true, strictFiles: false, bridges: ['br0', 'br1'] },
+      trace: null,
+    });
+    expect(await l.xl('dom0', 'stop')).toEqual({ stdout: '', stderr: '', exitCode: 0 });
+    await until(() => !isRunning(pid ?? 0));
+    expect(
+      ['privcmd.sock', 'dom0.pid', 'xenstored/socket', 'xenstored/xl'].filter((name) => existsSync(join(l.runDir, name))),
+    ).toEqual([]);
+    expect(await l.xl('dom0', 'stop')).toEqual({ stdout: '', stderr: `xl: no dom0 is running in ${l.runDir}\n`, exitCode: 0 });
+  });
+
+  test('ends when its run directory is gone, and another can take its place at once', async () => {
+    await l.xl('list');
+    const first = l.pid() ?? 0;
+    rmSync(l.runDir, { recursive: true });
+    expect((await l.xl('list')).exitCode).toBe(0);
+    expect(l.pid()).not.toBe(first);
+    await until(() => !isRunning(first));
+    expect((await l.xl('list')).exitCode).toBe(0);
+    expect(starts()).toBe(1);
+  });
+
+  test('ends after its idle time, but not while there is a guest', async () => {
+    l.env['XL_DOM0_ARGS'] = '--assume-files --idle 1';
+    writeFileSync(join(l.dir, 'a.cfg'), pvCfg('a'));
+    await l.xl('create', '-q', 'a.cfg');
+    const pid = l.pid() ?? 0;
+    await new Promise((resolve) => setTimeout(resolve, 2_500));
+    expect(isRunning(pid)).toBe(true);
+    expect((await l.xl('destroy', 'a')).exitCode).toBe(0);
+    await until(() => !isRunning(pid));
+    expect(l.log()).toMatch(/ends: 1 s without a guest and a client\n$/);
+  });
+
+  test('ends by SIGTERM, and what it wrote to its trace is whole', async () => {
+    l.env['XL_DOM0_ARGS'] = '--assume-files --trace trace.jsonl';
+    writeFileSync(join(l.dir, 'a.cfg'), pvCfg('a'));
+    await l.xl('create', '-q', 'a.cfg');
+    const pid = l.pid() ?? 0;
+    process.kill(pid, 'SIGTERM');
+    await until(() => !isRunning(pid));
+    const text = readFileSync(join(l.dir, 'trace.jsonl'), 'utf8');
+    const lines = text
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line) as { who: string; op: string; args: string[] });
+    expect([...new Set(lines.map(({ who }) => who))].sort()).toEqual([
+      'dom0-kernel',
+      'domU-kernel',
+      'hotplug',
+      'monitor',
+      'xenconsoled',
+      'xl',
+    ]);
+    expect(lines.find(({ who }) => who === 'monitor')).toMatchObject({
+      op: 'WATCH',
+      args: ['@releaseDomain', expect.anything()],
+    });
+    expect(l.log()).toMatch(/ends: SIGTERM\n$/);
+  });
+
+  test('loses its trace when the disk is full, and nothing else', async () => {
+    l.env['XL_DOM0_ARGS'] = '--trace /dev/full';
+    expect((await l.xl('list')).exitCode).toBe(0);
+    expect((await l.xl('list')).exitCode).toBe(0);
+    expect(l.log().match(/the trace ends: \/dev\/full: ENOSPC/g)).toHaveLength(1);
+  });
+
+  test('describes the host that it was given', async () => {
+    writeFileSync(join(l.dir, 'host.json'), '{"totalMb": 4096, "dom0Mb": 1024, "nrCpus": 8}');
+    l.env['XL_DOM0_ARGS'] = '--host host.json';
+    expect((await l.xl('list')).stdout).toContain('Domain-0                                     0  1024     8     r-----');
+  });
+});
+
+describe('a foreign store', () => {
+  test('is for mtwatch and xenstore alone', async () => {
+    l.env['XENSTORED_PATH'] = '/nosuch/socket';
+    for (const command of [['list'], ['mtwatch', 'show', '0'], ['dom0', 'dmesg']]) {
+      expect(await l.xl(...command)).toEqual({
+        stdout: '',
+        stderr: `xl: ${command[0]}${command[1] && command[0] !== 'list' ? ` ${command[1]}` : ''} needs the embedded dom0; XENSTORED_PATH points to /nosuch/socket\n`,
+        exitCode: 1,
+      });
+    }
+    expect((await l.xl('mtwatch', 'list')).stderr).toMatch(/^xl: no store answers at XENSTORED_PATH=\/nosuch\/socket: /);
+    expect(existsSync(l.runDir)).toBe(false);
+  });
+
+  test('is listed by its nodes, and its orphans are marked and pruned', async () => {
+    writeFileSync(join(l.dir, 'a.cfg'), pvCfg('a'));
+    await l.xl('create', '-q', 'a.cfg');
+    // The store of one dom0 is foreign to a command with another run directory.
+    const store = join(l.runDir, 'xenstored/socket');
+    await leaveNode(store, 77);
+    const other = join(l.dir, 'other');
+    mkdirSync(other, { mode: 0o700 });
+    Object.assign(l.env, { XL_RUN_DIR: other, XENSTORED_PATH: store, XL_TIMEOUT_SCALE: '0.01' });
+    expect((await l.xl('mtwatch', 'list')).stdout.split('\n').slice(1)).toEqual([
+      'a                                            1 -                  - -           -       -  -',
+      '(null)                                      77 -                  - -           -       -  -  (orphan)',
+      '',
+    ]);
+    expect(JSON.parse((await l.xl('mtwatch', 'list', '--json')).stdout)[0]).toEqual({
+      domid: 1,
+      name: 'a',
+      node: true,
+      thread: null,
+      pid: null,
+      state: null,
+      pending: null,
+      handled: null,
+      retiring: null,
+      running: null,
+    });
+    expect((await l.xl('mtwatch', 'prune')).stdout).toBe('removed /local/domain/0/mtwatch/77\n');
+    expect((await l.xl('mtwatch', 'prune', '--now', '--json')).stdout).toBe('[]\n');
+    expect(readFileSync(join(l.runDir, 'dom0.pid'), 'utf8')).toMatch(/^\d+\n$/);
+  });
+});
+
+/** What a toolstack leaves that is killed after it announced a domid. */
+async function leaveNode(store: string, domid: number): Promise<void> {
+  const payload = Buffer.from(`/local/domain/0/mtwatch/${domid}\0`);
+  const header = Buffer.alloc(16);
+  header.writeUInt32LE(11, 0);
+  header.writeUInt32LE(payload.length, 12);
+  await new Promise<void>((resolve, reject) => {
+    const socket = connect(store);
+    socket.on('error', reject);
+    socket.on('data', () => {
+      socket.end();
+      resolve();
+    });
+    socket.write(Buffer.concat([header, payload]));
+  });
+}

@@ -1,0 +1,272 @@
+import { chmodSync, mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { assignment } from '../src/commands/dom0/env.js';
+import { type Listed, listTable } from '../src/commands/list.js';
+import { mtwatchTable, type Row } from '../src/commands/mtwatch/list.js';
+import { threadText } from '../src/commands/mtwatch/show.js';
+import type { DomInfo, WatchThread } from '../src/xenbus/privcmd.js';
+import { checkLength, prepareRunDir, runDirAt, takeRight } from '../src/xenbus/run-dir.js';
+import { foreignStore, leastLevel, runDirOf, splitWords, timeoutScaleOf } from '../src/xl.js';
+
+const temp = realpathSync(mkdtempSync(join(tmpdir(), 'xl-test-')));
+afterAll(() => rmSync(temp, { recursive: true, force: true }));
+
+let serial = 0;
+function freshDir() {
+  serial += 1;
+  const dir = runDirAt(join(temp, `run${serial}`));
+  prepareRunDir(dir);
+  return dir;
+}
+
+describe('the run directory', () => {
+  test('is XL_RUN_DIR, else one of this user', () => {
+    const paths = [{ XL_RUN_DIR: '/a/b/' }, { XDG_RUNTIME_DIR: '/run/user/7' }, {}].map((env) => runDirOf(env).path);
+    expect(paths).toEqual(['/a/b', '/run/user/7/xl', join(tmpdir(), `xl-${process.getuid?.()}`)]);
+  });
+
+  test('is refused when the sockets below it would have too long a name', () => {
+    expect(() => checkLength(runDirAt(`/${'x'.repeat(60)}`))).not.toThrow();
+    expect(() => checkLength(runDirAt(`/${'x'.repeat(100)}`))).toThrow(
+      /^the run directory \/x+ is 101 bytes long and unix sockets leave room for \d\d; set XL_RUN_DIR to a shorter one$/,
+    );
+  });
+
+  test('is refused when others can write to it', () => {
+    const path = join(temp, 'open');
+    mkdirSync(path);
+    expect(() => prepareRunDir(runDirAt(path))).not.toThrow();
+    chmodSync(path, 0o777);
+    expect(() => prepareRunDir(runDirAt(path))).toThrow(/^others can write to the run directory .*; chmod go-w it/);
+  });
+
+  test.each([
+    ['an abstract socket', true],
+    ['a lock file', false],
+  ])('belongs to one process, by %s', async (_what, abstract) => {
+    const dir = freshDir();
+    const right = await takeRight(dir, 'dom0', abstract);
+    expect(right).toBeDefined();
+    expect(await takeRight(dir, 'dom0', abstract)).toBeUndefined();
+    const start = await takeRight(dir, 'start', abstract);
+    expect(start).toBeDefined();
+    start?.release();
+    right?.release();
+    await new Promise((resolve) => setImmediate(resolve));
+    const again = await takeRight(dir, 'dom0', abstract);
+    expect(again).toBeDefined();
+    again?.release();
+  });
+
+  test.each([
+    ['of a process that is gone', '4194304 12345\n'],
+    ['of an older process with the pid of another one', `${process.pid} 1\n`],
+    ['that is half written', '12'],
+  ])('a lock file %s is overruled', async (_what, contents) => {
+    const dir = freshDir();
+    writeFileSync(join(dir.path, 'dom0.lock'), contents);
+    const right = await takeRight(dir, 'dom0', false);
+    expect(right).toBeDefined();
+    expect(await takeRight(dir, 'dom0', false)).toBeUndefined();
+    right?.release();
+  });
+});
+
+describe('XENSTORED_PATH', () => {
+  const dir = runDirAt(join(temp, 'ours'));
+  beforeAll(() => {
+    prepareRunDir(dir);
+    symlinkSync(dir.path, join(temp, 'link'));
+  });
+
+  test.each([
+    ['absent', undefined, undefined],
+    ['empty', '', undefined],
+    ['our socket, which need not be there', join(temp, 'ours/xenstored/socket'), undefined],
+    ['our socket by another name', join(temp, 'link/xenstored/socket'), undefined],
+    ["a host's own", '/run/xenstored/socket', '/run/xenstored/socket'],
+    ['beside ours', join(temp, 'ours2/socket'), join(temp, 'ours2/socket')],
+  ])('%s', (_what, path, foreign) => {
+    expect(foreignStore({ XENSTORED_PATH: path }, dir)).toBe(foreign);
+  });
+});
+
+test.each([
+  ['', []],
+  ['  --idle   0 ', ['--idle', '0']],
+  [`--cmdline '' --root "/a b"`, ['--cmdline', '', '--root', '/a b']],
+  [`--cmdline='xen_mtwatch loglvl="all"'`, ['--cmdline=xen_mtwatch loglvl="all"']],
+  [String.raw`a\ b "c\"d\$e" 'f\g'`, ['a b', 'c"d$e', String.raw`f\g`]],
+])('XL_DOM0_ARGS are split as a shell splits them: %j', (text, words) => expect(splitWords(text)).toEqual(words));
+
+test('xl prints from progress up, and a level more for each -v', () => {
+  expect([0, 1, 2, 3, 4].map(leastLevel)).toEqual([4, 3, 2, 1, 1]);
+});
+
+test('XL_TIMEOUT_SCALE is a number over 0', () => {
+  expect([{}, { XL_TIMEOUT_SCALE: '' }, { XL_TIMEOUT_SCALE: '0.05' }].map(timeoutScaleOf)).toEqual([1, 1, 0.05]);
+  for (const text of ['0', '-1', 'x', 'Infinity']) expect(() => timeoutScaleOf({ XL_TIMEOUT_SCALE: text })).toThrow(text);
+});
+
+test.each([
+  ['/run/xl', 'A=/run/xl; export A;\n'],
+  ["/tmp/it's here", `A='/tmp/it'\\''s here'; export A;\n`],
+])('the environment is printed in words that a shell reads back: %s', (value, line) => expect(assignment('A', value)).toBe(line));
+
+describe('xl list', () => {
+  const dom0: Listed = {
+    name: 'Domain-0',
+    info: domain({ domid: 0, running: true, currentKb: 1_572_864, onlineVcpus: 2, cpuTime: 138.5 }),
+  };
+  const plain = { verbose: false, context: false, cpupool: false, numa: false };
+  const header = 'Name                                        ID   Mem VCPUs\tState\tTime(s)';
+
+  test('prints what a real host printed', () => {
+    const rows = listTable([dom0], plain).split('\n');
+    expect(rows).toEqual([header, 'Domain-0                                     0  1536     2     r-----     138.5', '']);
+    expect(listTable([dom0], { ...plain, verbose: true })).toBe(
+      `${header}   UUID                            Reason-Code\tSecurity Label
+Domain-0                                     0  1536     2     r-----     138.5 00000000-0000-0000-0000-000000000000        -                -
+`,
+    );
+    expect(listTable([dom0], { ...plain, context: true })).toMatch(/Time\(s\) {3}Security Label\n.* 138\.5 {16}-\n$/);
+    expect(listTable([dom0], { ...plain, cpupool: true })).toMatch(/Time\(s\) {9}Cpupool\n.* 138\.5 {10}Pool-0\n$/);
+    expect(listTable([dom0], { ...plain, numa: true })).toMatch(/Time\(s\) NODE Affinity\n.* 138\.5 all\n$/);
+  });
+
+  test.each([
+    ['blocked', { blocked: true }, '-b----'],
+    ['paused', { paused: true }, '--p---'],
+    ['powered off', { shutdown: 0 }, '---s--'],
+    ['rebooting', { shutdown: 1 }, '---sr-'],
+    ['crashed', { shutdown: 3 }, '---sc-'],
+    ['a zombie', { paused: true, dying: true }, '--p--d'],
+  ] as const)('state of a domain that is %s', (_what, info, letters) => {
+    expect(listTable([{ name: 'a', info: domain(info) }], plain)).toContain(`     ${letters}  `);
+  });
+
+  test('a zombie has no name, and a long one is not cut', () => {
+    const name = 'n'.repeat(45);
+    const lines = listTable(
+      [
+        { name: undefined, info: domain({ domid: 7 }) },
+        { name, info: domain({ domid: 8 }) },
+      ],
+      plain,
+    ).split('\n');
+    expect(lines[1]).toMatch(/^\(null\) {34} {5}7 /);
+    expect(lines[2]).toMatch(/^n{45} {5}8 /);
+  });
+
+  test('columns are counted in bytes, as printf counts', () => {
+    expect(listTable([{ name: 'wéb', info: domain({ domid: 7 }) }], plain).split('\n')[1]).toMatch(/^wéb {36} {5}7 /);
+  });
+});
+
+const thread: WatchThread = {
+  domid: 7,
+  name: null,
+  node: false,
+  thread: 'xen-mtwatch-7',
+  pid: 812,
+  state: 'D',
+  pending: 3,
+  handled: 61,
+  retiring: false,
+  running: {
+    callback: 'frontend_changed',
+    path: '/local/domain/7/device/vif/0/state',
+    forMs: 71_234,
+    stack: ['[<0>] kthread_stop', '[<0>] ret_from_fork'],
+  },
+};
+
+describe('xl mtwatch list', () => {
+  const xenwatch: Row = {
+    ...thread,
+    domid: 0,
+    name: '-',
+    node: false,
+    thread: 'xenwatch',
+    pid: 39,
+    state: 'S',
+    pending: 0,
+    handled: 57,
+    running: null,
+    orphan: false,
+  };
+
+  test('prints the table of the design', () => {
+    expect(mtwatchTable([xenwatch, { ...thread, orphan: false }], false)).toBe(
+      `Name                                        ID Thread           PID State Pending Handled  Running
+-                                            0 xenwatch          39 S           0      57  -
+(null)                                       7 xen-mtwatch-7    812 D           3      61  frontend_changed  71.2s
+`,
+    );
+  });
+
+  test('marks a node without a domain, with a thread or without', () => {
+    const bare: Row = {
+      ...xenwatch,
+      domid: 9,
+      name: null,
+      node: true,
+      thread: null,
+      pid: null,
+      state: null,
+      pending: null,
+      handled: null,
+      retiring: null,
+      orphan: true,
+    };
+    expect(
+      mtwatchTable([{ ...thread, running: null, orphan: true, retiring: true }, bare], false)
+        .split('\n')
+        .slice(1),
+    ).toEqual([
+      '(null)                                       7 xen-mtwatch-7    812 D           3      61  -  (orphan)',
+      '(null)                                       9 -                  - -           -       -  -  (orphan)',
+      '',
+    ]);
+  });
+});
+
+test('xl mtwatch show prints a thread and its stack, its comm cut as Linux cuts it', () => {
+  expect(threadText({ ...thread, domid: 12_345, thread: 'xen-mtwatch-12345', name: 'web', node: true })).toBe(
+    `thread:   xen-mtwatch-12345
+domain:   12345 (web)
+node:     yes
+pid:      812
+comm:     xen-mtwatch-123
+state:    D (disk sleep)
+pending:  3
+handled:  61
+running:  frontend_changed for 71.2s
+path:     /local/domain/7/device/vif/0/state
+stack:
+[<0>] kthread_stop
+[<0>] ret_from_fork
+`,
+  );
+});
+
+function domain(changes: Partial<DomInfo>): DomInfo {
+  return {
+    domid: 1,
+    uuid: '00000000-0000-0000-0000-000000000000',
+    running: false,
+    blocked: false,
+    paused: false,
+    dying: false,
+    shutdown: null,
+    currentKb: 131_072,
+    outstandingKb: 0,
+    maxKb: 131_072,
+    onlineVcpus: 1,
+    maxVcpus: 1,
+    cpuTime: 0,
+    cpupool: 0,
+    ...changes,
+  };
+}
