@@ -7,9 +7,9 @@
 // It is the whole way: libxl, the store, dom0's kernel, the guest; without sockets and processes. Cost must not grow with the
 // number of domains.
 import { performance } from 'node:perf_hooks';
+import { builtinScripts } from '../dist/libxl/builtin-scripts.js';
 import { domainCreateNew } from '../dist/libxl/create.js';
 import { domainDestroy } from '../dist/libxl/destroy.js';
-import { builtinScripts } from '../dist/libxl/builtin-scripts.js';
 import { SystemClock } from '../dist/xenbus/clock.js';
 import { Dom0 } from '../dist/xenbus/dom0.js';
 import { linkTransport } from '../dist/xenbus/transport.js';
@@ -36,7 +36,10 @@ const ctx = {
     readMagic: async () => undefined,
     runScript: async (run) => ({
       pid: 1,
-      status: await builtinScripts.get(run.script.split('/').at(-1))({ openXs: async () => connect('hotplug'), xc, stat, resolve: async (p) => p }, run),
+      status: await builtinScripts.get(run.script.split('/').at(-1))(
+        { openXs: async () => connect('hotplug'), xc, stat, resolve: async (p) => p },
+        run,
+      ),
     }),
     readUserdata: async () => undefined,
     writeUserdata: async () => {},
@@ -49,10 +52,24 @@ function config() {
   count += 1;
   return {
     cInfo: { type: 'pv', name: `bench-${count}`, uuid: `00000000-0000-4000-8000-${String(count).padStart(12, '0')}` },
-    bInfo: { maxVcpus: 1, availVcpus: [0], maxMemkb: 32768, targetMemkb: 32768, schedParams: {}, kernel: '/boot/vmlinux', pv: {}, archArm: {}, archX86: {} },
+    bInfo: {
+      maxVcpus: 1,
+      availVcpus: [0],
+      maxMemkb: 32768,
+      targetMemkb: 32768,
+      schedParams: {},
+      kernel: '/boot/vmlinux',
+      pv: {},
+      archArm: {},
+      archX86: {},
+    },
     disks: [{ pdevPath: `/dev/vg/bench-${count}`, vdev: 'xvda', format: 'raw', readwrite: true }],
     nics: [{ devid: 0 }],
-    onPoweroff: 'destroy', onReboot: 'restart', onWatchdog: 'destroy', onCrash: 'destroy', onSoftReset: 'soft_reset',
+    onPoweroff: 'destroy',
+    onReboot: 'restart',
+    onWatchdog: 'destroy',
+    onCrash: 'destroy',
+    onSoftReset: 'soft_reset',
   };
 }
 

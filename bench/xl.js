@@ -24,7 +24,13 @@ async function timed(run) {
   return performance.now() - start;
 }
 
-const config = (n) => [`name="bench-${n}"`, 'memory=32', 'kernel="/boot/vmlinux"', `disk=["/dev/vg/bench-${n},raw,xvda"]`, 'vif=[""]'];
+const config = (n) => [
+  `name="bench-${n}"`,
+  'memory=32',
+  'kernel="/boot/vmlinux"',
+  `disk=["/dev/vg/bench-${n},raw,xvda"]`,
+  'vif=[""]',
+];
 const cases = {
   'node -e 0': () => execa(process.execPath, ['-e', '0']),
   'xl list': () => xl('list'),
