@@ -20,7 +20,7 @@ import { SystemClock } from './xenbus/clock.js';
 import { PrivcmdError, type Xc } from './xenbus/privcmd.js';
 import { type PrivcmdClient, ProtocolError, privcmdClient } from './xenbus/privcmd-client.js';
 import { checkLength, prepareRunDir, type RunDir, RunDirError, runDirAt, takeRight } from './xenbus/run-dir.js';
-import { socketTransport } from './xenbus/transport.js';
+import { ConnectionEnded, socketTransport } from './xenbus/transport.js';
 import { type Xs, xsClient } from './xenbus/xs-client.js';
 
 export type Env = Readonly<Record<string, string | undefined>>;
@@ -222,12 +222,16 @@ export async function withDom0<T>(command: XlCommand, body: (xc: PrivcmdClient, 
   const dir = runDirOf(process.env);
   refuseForeign(command, dir);
   const xc = await connectDom0(process.env, dir);
+  const ended = () => new XlFailure(1, `xl: dom0 ended while the command was running; ${dir.log} may say why`);
   let over = false;
   const lost = xc.closed.then(() => {
-    if (!over) throw new XlFailure(1, `xl: dom0 ended while the command was running; ${dir.log} may say why`);
+    if (!over) throw ended();
   });
   try {
     return (await Promise.race([body(xc, dir), lost])) as T;
+  } catch (error) {
+    // Of its two connections either may be the first to go.
+    throw error instanceof ConnectionEnded ? ended() : error;
   } finally {
     over = true;
     xc.close();
@@ -399,7 +403,7 @@ function asFailure(error: Error): XlFailure | undefined {
   if (error instanceof XlFailure) return error;
   // libxl has said what was wrong.
   if (error instanceof LibxlError) return new XlFailure(1);
-  if (error instanceof PrivcmdError || error instanceof RunDirError || error instanceof ProtocolError) {
+  if ([PrivcmdError, RunDirError, ProtocolError, ConnectionEnded].some((kind) => error instanceof kind)) {
     return new XlFailure(1, `xl: ${error.message}`);
   }
   return undefined;

@@ -2,10 +2,10 @@ import { readFile } from 'node:fs/promises';
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../argv.js';
-import { configText, parseConfig } from '../libxl/config.js';
+import { actionName, configText, parseConfig } from '../libxl/config.js';
 import { LibxlError, Rc } from '../libxl/ctx.js';
 import { domainUnpause, formatUuid } from '../libxl/domain.js';
-import type { ActionOnShutdown, DomainConfig } from '../libxl/domain-config.js';
+import type { DomainConfig } from '../libxl/domain-config.js';
 import { toJson } from '../libxl/json.js';
 import { createDomain, type Monitored, startMonitor } from '../libxl/monitor.js';
 import { SystemClock } from '../xenbus/clock.js';
@@ -129,7 +129,7 @@ async function create({ ctx, xc }: Session, config: DomainConfig, flags: CreateF
   const monitored: Monitored = { domid, name: config.cInfo.name, actions: actionsOf(config) };
   // Before the guest runs, so that nothing of its life can be missed.
   if (!flags.exit && !flags.foreground) {
-    await xc.call('dom0.monitor', { ...monitored, verbosity: flags.verbosity, timeoutScale: ctx.timeoutScale });
+    await xc.call('dom0.monitor', { ...monitored, verbosity: flags.verbosity });
   }
   if (!flags.paused) await domainUnpause(ctx, domid);
   if (flags.foreground && !flags.exit) {
@@ -140,14 +140,9 @@ async function create({ ctx, xc }: Session, config: DomainConfig, flags: CreateF
 
 function actionsOf(config: DomainConfig): Monitored['actions'] {
   return {
-    poweroff: spelt(config.onPoweroff),
-    reboot: spelt(config.onReboot),
-    crash: spelt(config.onCrash),
-    watchdog: spelt(config.onWatchdog),
+    poweroff: actionName(config.onPoweroff),
+    reboot: actionName(config.onReboot),
+    crash: actionName(config.onCrash),
+    watchdog: actionName(config.onWatchdog),
   };
-}
-
-/** As xl.cfg and the monitor's log spell an action. */
-function spelt(action: ActionOnShutdown): string {
-  return action === 'restart_rename' ? 'rename-restart' : action.replace('_', '-');
 }

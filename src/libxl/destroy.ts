@@ -67,8 +67,7 @@ async function pauseDomain(ctx: Ctx, { domid }: Destroying): Promise<void> {
     await ctx.xc.call('xc.domain_pause', { domid });
   } catch (error) {
     if (!(error instanceof PrivcmdError)) throw error;
-    const line = `xc_domain_pause failed: ${strerror(error.errno)}`;
-    ctx.log('error', 'libxl_domain.c:1219:destroy_domid_pci_done', domid, line);
+    ctx.log('error', 'libxl_domain.c:1219:destroy_domid_pci_done', domid, 'xc_domain_pause failed');
   }
 }
 

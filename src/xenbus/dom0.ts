@@ -19,6 +19,7 @@ import { blkback } from './kernel/blkback.js';
 import { BlockDevices } from './kernel/block.js';
 import { watchHungTasks } from './kernel/hung-task.js';
 import { Kernel } from './kernel/kernel.js';
+import { watchControl } from './kernel/manage.js';
 import { HardenedDispatch, watchAnnouncements } from './kernel/mtwatch.js';
 import { netback } from './kernel/netback.js';
 import { Printk } from './kernel/printk.js';
@@ -203,7 +204,9 @@ export class Dom0 implements StorePort {
     const shared = { bus, hypervisor: this.hypervisor, faults: this.#faults, nrCpus: machine.nrCpus };
     const blocks = this.#blocks;
     kernel.spawn('swapper/0', 'kernel_init', function* boot(): Task {
-      for (const feature of ['poweroff', 'reboot', 'suspend']) yield* kernel.write(`control/feature-${feature}`, '1');
+      yield* watchControl(kernel, watches, (request) => {
+        kernel.printk(`xen:manage: ${request} requested; dom0 stays, it is modelled without an end of its own`);
+      });
       yield* kernel.write('/local/domain/0/domid', '0');
       yield* kernel.write('/local/domain/0/name', 'Domain-0');
       yield* kernel.write('/local/domain/0/memory/target', String(machine.dom0Kb));

@@ -10,11 +10,12 @@ import type { Clock } from './clock.js';
 import type { Domain, Hypervisor } from './hypervisor.js';
 import { type BusType, XenbusBus, type XenbusDevice, type XenbusDriver } from './kernel/bus.js';
 import { Kernel } from './kernel/kernel.js';
+import { watchControl } from './kernel/manage.js';
 import { Printk } from './kernel/printk.js';
 import { type Sched, type Task, waitQueue } from './kernel/sched.js';
 import { SingleDispatch, Watches } from './kernel/xenwatch.js';
 import type { StorePort } from './transport.js';
-import { ShutdownReason, XenbusState } from './xenbus.js';
+import { type ShutdownReason, XenbusState } from './xenbus.js';
 import { XsError } from './xs-wire.js';
 
 const { Initialising, InitWait, Initialised, Connected, Closing, Closed } = XenbusState;
@@ -36,13 +37,6 @@ const frontendBusType: BusType = {
     return `${type}-${devid}`;
   },
 };
-
-/** What `control/shutdown` may ask for, and how the domain stops then. */
-const shutdownRequests: ReadonlyMap<string, ShutdownReason> = new Map([
-  ['poweroff', ShutdownReason.poweroff],
-  ['halt', ShutdownReason.poweroff],
-  ['reboot', ShutdownReason.reboot],
-]);
 
 export interface GuestOptions {
   readonly domain: Domain;
@@ -94,10 +88,7 @@ export class Guest {
     this.#bindInterrupts();
     try {
       const { watches } = this.#bus;
-      yield* watches.register({ node: 'memory/target', name: 'watch_target', callback: () => this.#read('memory/target') });
-      yield* watches.register({ node: 'control/shutdown', name: 'shutdown_handler', callback: () => this.#shutdownHandler() });
-      yield* watches.register({ node: 'control/sysrq', name: 'sysrq_handler', callback: () => this.#read('control/sysrq') });
-      for (const feature of ['poweroff', 'reboot', 'suspend']) yield* kernel.write(`control/feature-${feature}`, '1');
+      yield* watchControl(kernel, watches, (_request, reason) => this.stop(reason));
       yield* kernel.directory('backend');
       yield* watches.register({ node: 'backend', name: 'backend_changed', callback: () => this.#nothing() });
       yield* this.#bus.probeDevices();
@@ -118,26 +109,7 @@ export class Guest {
     for (let bound = 0; bound < count; bound++) this.#hypervisor.evtchnAllocUnbound(this.#domain.domid, this.#domain.domid);
   }
 
-  *#read(path: string): Task {
-    yield* this.kernel.read(path);
-  }
-
   *#nothing(): Task {}
-
-  /** Acknowledges what it can do by emptying the node, then does it. */
-  *#shutdownHandler(): Task {
-    const { kernel } = this;
-    let request = '';
-    yield* kernel.transaction(function* (txId) {
-      request = (yield* kernel.read('control/shutdown', txId)) ?? '';
-      if (!shutdownRequests.has(request)) return false;
-      yield* kernel.write('control/shutdown', '', txId);
-      return true;
-    });
-    const reason = shutdownRequests.get(request);
-    if (reason !== undefined) this.stop(reason);
-    else if (request !== '') kernel.printk(`xen:manage: Ignoring shutdown request: ${request}`);
-  }
 
   /** Shuts down from inside: closes its devices, last one first, then stops. */
   stop(reason: ShutdownReason): void {

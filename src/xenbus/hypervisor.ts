@@ -103,13 +103,13 @@ export class Hypervisor {
   }
 
   pause(domid: number): void {
-    const domain = this.#live(domid);
+    const domain = this.#guest(domid);
     domain.pauseCount += 1;
     if (domain.pauseCount === 1) this.#hooks.runnable(domid, false);
   }
 
   unpause(domid: number): void {
-    const domain = this.#live(domid);
+    const domain = this.#guest(domid);
     if (domain.pauseCount === 0) throw new PrivcmdError('EINVAL', `domain ${domid} is not paused`);
     domain.pauseCount -= 1;
     if (domain.pauseCount === 0 && domain.shutdown === null && !domain.dying) this.#hooks.runnable(domid, true);
@@ -127,8 +127,7 @@ export class Hypervisor {
 
   /** Kills the domain and frees its memory; it leaves the table once nothing of it is mapped. Again: no harm. */
   destroy(domid: number): void {
-    const domain = this.#live(domid);
-    if (domid === 0) throw new PrivcmdError('EINVAL', 'domain 0 cannot be destroyed');
+    const domain = this.#guest(domid);
     if (domain.dying) return;
     domain.dying = true;
     domain.busy = false;
@@ -220,6 +219,12 @@ export class Hypervisor {
     const domain = this.#domains.get(domid);
     if (!domain) throw new PrivcmdError('ESRCH', `no domain ${domid}`);
     return domain;
+  }
+
+  /** A domain that the caller may stop: not its own. */
+  #guest(domid: number): Domain {
+    if (domid === 0) throw new PrivcmdError('EINVAL', 'domain 0 is the one that asks');
+    return this.#live(domid);
   }
 
   #freeDomid(): number {

@@ -161,7 +161,7 @@ const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
   'dom0.hold': { device: 'string', mode: ['inflight', 'connect'] },
   'dom0.flush': { device: 'string?' },
   'dom0.holds': {},
-  'dom0.monitor': { domid: 'number', name: 'string', verbosity: 'number', timeoutScale: 'number', actions: 'record of strings' },
+  'dom0.monitor': { domid: 'number', name: 'string', verbosity: 'number', actions: 'record of strings' },
   'dom0.sync': {},
   'dom0.block_attach': { path: 'string', as: ['device', 'loop'], sectors: 'number', major: 'number?', minor: 'number?' },
   'dom0.block_detach': { node: 'string' },

@@ -94,7 +94,6 @@ export interface MonitorRequest {
   readonly domid: number;
   readonly name: string;
   readonly verbosity: number;
-  readonly timeoutScale: number;
   /** What each kind of death does: action names as in xl.cfg. */
   readonly actions: { readonly poweroff: string; readonly reboot: string; readonly crash: string; readonly watchdog: string };
 }

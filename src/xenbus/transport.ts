@@ -8,6 +8,11 @@ import { decode, encode, type XsPacket } from './xs-wire.js';
 /** Who speaks on a connection, by where it came in; for the trace. */
 export type Who = 'xl' | 'hotplug' | 'dom0-kernel' | 'domU-kernel' | 'xenconsoled' | 'monitor' | 'client';
 
+/** The connection to a store is gone, and not by our doing; the message says which and why. */
+export class ConnectionEnded extends Error {
+  override readonly name = 'ConnectionEnded';
+}
+
 /** The client's end. */
 export interface XsTransport {
   send(packet: XsPacket): void;
@@ -95,7 +100,7 @@ export function socketTransport(path: string): Promise<XsTransport> {
             for (const each of packets) packet(each);
             if (bad !== undefined) socket.destroy(new Error(`it does not speak the XenStore protocol, ${bad}`));
           });
-          socket.on('close', () => closed(closedByUs ? undefined : new Error(`the connection to ${path} ended: ${reason}`)));
+          socket.on('close', () => closed(closedByUs ? undefined : new ConnectionEnded(`the connection to ${path} ended: ${reason}`)));
         },
         close: () => {
           closedByUs = true;
@@ -133,7 +138,7 @@ export function linkTransport(port: StorePort, { domid, who }: { readonly domid:
     },
     closed: (reason) => {
       isOpen = false;
-      handlers?.closed(new Error(reason));
+      handlers?.closed(new ConnectionEnded(reason));
     },
   });
   return {

@@ -27,7 +27,7 @@ function session(markdown: string): Step[] {
 /** Puts aside what differs from run to run: pids, counts and times. */
 function normal(output: string): string {
   return output
-    .replace(/^(\S.{42} \S+ +)\d+ ([RSD]) +\d+ +\d+ {2}/gm, '$1PID $2 ... ')
+    .replace(/^(.{46} \S+ +)\d+ ([RSD]) +\d+ +\d+ {2}/gm, '$1PID $2 ... ')
     .replace(/^(pid|pending|handled): +\d+$/gm, '$1: ...')
     .replace(/ for \d+\.\ds$/gm, ' for ...')
     .replace(/ +\d+\.\d$/gm, ' ...');

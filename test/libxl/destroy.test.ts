@@ -120,7 +120,7 @@ describe('with a backend that never closes', () => {
 test('goes on when the domain cannot be paused', async () => {
   await m.run(domainDestroy(refusing('xc.domain_pause', 'EINVAL'), domid));
   expect({ lines: m.lines, there: await info() }).toEqual({
-    lines: ['libxl: error: libxl_domain.c:1219:destroy_domid_pci_done: Domain 1:xc_domain_pause failed: Invalid argument'],
+    lines: ['libxl: error: libxl_domain.c:1219:destroy_domid_pci_done: Domain 1:xc_domain_pause failed'],
     there: null,
   });
 });

@@ -184,6 +184,13 @@ describe('a running guest', () => {
   });
 });
 
+test('dom0 acknowledges that it is to shut down, and stays', async () => {
+  m = await machine();
+  await m.run(domainShutdown(m.ctx, 0));
+  expect(dmesg().join('\n')).toContain('xen:manage: poweroff requested; dom0 stays');
+  expect(m.dom0.handlers['xc.domain_getinfo']({ domid: 0 })).toMatchObject({ shutdown: null, running: true });
+});
+
 describe('holds', () => {
   beforeEach(async () => {
     m = await machine();

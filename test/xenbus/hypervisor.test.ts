@@ -86,6 +86,13 @@ test('event channels are given from 1 upwards, and only the one they are for can
   expect(hypervisor.evtchnBind(0, domid, 1)).toMatchObject({ port: 1 });
 });
 
+test('domain 0 is not paused, unpaused or destroyed: it is the one that asks', () => {
+  const { hypervisor } = machine();
+  for (const operation of [() => hypervisor.pause(0), () => hypervisor.unpause(0), () => hypervisor.destroy(0)]) {
+    expect(operation).toThrow('domain 0 is the one that asks');
+  }
+});
+
 test('operations on a domain that is not there are refused', () => {
   const { hypervisor } = machine();
   for (const operation of [() => hypervisor.pause(9), () => hypervisor.destroy(9), () => hypervisor.evtchnAllocUnbound(9, 0)]) {
