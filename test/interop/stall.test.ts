@@ -1,6 +1,7 @@
 /** The RFC's stall as it is typed: real processes, real sockets; waits that must time out are scaled down. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { failedCreate, failedDestroy } from '../rfc-lines.js';
 import { type Lab, lab, pvCfg, until } from './harness.js';
 
 let l: Lab;
@@ -40,28 +41,8 @@ async function impatient(...args: string[]) {
   return run;
 }
 
-const cannotRemove = (domid: number, ...devices: string[]) =>
-  [
-    ...devices.map(
-      (device) =>
-        `libxl: error: libxl_device.c:1181:device_backend_callback: Domain ${domid}:unable to remove device with path /local/domain/0/backend/${device}`,
-    ),
-    `libxl: error: libxl_domain.c:1530:devices_destroy_cb: Domain ${domid}:libxl__devices_destroy failed`,
-    '',
-  ].join('\n');
-
-const cannotCreate = (domid: number, cfg: string) =>
-  [
-    `Parsing config from ${cfg}`,
-    `libxl: error: libxl_device.c:1181:device_backend_callback: Domain ${domid}:unable to add device with path /local/domain/0/backend/vbd/${domid}/51712`,
-    `libxl: error: libxl_create.c:1672:domcreate_launch_dm: Domain ${domid}:unable to add disk devices`,
-    `libxl: error: libxl_device.c:1181:device_backend_callback: Domain ${domid}:unable to remove device with path /local/domain/0/backend/vbd/${domid}/51712`,
-    `libxl: error: libxl_domain.c:1530:devices_destroy_cb: Domain ${domid}:libxl__devices_destroy failed`,
-    `libxl: error: libxl_domain.c:1183:libxl__destroy_domid: Domain ${domid}:Non-existant domain`,
-    `libxl: error: libxl_domain.c:1137:domain_destroy_callback: Domain ${domid}:Unable to destroy guest`,
-    `libxl: error: libxl_domain.c:1064:domain_destroy_cb: Domain ${domid}:Destruction of domain failed`,
-    '',
-  ].join('\n');
+/** Lines as they stand on stderr. */
+const text = (...lines: string[]) => `${lines.join('\n')}\n`;
 
 function configs(...names: string[]): void {
   for (const name of names) writeFileSync(join(l.dir, `${name}.cfg`), pvCfg(name));
@@ -98,12 +79,12 @@ describe.each(Object.entries(ways))('%s', (_way, stall) => {
     configs('one', 'two', 'three');
     expect(await l.xl('dom0', 'start', '--cmdline', '', '--assume-files')).toMatchObject({ exitCode: 0 });
     const hung = await stall('one');
-    expect(await impatient('destroy', '1')).toEqual({ stdout: '', stderr: cannotRemove(1, ...hung), exitCode: 0 });
+    expect(await impatient('destroy', '1')).toEqual({ stdout: '', stderr: text(...failedDestroy(1, ...hung)), exitCode: 0 });
     expect(await list()).toEqual([dom0Row, zombieRow(1)]);
     expect(await threads()).toEqual([{ thread: 'xenwatch', state: 'D' }]);
     const creating = impatient('create', 'two.cfg');
     expect(await l.xl('domid', 'Domain-0')).toEqual({ ...silent, stdout: '0\n' });
-    expect(await creating).toEqual({ stdout: '', stderr: cannotCreate(2, 'two.cfg'), exitCode: 3 });
+    expect(await creating).toEqual({ stdout: '', stderr: text('Parsing config from two.cfg', ...failedCreate(2)), exitCode: 3 });
     expect(await l.xl('xwstall', 'flush')).toMatchObject({ exitCode: 0, stderr: '' });
     await until(async () => (await list()).length === 1);
     expect(await l.xl('create', '-q', 'three.cfg')).toEqual(silent);
@@ -117,7 +98,7 @@ describe.each(Object.entries(ways))('%s', (_way, stall) => {
     configs('one', ...others);
     await l.xl('dom0', 'start', '--cmdline', 'quiet xen_mtwatch', '--assume-files');
     const hung = await stall('one');
-    expect(await impatient('destroy', '1')).toEqual({ stdout: '', stderr: cannotRemove(1, ...hung), exitCode: 0 });
+    expect(await impatient('destroy', '1')).toEqual({ stdout: '', stderr: text(...failedDestroy(1, ...hung)), exitCode: 0 });
     for (const step of [(name: string) => ['create', '-q', `${name}.cfg`], (name: string) => ['destroy', name]]) {
       expect(await Promise.all(others.map((name) => l.xl(...step(name))))).toEqual(others.map(() => silent));
     }

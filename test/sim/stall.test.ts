@@ -7,6 +7,7 @@ import { domainDestroy } from '../../src/libxl/destroy.js';
 import { domainPause, domainUnpause } from '../../src/libxl/domain.js';
 import type { Hold } from '../../src/xenbus/privcmd.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
+import { failedCreate, failedDestroy } from '../rfc-lines.js';
 
 let m: Machine;
 afterEach(() => m.dom0.close());
@@ -31,25 +32,6 @@ const flush = () => m.dom0.handlers['dom0.flush']({});
 const info = (domid: number) => m.dom0.handlers['xc.domain_getinfo']({ domid });
 const takeLines = () => m.lines.splice(0);
 const stuck = () => m.threads().filter(({ state }) => state === 'D');
-
-/** The lines of a creation that found every backend silent, as a real host printed them. */
-const failedCreate = (domid: number) => [
-  `libxl: error: libxl_device.c:1181:device_backend_callback: Domain ${domid}:unable to add device with path /local/domain/0/backend/vbd/${domid}/51712`,
-  `libxl: error: libxl_create.c:1672:domcreate_launch_dm: Domain ${domid}:unable to add disk devices`,
-  `libxl: error: libxl_device.c:1181:device_backend_callback: Domain ${domid}:unable to remove device with path /local/domain/0/backend/vbd/${domid}/51712`,
-  `libxl: error: libxl_domain.c:1530:devices_destroy_cb: Domain ${domid}:libxl__devices_destroy failed`,
-  `libxl: error: libxl_domain.c:1183:libxl__destroy_domid: Domain ${domid}:Non-existant domain`,
-  `libxl: error: libxl_domain.c:1137:domain_destroy_callback: Domain ${domid}:Unable to destroy guest`,
-  `libxl: error: libxl_domain.c:1064:domain_destroy_cb: Domain ${domid}:Destruction of domain failed`,
-];
-
-const failedDestroy = (domid: number, ...devices: string[]) => [
-  ...devices.map(
-    (device) =>
-      `libxl: error: libxl_device.c:1181:device_backend_callback: Domain ${domid}:unable to remove device with path /local/domain/0/backend/${device}`,
-  ),
-  `libxl: error: libxl_domain.c:1530:devices_destroy_cb: Domain ${domid}:libxl__devices_destroy failed`,
-];
 
 /** Innermost first, as the RFC's cover letter has them for scenario 1. */
 const scenario1 = ['kthread_stop', 'xenvif_disconnect_data', 'set_backend_state', 'frontend_changed'];
