@@ -7,7 +7,6 @@
 import { constants } from 'node:fs';
 import { access, mkdir, open, readdir, readFile, realpath, rename, rm, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { execa } from 'execa';
 import { type Clock, SystemClock } from '../xenbus/clock.js';
 import type { Xc } from '../xenbus/privcmd.js';
 import type { Xs } from '../xenbus/xs-client.js';
@@ -104,6 +103,8 @@ async function runProcess(options: SystemHostOptions, run: ScriptRun, file: stri
   }
   const { xenstoredPath, clock = new SystemClock() } = options;
   const env = { ...run.env, ...(xenstoredPath === undefined ? {} : { XENSTORED_PATH: xenstoredPath }) };
+  // Loaded only here: it takes longer than most commands, and the built-in scripts do without.
+  const { execa } = await import('execa');
   const child = execa(file, run.args, { env, stdin: 'ignore', stdout: 2, stderr: 2, detached: true, reject: false });
   const childPid = child.pid ?? nextPid();
   let timedOut = false;
