@@ -103,6 +103,8 @@ export async function domainCreateNew(ctx: Ctx, config: DomainConfig): Promise<n
     await saveConfig(ctx, state);
   } catch (error) {
     // The domain stays, as in libxl; the caller destroys it.
+    const why = error instanceof Error ? error.message : String(error);
+    ctx.log('error', 'libxl_create.c:domcreate_complete', state.domid, `the configuration was not saved: ${why}`);
     throw new CreateError(Rc.FAIL, `the configuration of domain ${state.domid} was not saved`, state.domid, { cause: error });
   }
   return state.domid;

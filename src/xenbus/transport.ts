@@ -100,7 +100,9 @@ export function socketTransport(path: string): Promise<XsTransport> {
             for (const each of packets) packet(each);
             if (bad !== undefined) socket.destroy(new Error(`it does not speak the XenStore protocol, ${bad}`));
           });
-          socket.on('close', () => closed(closedByUs ? undefined : new ConnectionEnded(`the connection to ${path} ended: ${reason}`)));
+          socket.on('close', () =>
+            closed(closedByUs ? undefined : new ConnectionEnded(`the connection to ${path} ended: ${reason}`)),
+          );
         },
         close: () => {
           closedByUs = true;

@@ -349,4 +349,7 @@ test('what a reboot needs is saved, and a domain whose config cannot be saved is
   const full = withHost({ writeUserdata: () => Promise.reject(new Error('ENOSPC: no space left on device')) });
   const { rc, domid = 0 } = await refused(full, pvConfig('other'));
   expect({ rc, there: (await m.ctx.xc.call('xc.domain_getinfo', { domid }))?.domid }).toEqual({ rc: -3, there: 2 });
+  expect(m.lines).toEqual([
+    'libxl: error: libxl_create.c:domcreate_complete: Domain 2:the configuration was not saved: ENOSPC: no space left on device',
+  ]);
 });
