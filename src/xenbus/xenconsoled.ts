@@ -11,7 +11,6 @@ import { type Sched, type Task, waitEvent, waitQueue } from './kernel/sched.js';
 import type { StorePort } from './transport.js';
 import { XsError } from './xs-wire.js';
 
-/** Events that may wait; a repeated one is merged with the one that waits, so this is the number of domains and two. */
 interface Console {
   readonly domid: number;
   tty: number | undefined;
@@ -19,6 +18,7 @@ interface Console {
 
 export function startXenconsoled(sched: Sched, clock: Clock, hypervisor: Hypervisor, store: StorePort): void {
   const client = new Kernel({ domid: 0, who: 'xenconsoled', sched, clock, printk: () => {} });
+  /** Whose events wait. A repeated one is merged, so there are no more than there are domains, and one. */
   const tokens = new Set<string>();
   const arrived = waitQueue('xenconsoled poll');
   const consoles = new Map<number, Console>();
