@@ -6,17 +6,11 @@ import { domainCreateNew } from '../../src/libxl/create.js';
 import { domainDestroy } from '../../src/libxl/destroy.js';
 import { domainUnpause } from '../../src/libxl/domain.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
-import { about, connections, data, nodes, type Request, recorded, traced, type Unit, units } from './requests.js';
+import { about, connections, data, mainConnection, nodes, type Request, recorded, traced, type Unit, units } from './requests.js';
 
 const by = (requests: readonly Request[], who: string) => requests.filter((request) => request.who === who);
 
 const kinds = ['vbd', 'vif', 'other'] as const;
-
-/** The recording's connection of `who` with the most requests: the others are scripts that speak through the kernel. */
-function mainConnection(requests: readonly Request[], who: string, domid: number): Unit[] {
-  const all = connections(requests, who, domid);
-  return all.reduce((longest, units) => (units.length > longest.length ? units : longest), []);
-}
 
 const mtwatch = (op: string): Unit => [`${op} /local/domain/0/mtwatch/N`];
 

@@ -107,3 +107,9 @@ export function nodes(listing: string): string[] {
         .replace(/((?:ring-ref|port|event-channel(?:-[tr]x)?|start_time)) = "\d[\d.]*"/, '$1 = "..."'),
     );
 }
+
+/** The recording's connection of `who` with the most requests: the others are scripts that speak through the kernel. */
+export function mainConnection(requests: readonly Request[], who: string, domid: number): Unit[] {
+  const all = connections(requests, who, domid);
+  return all.reduce((longest, units) => (units.length > longest.length ? units : longest), []);
+}

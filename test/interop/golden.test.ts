@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import type { TraceLine } from '../../src/xenbus/trace.js';
-import { about, connections, data, nodes, recorded, traced, units } from '../golden/requests.js';
+import { about, connections, data, mainConnection, nodes, recorded, traced, units } from '../golden/requests.js';
 import { testWith } from './clients.js';
 import { type Lab, lab, until } from './harness.js';
 
@@ -60,6 +60,14 @@ test('the trace has the requests of a real host, the mtwatch node first and last
       domid,
     );
     for (const kind of ['vbd', 'vif', 'other'] as const) expect(about(rest, kind)).toEqual(about(real, kind));
+    const kernel = connections(traced(ours), 'dom0-kernel', 1).flat();
+    const linux = mainConnection(theirs, 'dom0-kernel', domid);
+    for (const kind of ['vbd', 'vif'] as const) expect(about(kernel, kind)).toEqual(about(linux, kind));
+    if (mtwatch === 'WRITE') {
+      const guest = connections(traced(ours), 'domU-kernel', 1).flat();
+      const frontends = mainConnection(theirs, 'domU-kernel', domid);
+      for (const kind of ['vbd', 'vif'] as const) expect(about(guest, kind)).toEqual(about(frontends, kind));
+    }
     const monitor = connections(traced(ours), 'monitor', 1).flat();
     expect(monitor).toEqual([[mtwatch === 'WRITE' ? 'WATCH @releaseDomain' : 'UNWATCH @releaseDomain']]);
   }
