@@ -5,19 +5,12 @@
  */
 import { parseCpuList } from './cpu-list.js';
 import { type Disk, parseDiskSpec } from './disk.js';
-import {
-  type ActionOnShutdown,
-  type BuildInfo,
-  type CreateInfo,
-  type DomainConfig,
-  type DomainType,
-  type OtherDeviceList,
-  otherDeviceLists,
-} from './domain-config.js';
+import type { ActionOnShutdown, BuildInfo, CreateInfo, DomainConfig, DomainType } from './domain-config.js';
 import { readHvm, readHvmDisplay, readPvh } from './hvm-keys.js';
 import { type Nic, parseNicSpec } from './nic.js';
 import { readDevices, readDisplay, readHardwareDevices, readVirtualKeyboards } from './other-devices.js';
 import { asUint64, strtol } from './strtol.js';
+import { notices, refusals } from './unmodelled.js';
 import {
   type CfgReader,
   cfgReader,
@@ -583,52 +576,6 @@ function readArguments(reader: CfgReader, key: string): readonly string[] | unde
   const list = getStrings(reader, key);
   if (!list && hasKey(reader, key)) exitXl(reader, 3, `xl: Unable to parse ${key}.`);
   return list;
-}
-
-// ---- What is not modelled
-
-/** The keys of the device lists that have no model, to name them to the user. */
-const deviceKeys: Readonly<Record<OtherDeviceList, string>> = {
-  pcidevs: 'pci',
-  dtdevs: 'dtdev',
-  vfbs: 'vfb',
-  vkbs: 'vkb',
-  vtpms: 'vtpm',
-  p9s: 'p9',
-  pvcallsifs: 'pvcalls',
-  vdispls: 'vdispl',
-  vsnds: 'vsnd',
-  channels: 'channel',
-  usbctrls: 'usbctrl',
-  usbdevs: 'usbdev',
-};
-
-/** One line for each kind of device that no domain here can have. A guest that Xen itself refuses is left to libxl. */
-function refusals(config: DomainConfig): readonly string[] {
-  return otherDeviceLists
-    .filter((list) => (config[list]?.length ?? 0) > 0)
-    .filter((list) => list !== 'vkbs' || (config.vfbs?.length ?? 0) === 0)
-    .map((list) => `xl: ${deviceKeys[list]}= is not modelled yet; remove it, or use -n to see the configuration alone`);
-}
-
-/** A soft reset is for HVM guests. Of `on_soft_reset` nothing follows for others. */
-const actionKeys = { onPoweroff: 'on_poweroff', onReboot: 'on_reboot', onWatchdog: 'on_watchdog', onCrash: 'on_crash' } as const;
-
-/** What the user asked for and will not get. Defaults are passed over in silence. */
-function notices(reader: CfgReader, config: DomainConfig): readonly string[] {
-  const lines: string[] = [];
-  for (const [field, key] of entriesOf(actionKeys)) {
-    if (config[field] !== 'soft_reset') continue;
-    lines.push(`xl: warning: ${key}="soft-reset" is not modelled; the domain will be destroyed instead`);
-  }
-  for (const key of ['ioports', 'irqs', 'iomem', 'cpuid', 'vnuma']) {
-    if (hasKey(reader, key)) lines.push(`xl: warning: ${key}= is not modelled and has no effect`);
-  }
-  return lines;
-}
-
-function entriesOf<Key extends string, Value>(record: Readonly<Record<Key, Value>>): readonly (readonly [Key, Value])[] {
-  return Object.entries(record) as [Key, Value][];
 }
 
 type Given<T> = { [Key in keyof T as undefined extends T[Key] ? never : Key]: T[Key] } & {

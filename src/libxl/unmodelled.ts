@@ -1,0 +1,49 @@
+/**
+ * What a config asks for and this dom0 does not model: said when a domain is to be made of it, never in a dry run.
+ */
+import { type DomainConfig, type OtherDeviceList, otherDeviceLists } from './domain-config.js';
+import { type CfgReader, hasKey } from './xl-cfg.js';
+
+/** The keys of the device lists that have no model, to name them to the user. */
+const deviceKeys: Readonly<Record<OtherDeviceList, string>> = {
+  pcidevs: 'pci',
+  dtdevs: 'dtdev',
+  vfbs: 'vfb',
+  vkbs: 'vkb',
+  vtpms: 'vtpm',
+  p9s: 'p9',
+  pvcallsifs: 'pvcalls',
+  vdispls: 'vdispl',
+  vsnds: 'vsnd',
+  channels: 'channel',
+  usbctrls: 'usbctrl',
+  usbdevs: 'usbdev',
+};
+
+/** One line for each kind of device that no domain here can have. A guest that Xen itself refuses is left to libxl. */
+export function refusals(config: DomainConfig): readonly string[] {
+  return otherDeviceLists
+    .filter((list) => (config[list]?.length ?? 0) > 0)
+    .filter((list) => list !== 'vkbs' || (config.vfbs?.length ?? 0) === 0)
+    .map((list) => `xl: ${deviceKeys[list]}= is not modelled yet; remove it, or use -n to see the configuration alone`);
+}
+
+/** A soft reset is for HVM guests. Of `on_soft_reset` nothing follows for others. */
+const actionKeys = { onPoweroff: 'on_poweroff', onReboot: 'on_reboot', onWatchdog: 'on_watchdog', onCrash: 'on_crash' } as const;
+
+/** What the user asked for and will not get. Defaults are passed over in silence. */
+export function notices(reader: CfgReader, config: DomainConfig): readonly string[] {
+  const lines: string[] = [];
+  for (const [field, key] of entriesOf(actionKeys)) {
+    if (config[field] !== 'soft_reset') continue;
+    lines.push(`xl: warning: ${key}="soft-reset" is not modelled; the domain will be destroyed instead`);
+  }
+  for (const key of ['ioports', 'irqs', 'iomem', 'cpuid', 'vnuma']) {
+    if (hasKey(reader, key)) lines.push(`xl: warning: ${key}= is not modelled and has no effect`);
+  }
+  return lines;
+}
+
+function entriesOf<Key extends string, Value>(record: Readonly<Record<Key, Value>>): readonly (readonly [Key, Value])[] {
+  return Object.entries(record) as [Key, Value][];
+}
