@@ -106,14 +106,18 @@ export async function beginWait(
     cancel();
     throw error;
   });
+  const timedOut = () => new LibxlError(Rc.TIMEDOUT, `no change of ${path} in ${timeoutMs} ms`);
   return async () => {
     try {
       for (;;) {
         if (fired) {
+          // Past the deadline it looks once more, and no more: whoever writes the node must not prolong the wait.
+          const isLast = late;
           fired = false;
           if (done(await ctx.xs.read(path))) return;
+          if (isLast) throw timedOut();
         } else if (late) {
-          throw new LibxlError(Rc.TIMEDOUT, `no change of ${path} in ${timeoutMs} ms`);
+          throw timedOut();
         } else {
           await new Promise<void>((resolve) => {
             wake = resolve;

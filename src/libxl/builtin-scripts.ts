@@ -189,23 +189,33 @@ function majorMinor(device: BlockDevice): string {
 /** Whether the vbd at `dir`, whose `physical-device` is `theirs`, is on the device we want. */
 type SameDevice = (xs: XsRequests, dir: string, theirs: string) => boolean | Promise<boolean>;
 
+/** Who is checking and writing now, by the dom0 that it is for. */
+const claiming = new WeakMap<Xc, Promise<unknown>>();
+
 /**
  * Writes `physical-device` unless another guest has the device, whose numbers are then the answer. The real script
- * holds a lock file from its check to its write; here both are one transaction, and of two that check at the same time
- * the slower one checks again.
+ * holds a lock file from its check to its write. Here the scripts of one process take turns, and against those of others
+ * check and write are one transaction, the list of vbds in it: of two that check at the same time the slower one checks
+ * again.
  */
-async function claim(io: ScriptIo, wanted: Wanted, mine: string, same: SameDevice): Promise<string | undefined> {
-  return withXs(io, async (xs) => {
-    const backends = await listBackends(xs);
-    let sharer: string | undefined;
-    await xs.transaction(async (tx) => {
-      sharer = await findSharer(tx, backends, wanted, same);
-      if (sharer !== undefined) return abort;
-      await tx.write(`${backendOf(wanted.run)}/physical-device`, mine);
-      return undefined;
-    });
-    return sharer;
-  });
+function claim(io: ScriptIo, wanted: Wanted, mine: string, same: SameDevice): Promise<string | undefined> {
+  const turn = (claiming.get(io.xc) ?? Promise.resolve()).then(() =>
+    withXs(io, async (xs) => {
+      let sharer: string | undefined;
+      await xs.transaction(async (tx) => {
+        sharer = await findSharer(tx, await listBackends(tx), wanted, same);
+        if (sharer !== undefined) return abort;
+        await tx.write(`${backendOf(wanted.run)}/physical-device`, mine);
+        return undefined;
+      });
+      return sharer;
+    }),
+  );
+  claiming.set(
+    io.xc,
+    turn.catch(() => undefined),
+  );
+  return turn;
 }
 
 /** The directories of all vbds. */

@@ -15,7 +15,7 @@ import { type AoStep, asLibxlError, beginWait, multidev, runAo, strerror, transa
 import { consoleNodes } from './console.js';
 import { type Ctx, LIBXL_INIT_TIMEOUT, LibxlError, Rc } from './ctx.js';
 import { destroyGuest } from './destroy.js';
-import { type Device, genericAdd, startDeviceAdd } from './device.js';
+import { checkAlive, type Device, deviceDestroy, genericAdd, startDeviceAdd } from './device.js';
 import { diskBackendKind, diskDevid, diskNodes, needsStat, type ReadyDisk, setDiskDefaults } from './disk.js';
 import type { DomainConfig } from './domain-config.js';
 import { toJson } from './json.js';
@@ -97,14 +97,14 @@ export async function domainCreateNew(ctx: Ctx, config: DomainConfig): Promise<n
   try {
     await runAo(ctx, createSteps, state);
   } catch (error) {
-    throw await rollBack(ctx, state.domid, error);
+    throw await rollBack(ctx, state, error);
   }
   try {
     await saveConfig(ctx, state);
   } catch (error) {
     // The domain stays, as in libxl; the caller destroys it.
     const why = error instanceof Error ? error.message : String(error);
-    ctx.log('error', 'libxl_create.c:domcreate_complete', state.domid, `the configuration was not saved: ${why}`);
+    ctx.log('error', '', state.domid, `the configuration was not saved: ${why}`);
     throw new CreateError(Rc.FAIL, `the configuration of domain ${state.domid} was not saved`, state.domid, { cause: error });
   }
   return state.domid;
@@ -135,17 +135,34 @@ export function userdataName(domid: number, uuid: string, user: 'libxl-json' | '
 }
 
 /** Undoes a failed creation (domcreate_complete). Whatever went wrong, a domain that was made is destroyed. */
-async function rollBack(ctx: Ctx, domid: number, error: unknown): Promise<unknown> {
+async function rollBack(ctx: Ctx, state: Creating, error: unknown): Promise<unknown> {
+  const { domid } = state;
   const failure = asLibxlError(error, 'create');
   if (domid === 0) return failure ? new CreateError(failure.rc, failure.message, undefined, { cause: error }) : error;
   try {
     await destroyGuest(ctx, domid);
   } catch (second) {
-    if (!asLibxlError(second, 'destroy')) return second;
+    const why = asLibxlError(second, 'destroy');
+    if (!why) return second;
+    if (why.rc === Rc.DOMAIN_NOTFOUND) await removeRemains(ctx, state);
     const where = 'libxl_create.c:2051:domcreate_destruction_cb';
     ctx.log('error', where, domid, 'unable to destroy domain following failed creation');
   }
   return failure ? new CreateError(Rc.FAIL, failure.message, domid, { cause: error }) : error;
+}
+
+/**
+ * Somebody destroyed the domain while it was being made. What was written after that is removed: the devices, the
+ * domain's own nodes and, last again, its mtwatch node.
+ */
+async function removeRemains(ctx: Ctx, { domid, config, disks, nics }: Creating): Promise<void> {
+  const devices = [
+    ...disks.filter((disk) => diskDevid(disk) >= 0).map((disk) => diskDevice(ctx, domid, disk)),
+    ...nics.map((nic) => nicDevice(domid, nic)),
+    consoleDevice(domid),
+  ];
+  for (const device of devices) await deviceDestroy(ctx, device);
+  for (const path of [vmPath(config.cInfo.uuid), domainPath(domid), libxlPath(domid), mtwatchPath(domid)]) await ctx.xs.rm(path);
 }
 
 function settle({ bInfo }: DomainConfig): BuildSettings {
@@ -173,8 +190,11 @@ async function checkConfig(ctx: Ctx, { config }: Creating): Promise<void> {
   }
   const { bootloader, kernel } = config.bInfo;
   if (bootloader !== undefined || kernel === undefined) {
-    const line = `bootloader ${bootloader} is not run, as guests are models: name a kernel with kernel= instead`;
-    ctx.log('error', 'libxl_bootloader.c:417:libxl__bootloader_run', undefined, line);
+    const line =
+      bootloader === undefined
+        ? 'no kernel: name one with kernel='
+        : `bootloader ${bootloader} is not run, as guests are models: name a kernel with kernel= instead`;
+    ctx.log('error', '', undefined, line);
     throw new LibxlError(Rc.NI, line);
   }
 }
@@ -277,7 +297,8 @@ async function writeDomain(ctx: Ctx, tx: XsTransaction, domid: number, { cInfo }
 async function checkName(ctx: Ctx, domid: number, name: string): Promise<void> {
   const others = await ctx.xc.call('xc.domain_getinfolist', {});
   const names = await Promise.all(others.map((other) => ctx.xs.read(`${domainPath(other.domid)}/name`)));
-  if (others.some((other, index) => other.domid !== domid && names[index] === byteString(name))) {
+  // A name that says nothing may be had by many.
+  if (name !== '' && others.some((other, index) => other.domid !== domid && names[index] === byteString(name))) {
     const line = `Domain with name "${name}" already exists.`;
     ctx.log('error', 'libxl_domain.c:81:libxl__domain_rename', domid, line);
     throw new LibxlError(Rc.INVAL, line);
@@ -311,7 +332,7 @@ function refuseForeignBackend(ctx: Ctx, domid: number, device: { readonly backen
   const name = device.backendDomname;
   if (name === undefined || name === '0' || name === 'Domain-0') return;
   const line = `${what}: a backend in domain ${name} is not modelled: leave backend= out, dom0 has it then`;
-  ctx.log('error', 'libxl_create.c:1318:initiate_domain_create', domid, line);
+  ctx.log('error', '', domid, line);
   throw new LibxlError(Rc.NI, line);
 }
 
@@ -415,6 +436,7 @@ async function buildPost(ctx: Ctx, { domid, config, settings, build }: Creating)
   const { maxMemkb, targetMemkb, videoMemkb, maxVcpus, availVcpus, kernel, ramdisk, cmdline } = settings;
   const started = ctx.clock.wall();
   await transact(ctx, async (tx) => {
+    await checkAlive(tx, domid);
     await tx.write(`${home}/memory/static-max`, String(maxMemkb));
     await tx.write(`${home}/memory/target`, String(targetMemkb - videoMemkb));
     await tx.write(`${home}/memory/videoram`, String(videoMemkb));
@@ -468,11 +490,18 @@ export function nicDevice(domid: number, nic: ReadyNic): Device {
   return { domid, devid: nic.devid, kind: 'vif', backendDomid: nic.backendDomid, backendKind: 'vif' };
 }
 
+function consoleDevice(domid: number): Device {
+  return { domid, devid: 0, kind: 'console', backendDomid: 0, backendKind: 'console' };
+}
+
 /** Console 0: xenconsoled's, from the nodes alone. Nobody waits for it here; its state never moves. */
 async function addConsole(ctx: Ctx, { domid, build }: Creating): Promise<void> {
-  const device: Device = { domid, devid: 0, kind: 'console', backendDomid: 0, backendKind: 'console' };
+  const device = consoleDevice(domid);
   const nodes = consoleNodes(domid, { port: build.consolePort, mfn: build.consoleMfn });
-  await transact(ctx, (tx) => genericAdd(tx, device, nodes));
+  await transact(ctx, async (tx) => {
+    await checkAlive(tx, domid);
+    await genericAdd(tx, device, nodes);
+  });
 }
 
 /** libxl starts a qemu for a PV guest whose disks need one. This dom0 has none to start. */

@@ -112,7 +112,7 @@ async function removeFiles(ctx: Ctx, { domid, uuid }: Destroying): Promise<void>
   await ctx.host.removeUserdata(domid, uuid).catch((error: unknown) => {
     const reason = error instanceof Error ? error.message : String(error);
     const line = `failed to remove what was saved of the domain: ${reason}`;
-    ctx.log('error', 'libxl_dom.c:1240:libxl__userdata_destroyall', domid, line);
+    ctx.log('error', '', domid, line);
   });
 }
 

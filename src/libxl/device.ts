@@ -4,7 +4,7 @@
  * The order of the requests is that of libxl_device.c of 4.17, as a real xenstored logged it. What the nodes of a disk
  * or a nic say is in disk.ts and nic.ts; which devices a domain has, in create.ts.
  */
-import { devicePaths, parentPath } from '../xenbus/paths.js';
+import { devicePaths, domainPath, parentPath } from '../xenbus/paths.js';
 import { parseState, XenbusState } from '../xenbus/xenbus.js';
 import { abort, byteString, textOf, type XsRequests } from '../xenbus/xs-client.js';
 import type { Perm } from '../xenbus/xs-wire.js';
@@ -112,6 +112,15 @@ export async function genericAdd(xs: XsRequests, device: Device, nodes: DeviceNo
   await writeAll(xs, libxl, nodes.back);
 }
 
+/**
+ * Refuses to write for a domain whose nodes are gone: somebody destroyed it meanwhile. Read in the transaction that
+ * writes, so that a destruction in between makes it look again.
+ */
+export async function checkAlive(xs: XsRequests, domid: number): Promise<void> {
+  if ((await xs.read(domainPath(domid))) !== undefined) return;
+  throw new LibxlError(Rc.DOMAIN_NOTFOUND, `domain ${domid} was destroyed meanwhile`);
+}
+
 export interface AddOptions {
   /** Saves the domain's configuration with the device in it: within the transaction, before its first write. */
   readonly save?: () => Promise<void>;
@@ -124,6 +133,7 @@ export interface AddOptions {
 export async function startDeviceAdd(ctx: Ctx, device: Device, nodes: DeviceNodes, options: AddOptions = {}): Promise<Rest> {
   const { backend, libxl } = pathsOf(device);
   await transact(ctx, async (tx) => {
+    await checkAlive(tx, device.domid);
     if ((await tx.read(libxl)) !== undefined) {
       const where = device.kind === 'vbd' ? 'libxl_disk.c:343:device_disk_add' : 'libxl_device.c:1998:libxl__device_add_async';
       ctx.log('error', where, device.domid, 'device already exists in xenstore');

@@ -115,7 +115,7 @@ export class Dom0 implements StorePort {
       },
       wake,
       log,
-      introduced: (domid) => this.#introduced(domid),
+      introduced: (domid, _mfn, port) => this.#introduced(domid, port),
       released: (domid) => this.#released(domid),
       ...(trace
         ? { traced: (conn, who, domid, packet, reply) => trace(traceLine(clock.now() - boot, conn, who, domid, packet, reply)) }
@@ -203,6 +203,9 @@ export class Dom0 implements StorePort {
     const bus = backendBus(kernel, watches);
     const shared = { bus, hypervisor: this.hypervisor, faults: this.#faults, nrCpus: machine.nrCpus };
     const blocks = this.#blocks;
+    const netdevGone = (vif: string) => {
+      for (const bridge of this.#bridges.keys()) this.#bridge(bridge, vif, false);
+    };
     kernel.spawn('swapper/0', 'kernel_init', function* boot(): Task {
       yield* watchControl(kernel, watches, (request) => {
         kernel.printk(`xen:manage: ${request} requested; dom0 stays, it is modelled without an end of its own`);
@@ -214,18 +217,19 @@ export class Dom0 implements StorePort {
       yield* kernel.write('/local/pool/0/name', 'Pool-0');
       yield* kernel.write('/local/domain/0/mtwatch', '');
       yield* bus.registerDriver(blkback({ ...shared, blocks }));
-      yield* bus.registerDriver(netback(shared));
+      yield* bus.registerDriver(netback({ ...shared, netdevGone }));
       yield* probeAndWatch(bus);
       if (hardened) yield* watchAnnouncements(kernel, watches, hardened);
     });
   }
 
   /** The store took up a domain: its page is mapped, and its kernel can connect. */
-  #introduced(domid: number): void {
+  #introduced(domid: number, port: number): void {
     const domain = this.hypervisor.get(domid);
     if (!domain || this.#guests.has(domid)) return;
     const unmap = this.hypervisor.grantMap(domid);
     if (unmap) this.#ringMappings.set(domid, unmap);
+    this.hypervisor.evtchnBind(0, domid, port);
     const guest = new Guest({
       domain,
       hypervisor: this.hypervisor,
@@ -246,7 +250,9 @@ export class Dom0 implements StorePort {
     const reason = error instanceof Error ? (error.stack ?? error.message) : String(error ?? '');
     const text =
       what === 'oops' ? `kernel BUG in ${task.comm}:${task.pid}` : `watchdog: BUG: soft lockup [${task.comm}:${task.pid}]`;
-    this.#printk.print([text, 'Call Trace:', ...procStack(task)].join('\n'));
+    const trace = [text, 'Call Trace:', ...procStack(task)].join('\n');
+    if (task.home === this.kernel.home) this.#printk.print(trace);
+    else this.#guests.get(task.home.domid)?.kernel.printk(trace);
     log(`dom ${task.home.domid}: ${text}: ${reason}`);
   }
 

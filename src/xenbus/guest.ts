@@ -7,7 +7,7 @@
  * quotas of its domain.
  */
 import type { Clock } from './clock.js';
-import type { Domain, Hypervisor } from './hypervisor.js';
+import { type Domain, evtchnPortsMax, type Hypervisor } from './hypervisor.js';
 import { type BusType, XenbusBus, type XenbusDevice, type XenbusDriver } from './kernel/bus.js';
 import { Kernel } from './kernel/kernel.js';
 import { watchControl } from './kernel/manage.js';
@@ -22,6 +22,8 @@ const { Initialising, InitWait, Initialised, Connected, Closing, Closed } = Xenb
 
 /** Linux keeps the first 8 grant references for itself (GNTTAB_NR_RESERVED_ENTRIES). */
 const firstGrantRef = 8;
+/** Event channels that the interrupts of many vcpus leave for devices: those vcpus that find none stay offline. */
+const devicePorts = 256;
 /** How long a guest that shuts down waits for one device to close (xenbus_dev_shutdown). */
 const deviceShutdownMs = 5_000;
 
@@ -105,7 +107,7 @@ export class Guest {
 
   /** Timer, debug and inter-processor interrupts take event channels before any device does: 5, and 7 for each further vcpu. */
   #bindInterrupts(): void {
-    const count = 5 + 7 * (this.#domain.maxVcpus - 1);
+    const count = Math.min(5 + 7 * (this.#domain.maxVcpus - 1), evtchnPortsMax - devicePorts);
     for (let bound = 0; bound < count; bound++) this.#hypervisor.evtchnAllocUnbound(this.#domain.domid, this.#domain.domid);
   }
 

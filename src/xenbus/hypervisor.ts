@@ -17,8 +17,8 @@ const firstMfn = 0x1bd000;
 export interface Evtchn {
   readonly port: number;
   readonly remote: number;
-  /** The port at the other end once it is bound. */
-  remotePort: number | undefined;
+  /** Somebody is at the other end. */
+  bound: boolean;
 }
 
 export interface Domain {
@@ -169,16 +169,21 @@ export class Hypervisor {
     let port = 1;
     while (domain.ports.has(port)) port += 1;
     if (port > evtchnPortsMax) throw new PrivcmdError('ENOMEM', `domain ${domid} has ${evtchnPortsMax} event channels already`);
-    domain.ports.set(port, { port, remote, remotePort: undefined });
+    domain.ports.set(port, { port, remote, bound: false });
     return port;
   }
 
-  /** EVTCHNOP_bind_interdomain by domain `local`; undefined when the port is not there for it. */
-  evtchnBind(local: number, domid: number, port: number): Evtchn | undefined {
+  /**
+   * EVTCHNOP_bind_interdomain by domain `local`; what is returned unbinds it. Undefined when the port is not there, not
+   * for this domain, or bound already.
+   */
+  evtchnBind(local: number, domid: number, port: number): (() => void) | undefined {
     const channel = this.#domains.get(domid)?.ports.get(port);
-    if (!channel || channel.remote !== local) return undefined;
-    channel.remotePort = port;
-    return channel;
+    if (!channel || channel.remote !== local || channel.bound) return undefined;
+    channel.bound = true;
+    return () => {
+      channel.bound = false;
+    };
   }
 
   /** Maps one page of `domid`; what is returned unmaps it, once. */

@@ -64,7 +64,9 @@ export function startXenconsoled(sched: Sched, clock: Clock, hypervisor: Hypervi
     const console = consoles.get(domid);
     const dir = `/local/domain/${domid}/console`;
     if (!console || console.tty !== undefined || (yield* client.read(`${dir}/ring-ref`)) === undefined) return;
-    if ((yield* client.read(`${dir}/port`)) === undefined) return;
+    const port = yield* client.read(`${dir}/port`);
+    if (port === undefined) return;
+    hypervisor.evtchnBind(0, domid, Number(port));
     console.tty = freeTty();
     yield* client.write(`${dir}/tty`, `/dev/pts/${console.tty}`);
   }

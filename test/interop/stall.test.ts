@@ -52,7 +52,7 @@ function configs(...names: string[]): void {
 async function connected(domid: number): Promise<void> {
   await until(async () => {
     const { stdout } = await l.xl('dom0', 'dmesg');
-    return stdout.includes(`backend/vif/${domid}/0 -> Connected`);
+    return stdout.includes(`vif${domid}.0: Guest Rx ready`);
   });
 }
 

@@ -133,3 +133,30 @@ test('transactions of one process do not overlap', async () => {
   const starts = m.trace.slice(before).filter(({ op }) => op === 'TRANSACTION_START');
   expect({ value: await m.run(m.ctx.xs.read('/libxl')), starts: starts.length }).toEqual({ value: 'ab', starts: 2 });
 });
+
+test('whoever writes the awaited node again and again does not prolong the wait', async () => {
+  const path = '/tool/awaited';
+  await m.run(m.ctx.xs.write(path, '0'));
+  // The machine never settles while the writer writes: turns are counted.
+  const turns = async () => {
+    for (let turn = 0; turn < 100; turn++) await m.clock.turn();
+  };
+  const writer = m.connect('client');
+  let writes = 0;
+  let open = true;
+  void writer.watch(path, () => void (open && writer.write(path, String(++writes))));
+  let ended: unknown;
+  void beginWait(m.ctx, path, 1_000, (value) => value === 'never')
+    .then((rest) => rest())
+    .catch((error: unknown) => {
+      ended = error;
+    });
+  await turns();
+  m.clock.advance(1_000);
+  await turns();
+  const whileWriting = ended;
+  open = false;
+  await m.settle();
+  expect(whileWriting).toMatchObject({ rc: Rc.TIMEDOUT });
+  expect(writes).toBeGreaterThan(10);
+});

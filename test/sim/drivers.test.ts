@@ -2,6 +2,7 @@
 import { domainCreateNew } from '../../src/libxl/create.js';
 import { domainDestroy } from '../../src/libxl/destroy.js';
 import { domainShutdown, domainUnpause } from '../../src/libxl/domain.js';
+import { ringPacketsMax } from '../../src/xenbus/kernel/kernel.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
 
 let m: Machine;
@@ -70,6 +71,55 @@ describe('blkback', () => {
   });
 });
 
+test.each([
+  ['ring-ref', 'junk'],
+  ['event-channel', 'junk'],
+  // xenstored's and the console's are bound already.
+  ['event-channel', '1'],
+  ['event-channel', '2'],
+])('blkback refuses %s = %s', async (name, value) => {
+  await paused();
+  await m.settle();
+  await says('vbd/51712', { ...(await vbdRing()), [name]: value }, 3);
+  expect(await read(`${backend('vbd', 51712)}/state`)).toBe('5');
+  expect(m.log).toEqual([]);
+});
+
+test('a backend whose frontend is no path, or of another domain, makes no device and harms nobody', async () => {
+  for (const [cmdline, frontendId, path] of [
+    ['', '9', '/local/domain/9/device/vif/0/'],
+    ['xen_mtwatch', '9', '/bad path'],
+    ['xen_mtwatch', '8', '/local/domain/8/device/vif/0'],
+    ['xen_mtwatch', '009', '/local/domain/9/device/vif/0'],
+  ] as const) {
+    m = await machine({ cmdline });
+    const dir = '/local/domain/0/backend/vif/9/0';
+    await m.run(
+      m.ctx.xs.transaction(async (tx) => {
+        for (const [name, value] of Object.entries({ frontend: path, 'frontend-id': frontendId, state: '1' })) {
+          await tx.write(`${dir}/${name}`, value);
+        }
+      }),
+    );
+    await m.settle();
+    expect(await read(`${dir}/state`)).toBe('1');
+    expect({ log: m.log, threads: m.threads().map(({ thread, state }) => `${thread} ${state}`) }).toEqual({
+      log: [],
+      threads: ['xenwatch S'],
+    });
+    expect(await m.run(domainCreateNew(m.ctx, pvConfig()))).toBe(1);
+  }
+});
+
+test('a guest of many vcpus has event channels left for its devices', async () => {
+  m = await machine();
+  const config = pvConfig();
+  domid = await m.run(domainCreateNew(m.ctx, { ...config, bInfo: { ...config.bInfo, maxVcpus: 300, availVcpus: [0] } }));
+  await m.run(domainUnpause(m.ctx, domid));
+  await m.settle();
+  expect([await read(`${frontend('vbd/51712')}/state`), await read(`${frontend('vif/0')}/state`), m.log]).toEqual(['4', '4', []]);
+});
+
 describe('netback', () => {
   test('withholds Connected until the hotplug script is done', async () => {
     await paused();
@@ -122,6 +172,51 @@ describe('a running guest', () => {
     await m.run(m.ctx.xc.call('xc.domain_unpause', { domid }));
     await m.settle();
     expect(await read(`/local/domain/${domid}/control/shutdown`)).toBe('');
+  });
+
+  test('a guest whose backend is removed behind its back goes on', async () => {
+    await m.run(m.ctx.xs.rm(backend('vif', 0)));
+    await m.settle();
+    await m.run(domainShutdown(m.ctx, domid));
+    expect(m.log).toEqual([]);
+  });
+
+  test('what a guest writes again and again waits once, while its domain is stalled (XSA-349)', async () => {
+    m.dom0.handlers['dom0.hold']({ device: `vif${domid}.0`, mode: 'inflight' });
+    const guest = m.connect('client', domid);
+    await m.run(guest.write('device/vif/0/state', '5'));
+    await m.settle();
+    const waiting = () => m.threads().find(({ domid: of }) => of === domid)?.pending;
+    for (let times = 0; times < 50; times++) {
+      await m.run(guest.write('device/vif/0/state', String(4 + (times % 2))));
+      await m.run(guest.write('device/vif/0/request-multicast-control', String(times)));
+      await m.run(guest.write('device/vbd/51712/state', String(4 + (times % 2))));
+    }
+    await m.settle();
+    // One of each vif and vbd state; the multicast watch was unregistered when the disconnecting began.
+    expect(waiting()).toBe(2);
+  });
+
+  test('a paused guest is not told the same thing twice', async () => {
+    await m.run(m.ctx.xc.call('xc.domain_pause', { domid }));
+    for (let times = 0; times < 500; times++) await m.run(m.ctx.xs.write(`/local/domain/${domid}/memory/target`, String(times)));
+    const from = m.trace.length;
+    await m.run(m.ctx.xc.call('xc.domain_unpause', { domid }));
+    await m.settle();
+    const reads = m.trace
+      .slice(from)
+      .filter(({ who, op, args }) => who === 'domU-kernel' && op === 'READ' && args[0] === 'memory/target');
+    expect(reads.length).toBeLessThanOrEqual(ringPacketsMax + 1);
+    expect(reads.at(-1)?.result).toBe('499');
+  });
+
+  test('a vif that hung leaves its bridge when it goes', async () => {
+    m.dom0.handlers['dom0.hold']({ device: `vif${domid}.0`, mode: 'inflight' });
+    await m.run(domainDestroy(m.ctx, domid));
+    expect(dmesg().join('\n')).not.toContain('left promiscuous mode');
+    m.dom0.handlers['dom0.flush']({});
+    await m.settle();
+    expect(dmesg().join('\n')).toContain(`device vif${domid}.0 left promiscuous mode`);
   });
 
   test('a guest that gives up on a backend that hangs stops all the same', async () => {
@@ -189,6 +284,18 @@ test('dom0 acknowledges that it is to shut down, and stays', async () => {
   await m.run(domainShutdown(m.ctx, 0));
   expect(dmesg().join('\n')).toContain('xen:manage: poweroff requested; dom0 stays');
   expect(m.dom0.handlers['xc.domain_getinfo']({ domid: 0 })).toMatchObject({ shutdown: null, running: true });
+});
+
+test('there are ten hung-task reports, and no more', async () => {
+  await paused();
+  m.dom0.handlers['dom0.hold']({ device: `vbd-${domid}-51712`, mode: 'connect' });
+  await m.run(m.ctx.xc.call('xc.domain_unpause', { domid }));
+  await m.settle();
+  for (let period = 0; period < 15; period++) {
+    m.clock.advance(120_000);
+    await m.settle();
+  }
+  expect(dmesg().filter((line) => line.includes('INFO: task'))).toHaveLength(10);
 });
 
 describe('holds', () => {

@@ -67,6 +67,30 @@ describe.each([
     expect(after.filter((line) => !before.includes(line))).toEqual(['/vm = ""   (n0)', '/libxl = ""   (n0)']);
   });
 
+  test.each(Array.from({ length: 20 }, (_, seed) => seed + 1))(
+    'seed %i: a destroy in the middle of a create leaves nothing',
+    async (seed) => {
+      const draw = seeded(seed);
+      const m = await machine({ seed, cmdline });
+      const before = await m.store();
+      const creating = domainCreateNew(m.ctx, pvConfig()).catch((error: unknown) => error);
+      for (let turns = draw() % 120; turns > 0; turns--) await m.clock.turn();
+      const other = { ...m.ctx, xs: m.connect('xl') };
+      await m.run(domainDestroy(other, 1).catch(() => undefined));
+      if ((await m.run(creating)) === 1) await m.run(domainDestroy(m.ctx, 1).catch(() => undefined));
+      await m.settle();
+      const left = (await m.store()).filter((line) => !before.includes(line));
+      const empty = ['/vm = ""   (n0)', '/libxl = ""   (n0)'];
+      expect({ left: left.filter((line) => !empty.includes(line)), domains: m.dom0.domains, log: m.log }).toEqual({
+        left: [],
+        domains: 0,
+        log: [],
+      });
+      expect(m.threads().map(({ thread }) => thread)).toEqual(['xenwatch']);
+      m.dom0.close();
+    },
+  );
+
   test('one seed is one run, to the last byte of the trace', async () => {
     const hashes = await Promise.all([5, 5, 6].map(async (seed) => hash((await life(seed, cmdline)).m.trace)));
     expect(hashes[0]).toBe(hashes[1]);

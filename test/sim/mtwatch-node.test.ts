@@ -26,6 +26,13 @@ async function observed(domid: number, options: MachineOptions, work: () => Prom
 
 const whole = ['mtwatch', 'home', 'mtwatch'];
 
+/** Announces a domain and answers with the pid of its thread. */
+async function announcedPid(domid: number): Promise<number | undefined> {
+  await m.run(m.ctx.xs.write(`/local/domain/0/mtwatch/${domid}`, ''));
+  await m.settle();
+  return m.threads().find((thread) => thread.domid === domid)?.pid;
+}
+
 test('a create and a destroy', async () => {
   const work = async () => domainDestroy(m.ctx, await domainCreateNew(m.ctx, pvConfig()));
   expect(await observed(1, {}, work)).toEqual(whole);
@@ -74,15 +81,36 @@ test('a domain with a thread that has not left keeps its domid from being given 
   await expect(m.run(again)).rejects.toMatchObject({ rc: -3 });
 });
 
+test('removing every announcement at once ends the threads of those that have nothing more to run', async () => {
+  m = await machine();
+  const domid = await m.run(domainCreateNew(m.ctx, pvConfig()));
+  await m.run(m.ctx.xs.rm('/local/domain/0/mtwatch'));
+  await m.run(domainDestroy(m.ctx, domid));
+  await m.settle();
+  expect(m.threads().map(({ thread }) => thread)).toEqual(['xenwatch']);
+});
+
+test('announcements that were there before dom0 looked are taken up', async () => {
+  m = await machine();
+  await m.run(m.ctx.xs.rm('/local/domain/0/mtwatch'));
+  await m.run(
+    m.ctx.xs.transaction(async (tx) => {
+      for (const domid of [3, 4]) await tx.write(`/local/domain/0/mtwatch/${domid}`, '');
+    }),
+  );
+  await m.settle();
+  expect(m.threads().map(({ thread }) => thread)).toEqual(['xenwatch', 'xen-mtwatch-3', 'xen-mtwatch-4']);
+});
+
 test('an event of a domain that nobody announced gets a thread too, which leaves when it is done', async () => {
   m = await machine();
-  const started = m.trace.length;
-  await m.run(m.ctx.xs.write('/local/domain/0/backend/vbd/9/51712/state', '1'));
+  const [eighth, ninth] = [await announcedPid(8), await announcedPid(9)];
+  expect(ninth).toBe((eighth ?? 0) + 1);
+  await m.run(m.ctx.xs.write('/local/domain/0/backend/vbd/10/51712/state', '1'));
   await m.settle();
-  expect(m.trace.slice(started).some(({ who, args }) => who === 'dom0-kernel' && args[0]?.startsWith('backend/vbd/9'))).toBe(
-    true,
-  );
-  expect(m.threads().map(({ thread }) => thread)).toEqual(['xenwatch']);
+  expect(m.threads().map(({ thread }) => thread)).toEqual(['xenwatch', 'xen-mtwatch-8', 'xen-mtwatch-9']);
+  // A pid was used in between.
+  expect(await announcedPid(11)).toBe((eighth ?? 0) + 3);
 });
 
 test.each(['7abc', '007', '65543', '32752', 'abc'])('mtwatch/%s names no domain and makes no thread', async (name) => {

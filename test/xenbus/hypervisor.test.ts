@@ -78,12 +78,16 @@ test('memory is what is there: no more can be given', () => {
   expect(() => hypervisor.build(domid, 1 << 20, '')).toThrow('1048576 KiB wanted, 786432 KiB free');
 });
 
-test('event channels are given from 1 upwards, and only the one they are for can bind them', () => {
+test('event channels are given from 1 upwards, and only the one they are for can bind them, once', () => {
   const { hypervisor } = machine();
   const { domid } = hypervisor.create(uuid, 1);
   expect([hypervisor.evtchnAllocUnbound(domid, 0), hypervisor.evtchnAllocUnbound(domid, 0)]).toEqual([1, 2]);
   expect(hypervisor.evtchnBind(5, domid, 1)).toBeUndefined();
-  expect(hypervisor.evtchnBind(0, domid, 1)).toMatchObject({ port: 1 });
+  const unbind = hypervisor.evtchnBind(0, domid, 1);
+  expect(unbind).toBeDefined();
+  expect(hypervisor.evtchnBind(0, domid, 1)).toBeUndefined();
+  unbind?.();
+  expect(hypervisor.evtchnBind(0, domid, 1)).toBeDefined();
 });
 
 test('domain 0 is not paused, unpaused or destroyed: it is the one that asks', () => {

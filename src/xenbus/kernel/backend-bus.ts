@@ -19,8 +19,13 @@ const backendBusType: BusType = {
   *busId(kernel, nodename): Task<string | undefined> {
     const frontendId = yield* kernel.read(`${nodename}/frontend-id`);
     const frontend = yield* kernel.read(`${nodename}/frontend`);
-    const [, type, , devid] = nodename.split('/');
-    if (!frontendId || !/^\d+$/.test(frontendId) || !frontend || !(yield* kernel.exists(frontend))) return undefined;
+    const [, type, domid, devid] = nodename.split('/');
+    if (parseDomid(frontendId) === undefined || frontendId !== domid) {
+      // Its watches would belong to two domains, and its callbacks to two threads.
+      kernel.printk(`xenbus: ${nodename}: frontend-id ${frontendId} is not the domain of the path`);
+      return undefined;
+    }
+    if (!frontend || !(yield* kernel.exists(frontend))) return undefined;
     return `${type}-${frontendId}-${devid}`;
   },
 };

@@ -172,18 +172,29 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
     yield* kernel.read(`${device.otherend}/ring-page-order`);
     for (let queue = 0; queue < queues; queue++) {
       const dir = queues === 1 ? device.otherend : `${device.otherend}/queue-${queue}`;
-      const port = yield* kernel.read(`${dir}/event-channel`);
-      const ref = yield* kernel.read(`${dir}/ring-ref`);
-      const unmap =
-        port !== undefined && ref !== undefined && hypervisor.evtchnBind(0, device.otherendId, Number(port))
-          ? hypervisor.grantMap(device.otherendId)
-          : undefined;
+      const port = yield* bus.readUnsigned(dir, 'event-channel', -1);
+      const ref = yield* bus.readUnsigned(dir, 'ring-ref', -1);
+      const unmap = ref < 0 ? undefined : mapRing(device.otherendId, port);
       if (!unmap) {
         unmapRings(blkif);
         return yield* bus.fatal(device, `mapping ring-ref of ${dir}`);
       }
       blkif.rings.push({ unmap, wake: waitQueue(`ring ${queue} of ${device.busId}`), task: undefined });
     }
+  }
+
+  /** The ring's page and its event channel; what is returned gives both back. */
+  function mapRing(domid: number, port: number): (() => void) | undefined {
+    const unbind = hypervisor.evtchnBind(0, domid, port);
+    const unmap = unbind && hypervisor.grantMap(domid);
+    if (!unmap) unbind?.();
+    return (
+      unmap &&
+      (() => {
+        unbind();
+        unmap();
+      })
+    );
   }
 
   function unmapRings(blkif: Blkif): void {

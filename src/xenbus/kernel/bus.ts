@@ -7,7 +7,8 @@
  * sides are not modelled.
  */
 import { isWithin } from '../paths.js';
-import { parseState, strstate, XenbusState } from '../xenbus.js';
+import { PrivcmdError } from '../privcmd.js';
+import { strstate, XenbusState } from '../xenbus.js';
 import { XsError } from '../xs-wire.js';
 import type { Kernel } from './kernel.js';
 import { type Mutex, mutex, mutexLock, mutexUnlock, type Task } from './sched.js';
@@ -101,7 +102,7 @@ export class XenbusBus {
 
   *#probeNode(nodename: string): Task {
     const { kernel, type } = this;
-    const state = parseState(yield* kernel.read(`${nodename}/state`));
+    const state = yield* kernel.readState(nodename);
     if (state !== XenbusState.Initialising) return;
     const busId = yield* type.busId(kernel, nodename);
     if (busId === undefined || busId.length > busIdMax || this.devices.has(nodename)) return;
@@ -170,15 +171,15 @@ export class XenbusBus {
       this.kernel.printk(`${device.devicetype} ${device.busId}: xenbus: Ignoring watch at ${path}`);
       return;
     }
-    const state = parseState(yield* this.kernel.read(`${device.otherend}/state`));
+    const state = yield* this.kernel.readState(device.otherend);
     const { driver } = device;
     if (!driver) return;
     try {
       yield* this.kernel.call(driver.names.otherendChanged, driver.otherendChanged(device, state));
     } catch (error) {
-      // A store error in a driver closes its device; it does not take the watch thread with it.
-      if (!(error instanceof XsError)) throw error;
-      yield* this.fatal(device, `xenstore: ${error.errno}`);
+      // What is refused to a driver closes its device; it does not take the watch thread with it.
+      if (!(error instanceof XsError || error instanceof PrivcmdError)) throw error;
+      yield* this.fatal(device, `${driver.names.otherendChanged}: ${error.message}`);
     }
   }
 
@@ -207,7 +208,7 @@ export class XenbusBus {
     if (driver) {
       yield* kernel.call(driver.names.remove, driver.remove(device));
       device.driver = undefined;
-      const stored = parseState(yield* kernel.read(`${device.nodename}/state`));
+      const stored = yield* kernel.readState(device.nodename);
       if (stored === XenbusState.Closing) yield* this.switchState(device, XenbusState.Closed);
     }
     mutexUnlock(kernel.sched, self, device.lock);

@@ -7,11 +7,14 @@
  */
 import type { Clock } from '../clock.js';
 import type { StoreLink, StorePort, Who } from '../transport.js';
+import { parseState, XenbusState } from '../xenbus.js';
 import { joinStrings, splitStrings, type XsErrno, XsError, type XsPacket, XsType } from '../xs-wire.js';
 import { call, KTask, type Sched, type Task, type TaskHome, type WaitQueue, waitEvent, waitQueue } from './sched.js';
 
 /** The first pid that a model's kernel thread gets; lower ones belong to threads that are not modelled. */
 const firstPid = 29;
+/** Packets that the ring holds before the store has to keep the next ones, and merges events that are the same. */
+export const ringPacketsMax = 32;
 
 export interface KernelOptions {
   readonly domid: number;
@@ -73,7 +76,7 @@ export class Kernel {
     return call(this.self, name, body);
   }
 
-  /** Sleeps for `ms`; true when woken by the timer, false when `queue` was woken before. */
+  /** Sleeps until `ready` holds, looking when `queue` is woken, for `ms` at most; answers whether it holds. */
   *sleepOn(queue: WaitQueue, ms: number, ready: () => boolean): Task<boolean> {
     let expired = false;
     const cancel = this.clock.after(ms, () => {
@@ -94,6 +97,7 @@ export class Kernel {
         this.#ring.push(packet);
         this.sched.wakeAll(this.#ringQueue);
       },
+      full: () => this.#ring.length >= ringPacketsMax,
       closed: () => {
         this.#link = undefined;
       },
@@ -114,8 +118,10 @@ export class Kernel {
   *#xenbusThread(): Task {
     for (;;) {
       yield* waitEvent(this.#ringQueue, () => this.#ring.length > 0);
+      const wasFull = this.#ring.length >= ringPacketsMax;
       const packet = this.#ring.shift();
       if (!packet) continue;
+      if (wasFull) this.#link?.resume();
       if (packet.type === XsType.WatchEvent) {
         const [path, token] = splitStrings(packet.payload);
         if (path !== undefined && token !== undefined) this.onWatchEvent(path, token);
@@ -172,9 +178,24 @@ export class Kernel {
     return list && splitStrings(list);
   }
 
-  /** `xenbus_exists`: asks for the directory. */
+  /** `xenbus_exists`: asks for the directory. Whatever goes wrong, it is not there. */
   *exists(path: string): Task<boolean> {
-    return (yield* this.directory(path)) !== undefined;
+    try {
+      return (yield* this.directory(path)) !== undefined;
+    } catch (error) {
+      if (!(error instanceof XsError)) throw error;
+      return false;
+    }
+  }
+
+  /** `xenbus_read_driver_state`: Unknown when it cannot be read, for whatever reason. */
+  *readState(dir: string): Task<number> {
+    try {
+      return parseState(yield* this.read(`${dir}/state`));
+    } catch (error) {
+      if (!(error instanceof XsError)) throw error;
+      return XenbusState.Unknown;
+    }
   }
 
   *write(path: string, value: string, txId = 0): Task {

@@ -92,6 +92,11 @@ export class HardenedDispatch implements Dispatch {
     return this.#executors.has(domid);
   }
 
+  /** The domains whose node was there when last looked at. */
+  announced(): number[] {
+    return [...this.#executors.values()].filter(({ domid, node }) => domid !== 0 && node).map(({ domid }) => domid);
+  }
+
   /** The node of `domid` is there, or is not. Called in the domain's own thread, behind all earlier work. */
   setNode(domid: number, node: boolean): void {
     const executor = this.#executors.get(domid);
@@ -123,21 +128,28 @@ export class HardenedDispatch implements Dispatch {
 
   *#thread(self: KTask, executor: Executor): Task {
     const { events } = executor;
-    for (;;) {
-      yield* waitEvent(executor.queue, () => events.length > 0 || !executor.node);
-      const event = events.shift();
-      if (!event) break;
-      event.watch.pending -= 1;
-      executor.running = { watch: event.watch, path: event.path, since: this.#kernel.clock.now() };
-      event.watch.runners.add(self);
-      yield* runCallback(this.#kernel, event);
-      event.watch.runners.delete(self);
-      executor.running = undefined;
-      executor.handled += 1;
-      for (const idle of this.#flushing) this.#kernel.sched.wakeAll(idle);
-      yield undefined;
+    try {
+      for (;;) {
+        yield* waitEvent(executor.queue, () => events.length > 0 || !executor.node);
+        const event = events.shift();
+        if (!event) return;
+        event.watch.pending -= 1;
+        executor.running = { watch: event.watch, path: event.path, since: this.#kernel.clock.now() };
+        event.watch.runners.add(self);
+        try {
+          yield* runCallback(this.#kernel, event);
+        } finally {
+          event.watch.runners.delete(self);
+          for (const idle of this.#flushing) this.#kernel.sched.wakeAll(idle);
+        }
+        executor.running = undefined;
+        executor.handled += 1;
+        yield undefined;
+      }
+    } finally {
+      // Also after a bug in a callback: the next event of the domain gets a new thread.
+      this.#executors.delete(executor.domid);
     }
-    this.#executors.delete(executor.domid);
   }
 }
 
@@ -147,22 +159,29 @@ export function mtwatchDomid(path: string): number {
   return parts.length === 2 ? (parseDomid(parts[1]) ?? 0) : 0;
 }
 
-/** Watches the announcements, and takes up those that were there before it looked. */
+/** Watches the announcements. The watch's own first event takes up those that are there already. */
 export function* watchAnnouncements(kernel: Kernel, watches: Watches, dispatch: HardenedDispatch): Task {
-  const watch = yield* watches.register({
+  yield* watches.register({
     node: 'mtwatch',
     name: 'mtwatch_changed',
     domidOf: mtwatchDomid,
-    callback: (path) => mtwatchChanged(kernel, dispatch, path),
+    callback: (path, token) => mtwatchChanged(kernel, dispatch, path, token),
   });
-  for (const name of (yield* kernel.directory('mtwatch')) ?? []) {
-    const path = `mtwatch/${name}`;
-    if (mtwatchDomid(path) !== 0) kernel.onWatchEvent(path, watch.token);
-  }
 }
 
-function* mtwatchChanged(kernel: Kernel, dispatch: HardenedDispatch, path: string): Task {
+/**
+ * One announcement came or went; or (the event of the watch itself, and of its removal as a whole) any of them did,
+ * and each is looked at in its own thread.
+ */
+function* mtwatchChanged(kernel: Kernel, dispatch: HardenedDispatch, path: string, token: string): Task {
   const parts = path.split('/');
+  if (parts.length === 1) {
+    const listed = ((yield* kernel.directory(path)) ?? []).map((name) => mtwatchDomid(`${path}/${name}`));
+    for (const domid of new Set([...listed, ...dispatch.announced()])) {
+      if (domid !== 0) kernel.onWatchEvent(`${path}/${domid}`, token);
+    }
+    return;
+  }
   if (parts.length !== 2) return;
   const domid = mtwatchDomid(path);
   if (domid === 0) {

@@ -13,7 +13,7 @@
  */
 import type { Faults } from '../fault.js';
 import type { Hypervisor } from '../hypervisor.js';
-import { strstate, XenbusState } from '../xenbus.js';
+import { XenbusState } from '../xenbus.js';
 import { sawState, type XenbusBus, type XenbusDevice, type XenbusDriver } from './bus.js';
 import { type KTask, kthreadStop, type Task, type WaitQueue, waitEvent, waitQueue } from './sched.js';
 import type { XenbusWatch } from './xenwatch.js';
@@ -73,7 +73,8 @@ export function nextMove(state: number, target: number): Move | undefined {
 }
 
 interface Queue {
-  readonly unmap: readonly (() => void)[];
+  /** Gives its ring pages and event channels back. */
+  readonly release: readonly (() => void)[];
   readonly wake: WaitQueue;
   readonly guestRx: KTask;
   readonly dealloc: KTask;
@@ -95,9 +96,11 @@ export interface NetbackOptions {
   readonly hypervisor: Hypervisor;
   readonly faults: Faults;
   readonly nrCpus: number;
+  /** A network device is gone: it leaves its bridge. */
+  readonly netdevGone: (name: string) => void;
 }
 
-export function netback({ bus, hypervisor, faults, nrCpus }: NetbackOptions): XenbusDriver {
+export function netback({ bus, hypervisor, faults, nrCpus, netdevGone }: NetbackOptions): XenbusDriver {
   const { kernel, watches } = bus;
   const maxQueues = Math.min(queuesMax, nrCpus);
   const vifs = new WeakMap<XenbusDevice, Vif>();
@@ -131,12 +134,10 @@ export function netback({ bus, hypervisor, faults, nrCpus }: NetbackOptions): Xe
     if ((yield* kernel.read(`${nodename}/script`)) === undefined) return yield* bus.fatal(device, 'reading script');
     const handle = yield* bus.readUnsigned(nodename, 'handle', 0);
     vif.name = `vif${device.otherendId}.${handle}`;
-    kernel.printk(`vif ${device.busId} ${vif.name}: Successfully created xenvif`);
   }
 
   /** `backend_switch_state`: the store hears of it unless the hotplug script is still awaited. */
   function* switchState(vif: Vif, state: number): Task {
-    kernel.printk(`xen_netback:backend_switch_state: ${vif.device.nodename} -> ${strstate(state)}`);
     vif.state = state;
     if (!vif.hotplugWatch) yield* bus.switchState(vif.device, state);
   }
@@ -205,19 +206,21 @@ export function netback({ bus, hypervisor, faults, nrCpus }: NetbackOptions): Xe
 
   function* connectQueue(vif: Vif, dir: string, index: number): Task<Queue | undefined> {
     const { otherendId } = vif.device;
-    const refs = [yield* kernel.read(`${dir}/tx-ring-ref`), yield* kernel.read(`${dir}/rx-ring-ref`)];
-    const split = [yield* kernel.read(`${dir}/event-channel-tx`), yield* kernel.read(`${dir}/event-channel-rx`)];
-    const ports = split.every((port) => port !== undefined) ? split : [yield* kernel.read(`${dir}/event-channel`)];
-    if ([...refs, ...ports].some((text) => text === undefined)) return undefined;
-    if (ports.some((port) => !hypervisor.evtchnBind(0, otherendId, Number(port)))) return undefined;
-    const unmap = refs.map(() => hypervisor.grantMap(otherendId));
-    if (!unmap.every((one) => one !== undefined)) {
-      for (const one of unmap) one?.();
+    const refs = [yield* bus.readUnsigned(dir, 'tx-ring-ref', -1), yield* bus.readUnsigned(dir, 'rx-ring-ref', -1)];
+    const split = [yield* bus.readUnsigned(dir, 'event-channel-tx', -1), yield* bus.readUnsigned(dir, 'event-channel-rx', -1)];
+    const ports = split.includes(-1) ? [yield* bus.readUnsigned(dir, 'event-channel', -1)] : split;
+    if (refs.includes(-1)) return undefined;
+    const taken = [
+      ...ports.map((port) => hypervisor.evtchnBind(0, otherendId, port)),
+      ...refs.map(() => hypervisor.grantMap(otherendId)),
+    ];
+    if (!taken.every((one) => one !== undefined)) {
+      for (const release of taken) release?.();
       return undefined;
     }
     const wake = waitQueue(`queue ${index} of ${vif.name}`);
     return {
-      unmap,
+      release: taken,
       wake,
       guestRx: kernel.spawn(`${vif.name}-q${index}-guest-rx`, 'xenvif_kthread_guest_rx [xen_netback]', (self) =>
         waitEvent(wake, () => self.shouldStop),
@@ -247,7 +250,7 @@ export function netback({ bus, hypervisor, faults, nrCpus }: NetbackOptions): Xe
   function* disconnectQueue(queue: Queue): Task {
     yield* kthreadStop(kernel.sched, kernel.self, queue.guestRx);
     yield* kthreadStop(kernel.sched, kernel.self, queue.dealloc);
-    for (const unmap of queue.unmap) unmap();
+    for (const release of queue.release) release();
   }
 
   function* unregisterRateWatches(vif: Vif): Task {
@@ -303,6 +306,7 @@ export function netback({ bus, hypervisor, faults, nrCpus }: NetbackOptions): Xe
     yield* kernel.rm(`${device.nodename}/hotplug-status`);
     if (vif.queues.length > 0) yield* kernel.call('backend_disconnect [xen_netback]', disconnect(vif));
     else yield* unregisterRateWatches(vif);
+    netdevGone(vif.name);
   }
 
   return {

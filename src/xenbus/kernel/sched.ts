@@ -262,15 +262,16 @@ export function mutex(name: string): Mutex {
 export function* mutexLock(self: KTask, lock: Mutex): Task {
   if (lock.owner === self) throw new Error(`${self.name} locks ${lock.name}, which it holds`);
   yield undefined;
-  yield* waitEvent(lock.queue, () => lock.owner === undefined, 'D');
-  lock.owner = self;
+  if (lock.owner === undefined) lock.owner = self;
+  yield* waitEvent(lock.queue, () => lock.owner === self, 'D');
   self.holds.add(lock);
 }
 
 export function mutexUnlock(sched: Sched, self: KTask, lock: Mutex): void {
   if (lock.owner !== self) throw new Error(`${self.name} unlocks ${lock.name}, which it does not hold`);
-  lock.owner = undefined;
   self.holds.delete(lock);
+  // Handed to who has waited longest: nobody can come in between.
+  [lock.owner] = lock.queue.waiters;
   sched.wakeOne(lock.queue);
 }
 

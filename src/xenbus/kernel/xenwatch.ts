@@ -6,6 +6,7 @@
  * callback, so that one callback which never returns stops all of them. mtwatch.ts has the other design.
  */
 import type { Ms } from '../clock.js';
+import { XsError } from '../xs-wire.js';
 import type { Kernel } from './kernel.js';
 import { type KTask, mutex, mutexLock, mutexUnlock, type Task, waitEvent, waitQueue } from './sched.js';
 
@@ -188,8 +189,14 @@ export class SingleDispatch implements Dispatch {
   }
 }
 
+/** Runs one callback. A request that the store refuses ends the callback and is told; the thread goes on. */
 export function* runCallback(kernel: Kernel, event: WatchEvent): Task {
-  yield* kernel.call(event.watch.name, event.watch.callback(event.path, event.token));
+  try {
+    yield* kernel.call(event.watch.name, event.watch.callback(event.path, event.token));
+  } catch (error) {
+    if (!(error instanceof XsError)) throw error;
+    kernel.printk(`xenbus: ${event.watch.name} of ${event.path}: ${error.message}`);
+  }
 }
 
 /** Takes every event of `watch` out of a thread's queue. */
