@@ -4,6 +4,7 @@
 // As little as possible is loaded: help and mistakes need the manifest alone, and a command brings what it needs.
 import { readFileSync } from 'node:fs';
 import module from 'node:module';
+import { getSystemErrorMap } from 'node:util';
 
 process.env.NODE_ENV ??= 'production';
 module.enableCompileCache?.();
@@ -16,11 +17,26 @@ const planned = plan(process.argv.slice(2), {
 });
 
 for (const stream of [process.stdout, process.stderr]) {
-  stream.on('error', (error) => {
-    // Whoever read our output has seen enough.
-    if (error.code === 'EPIPE') process.exit();
-    throw error;
-  });
+  // A pipe reports a failed write as an event, a file throws.
+  const write = stream.write.bind(stream);
+  stream.write = (...args) => {
+    try {
+      return write(...args);
+    } catch (error) {
+      unwritable(stream, error);
+      return true;
+    }
+  };
+  stream.on('error', (error) => unwritable(stream, error));
+}
+
+/** Ends as a program in C ends: by SIGPIPE when nobody reads (Node ignores the signal), and never for want of a stderr. */
+function unwritable(stream, error) {
+  if (error.code === 'EPIPE') process.exit(128 + 13);
+  if (stream === process.stderr) return;
+  const [, words = error.message] = getSystemErrorMap().get(error.errno) ?? [];
+  process.stderr.write(`xl: cannot write: ${words.charAt(0).toUpperCase()}${words.slice(1)}\n`);
+  process.exit(1);
 }
 
 if (planned.do === 'print') {
@@ -33,5 +49,5 @@ if (planned.do === 'print') {
   const { runCommand } = await import('../dist/xl.js');
   process.exitCode = await runCommand(planned.id, planned.argv);
   // Connections that are still saying goodbye are no reason to stay.
-  process.stdout.write('', () => process.exit());
+  process.stdout.write('', (error) => error || process.exit());
 }

@@ -397,3 +397,10 @@ function print(exit: number, stdout: string): Plan {
 function failure(exit: number, stderr: string): Plan {
   return { do: 'print', stdout: '', stderr, exit };
 }
+
+/** `XL_TIMEOUT_SCALE`, what libxl's waits are multiplied by: a number over 0, else the words that refuse it. */
+export function parseTimeoutScale(text: string | undefined): number | string {
+  if (!text) return 1;
+  const scale = Number(text);
+  return Number.isFinite(scale) && scale > 0 ? scale : `XL_TIMEOUT_SCALE is ${text}; it must be a number over 0, like 0.05`;
+}

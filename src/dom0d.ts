@@ -22,6 +22,7 @@ import {
 import { appendFile, open } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
+import { parseTimeoutScale } from './argv.js';
 import { type Ctx, LogLevel, logLine } from './libxl/ctx.js';
 import { systemHost } from './libxl/hotplug.js';
 import { startMonitor } from './libxl/monitor.js';
@@ -57,6 +58,8 @@ interface Dom0dOptions {
   readonly trace: string | undefined;
   readonly idleMs: number;
   readonly readyFd: number | undefined;
+  /** For the hung-task period, and for what monitors wait. */
+  readonly timeoutScale: number;
 }
 
 /** An argument that cannot be followed; the message says why. */
@@ -80,6 +83,8 @@ function parseDom0dArgs(argv: readonly string[]): Dom0dOptions {
   if (!Number.isFinite(idle) || idle < 0 || values.idle === '') {
     throw new BadArguments(`--idle ${values.idle}: give a number of seconds, 0 for never`);
   }
+  const timeoutScale = parseTimeoutScale(process.env['XL_TIMEOUT_SCALE']);
+  if (typeof timeoutScale === 'string') throw new BadArguments(timeoutScale);
   return {
     runDir: resolve(values['run-dir'] ?? '.'),
     cmdline: values.cmdline ?? 'xen_mtwatch',
@@ -93,6 +98,7 @@ function parseDom0dArgs(argv: readonly string[]): Dom0dOptions {
     trace: values.trace === undefined ? undefined : resolve(values.trace),
     idleMs: idle * 1000,
     readyFd: values['ready-fd'] === undefined ? undefined : Number(values['ready-fd']),
+    timeoutScale,
   };
 }
 
@@ -178,7 +184,7 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
     hypervisor: options.hypervisor,
     log,
     ...(trace ? { trace: trace.write } : {}),
-    hungTaskMs: hungTaskTimeoutMs * timeoutScale(process.env),
+    hungTaskMs: hungTaskTimeoutMs * options.timeoutScale,
   });
   const clients = countClients(dom0, () => idle.look());
   let end: (why: string) => void = () => {};
@@ -406,7 +412,7 @@ async function monitor(
       scriptDir: process.env['XEN_SCRIPT_DIR'],
       xenstoredPath: dir.store.hotplug,
     }),
-    timeoutScale: timeoutScale(process.env),
+    timeoutScale: options.timeoutScale,
     log: (level, where, domid, message) => {
       if (LogLevel[level] >= least) print(logLine('libxl', level, where, domid, message));
     },
@@ -491,12 +497,6 @@ async function traceTo(path: string, log: (line: string) => void): Promise<Trace
       await file.close().catch(() => undefined);
     },
   };
-}
-
-/** `XL_TIMEOUT_SCALE` as it was when dom0 started: for the hung-task period, and for what monitors wait. */
-function timeoutScale(env: NodeJS.ProcessEnv): number {
-  const scale = Number(env['XL_TIMEOUT_SCALE'] || 1);
-  return Number.isFinite(scale) && scale > 0 ? scale : 1;
 }
 
 /** Tells who started us how it went, on the pipe that it gave us, and closes it. */

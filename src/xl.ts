@@ -12,14 +12,23 @@ import { fileURLToPath } from 'node:url';
 import { Command } from '@oclif/core/command';
 import { Config } from '@oclif/core/config';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from './argv.js';
+import { parseTimeoutScale, type XlLayout } from './argv.js';
 import { type Ctx, type Host, LibxlError, type LogLevel, LogLevel as levels, logLine } from './libxl/ctx.js';
 import { domidToName, nameToDomid } from './libxl/domain.js';
 import { version } from './version.js';
 import { SystemClock } from './xenbus/clock.js';
 import { PrivcmdError, type Xc } from './xenbus/privcmd.js';
-import { type PrivcmdClient, ProtocolError, privcmdClient } from './xenbus/privcmd-client.js';
-import { checkLength, prepareRunDir, type RunDir, RunDirError, runDirAt, takeRight } from './xenbus/run-dir.js';
+import { NoAnswer, type PrivcmdClient, ProtocolError, privcmdClient } from './xenbus/privcmd-client.js';
+import {
+  asRunDirError,
+  checkLength,
+  inRunDir,
+  prepareRunDir,
+  type RunDir,
+  RunDirError,
+  runDirAt,
+  takeRight,
+} from './xenbus/run-dir.js';
 import { ConnectionEnded, socketTransport } from './xenbus/transport.js';
 import { type Xs, xsClient } from './xenbus/xs-client.js';
 
@@ -135,17 +144,30 @@ export async function startDom0(dir: RunDir, args: readonly string[]): Promise<{
   throw new XlFailure(1, `xl: no answer from dom0 in ${startWaitMs / 1000} s; ${dir.log} may say why`);
 }
 
-/** A connection, or undefined when no dom0 listens. */
-export async function tryConnect(dir: RunDir): Promise<PrivcmdClient | undefined> {
+/** A connection, or undefined when no dom0 listens. One that listens and does not answer is a failure. */
+export async function tryConnect(dir: RunDir, waitMs?: number): Promise<PrivcmdClient | undefined> {
   try {
-    return await privcmdClient(dir.privcmd, version);
+    return await privcmdClient(dir.privcmd, version, waitMs);
   } catch (error) {
     // A dom0 that is just ending closes the connection before it has said anything.
     if (isErrno(error, 'ENOENT', 'ENOTDIR', 'ECONNREFUSED', 'ECONNRESET', 'EAGAIN', 'EPIPE') || error instanceof PrivcmdError) {
       return undefined;
     }
-    throw error;
+    if (error instanceof NoAnswer) throw noAnswer(dir);
+    throw asRunDirError(dir, dir.privcmd, error);
   }
+}
+
+/** What to do about a dom0 that does not answer, whose pid only its file can tell. */
+export function noAnswer(dir: RunDir): XlFailure {
+  let pid: string | undefined;
+  try {
+    pid = /^\d+/.exec(readFileSync(dir.pidFile, 'latin1'))?.[0];
+  } catch {
+    // Then without it.
+  }
+  if (pid === undefined) return new XlFailure(1, `xl: dom0 in ${dir.path} does not answer`);
+  return new XlFailure(1, `xl: dom0 (pid ${pid}) does not answer; end it with \`kill -9 ${pid}\``);
 }
 
 function isErrno(error: unknown, ...codes: readonly string[]): boolean {
@@ -173,7 +195,7 @@ async function announced(start: () => Promise<number | undefined>): Promise<numb
  * way to another one, which does not answer yet, or not any more.
  */
 async function launch(dir: RunDir, args: readonly string[]): Promise<number | undefined> {
-  const log = openSync(dir.log, 'a', 0o600);
+  const log = inRunDir(dir, dir.log, () => openSync(dir.log, 'a', 0o600));
   const program = fileURLToPath(new URL('./dom0d.js', import.meta.url));
   const child = spawn(process.execPath, [program, '--run-dir', dir.path, '--ready-fd', '3', ...args], {
     detached: true,
@@ -241,13 +263,21 @@ export async function withDom0<T>(command: XlCommand, body: (xc: PrivcmdClient, 
 /** The same, with a store connection and a libxl context. */
 export function withSession<T>(command: XlCommand, globals: Globals, body: (session: Session) => Promise<T>): Promise<T> {
   return withDom0(command, async (xc, dir) => {
-    const xs = xsClient(await socketTransport(dir.store.xl));
+    const xs = await openStore(dir, dir.store.xl);
     try {
       return await body({ ctx: makeCtx(xc, xs, dir, globals), xc, dir });
     } finally {
       xs.close();
     }
   });
+}
+
+/** A store connection of the running dom0. Without its socket something else has been at the run directory. */
+async function openStore(dir: RunDir, path: string): Promise<Xs> {
+  const transport = await socketTransport(path).catch((error: unknown) => {
+    throw asRunDirError(dir, path, error);
+  });
+  return xsClient(transport);
 }
 
 /**
@@ -304,11 +334,9 @@ export function leastLevel(verbosity: number): (typeof levels)[LogLevel] | numbe
 
 /** `XL_TIMEOUT_SCALE`: what libxl's waits are multiplied by. */
 export function timeoutScaleOf(env: Env): number {
-  const text = env['XL_TIMEOUT_SCALE'];
-  if (!text) return 1;
-  const scale = Number(text);
-  if (Number.isFinite(scale) && scale > 0) return scale;
-  throw new XlFailure(1, `xl: XL_TIMEOUT_SCALE is ${text}; it must be a number over 0, like 0.05`);
+  const scale = parseTimeoutScale(env['XL_TIMEOUT_SCALE']);
+  if (typeof scale === 'string') throw new XlFailure(1, `xl: ${scale}`);
+  return scale;
 }
 
 /** What `-T` puts before a line of the log. */
@@ -323,7 +351,7 @@ function lazyHost(xc: Xc, dir: RunDir): Host {
     return systemHost({
       ...view,
       userdataDir: dir.lib,
-      openXs: async () => xsClient(await socketTransport(dir.store.hotplug)),
+      openXs: () => openStore(dir, dir.store.hotplug),
       xc,
       pid: process.pid,
       scriptDir: process.env['XEN_SCRIPT_DIR'],
@@ -335,14 +363,18 @@ function lazyHost(xc: Xc, dir: RunDir): Host {
     made ??= make();
     return made;
   };
+  const userdata = <T>(body: () => Promise<T>): Promise<T> =>
+    body().catch((error: unknown) => {
+      throw asRunDirError(dir, dir.lib, error);
+    });
   return {
     pid: process.pid,
     stat: async (path) => (await host()).stat(path),
     readMagic: async (path) => (await host()).readMagic(path),
     runScript: async (run) => (await host()).runScript(run),
-    readUserdata: async (name) => (await host()).readUserdata(name),
-    writeUserdata: async (name, contents) => (await host()).writeUserdata(name, contents),
-    removeUserdata: async (domid, uuid) => (await host()).removeUserdata(domid, uuid),
+    readUserdata: (name) => userdata(async () => (await host()).readUserdata(name)),
+    writeUserdata: (name, contents) => userdata(async () => (await host()).writeUserdata(name, contents)),
+    removeUserdata: (domid, uuid) => userdata(async () => (await host()).removeUserdata(domid, uuid)),
   };
 }
 
@@ -418,8 +450,13 @@ class PlainConfig extends Config {
   }
 }
 
-/** Runs the command with that id. Answers with the exit code. */
+/** Runs the command with that id. Answers with the exit code. A bad environment is refused before anything is done. */
 export async function runCommand(id: string, argv: readonly string[]): Promise<number> {
+  const scale = parseTimeoutScale(process.env['XL_TIMEOUT_SCALE']);
+  if (typeof scale === 'string') {
+    process.stderr.write(`xl: ${scale}\n`);
+    return 1;
+  }
   const module = (await import(new URL(`./commands/${id.replaceAll(':', '/')}.js`, import.meta.url).href)) as {
     default: new (argv: string[], config: Config) => { _run(): Promise<unknown> } & { id?: string };
   };

@@ -1,13 +1,16 @@
-import { chmodSync, mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { firstBadLine } from '../src/commands/create.js';
 import { assignment } from '../src/commands/dom0/env.js';
 import { type Listed, listTable } from '../src/commands/list.js';
 import { mtwatchTable, type Row } from '../src/commands/mtwatch/list.js';
 import { threadText } from '../src/commands/mtwatch/show.js';
 import type { DomInfo, WatchThread } from '../src/xenbus/privcmd.js';
-import { checkLength, prepareRunDir, runDirAt, takeRight } from '../src/xenbus/run-dir.js';
-import { foreignStore, leastLevel, runDirOf, splitWords, timeoutScaleOf } from '../src/xl.js';
+import { checkLength, prepareRunDir, type RunDir, RunDirError, runDirAt, takeRight } from '../src/xenbus/run-dir.js';
+import { foreignStore, leastLevel, runDirOf, splitWords, timeoutScaleOf, tryConnect } from '../src/xl.js';
 
 const temp = realpathSync(mkdtempSync(join(tmpdir(), 'xl-test-')));
 afterAll(() => rmSync(temp, { recursive: true, force: true }));
@@ -39,6 +42,50 @@ describe('the run directory', () => {
     expect(() => prepareRunDir(runDirAt(path))).not.toThrow();
     chmodSync(path, 0o777);
     expect(() => prepareRunDir(runDirAt(path))).toThrow(/^others can write to the run directory .*; chmod go-w it/);
+  });
+
+  test('is made with the directories above it', () => {
+    const dir = runDirAt(join(temp, 'one/two/three'));
+    prepareRunDir(dir);
+    prepareRunDir(dir);
+    expect([dir.store.dir, dir.lib, dir.logs].every((path) => existsSync(path))).toBe(true);
+  });
+
+  const link = (to: string) => (dir: RunDir) => symlinkSync(to, dir.path);
+  const holding = (make: (dir: RunDir) => void) => (dir: RunDir) => {
+    mkdirSync(dir.path, { mode: 0o700 });
+    make(dir);
+  };
+  test.each([
+    ['a file', (dir: RunDir) => writeFileSync(dir.path, ''), 'Not a directory'],
+    ['a device', link('/dev/null'), 'Not a directory'],
+    ['a link to nothing', link('nosuch'), 'No such file or directory'],
+    ['a link to itself', (dir: RunDir) => symlinkSync(dir.path, dir.path), 'Too many levels of symbolic links'],
+    ['with a file for lib', holding((dir) => writeFileSync(dir.lib, '')), 'lib: Not a directory'],
+    ['with a link to nothing for lib', holding((dir) => symlinkSync('nosuch', dir.lib)), 'lib: No such file or directory'],
+    ['with a directory for its log', holding((dir) => mkdirSync(dir.log)), 'dom0.log: Is a directory'],
+  ])('is refused in one line when it is %s', (_what, make, reason) => {
+    serial += 1;
+    const dir = runDirAt(join(temp, `bad${serial}`));
+    make(dir);
+    const message = `the run directory ${dir.path} cannot be used: ${reason}; set XL_RUN_DIR to another one`;
+    expect(() => prepareRunDir(dir)).toThrow(new RunDirError(message));
+  });
+
+  test('is refused below a file, and in a file system where nothing can be made', () => {
+    expect(() => prepareRunDir(runDirAt('/dev/null/a/b'))).toThrow(
+      new RunDirError('the run directory /dev/null/a/b cannot be used: Not a directory; set XL_RUN_DIR to another one'),
+    );
+    // Node's own recursive mkdir never returns from there.
+    for (const path of ['/proc', '/proc/xl/a']) expect(() => prepareRunDir(runDirAt(path))).toThrow(RunDirError);
+  });
+
+  test('whose socket cannot be reached is refused by a command that looks for dom0', async () => {
+    const dir = runDirAt(join(temp, 'loop'));
+    symlinkSync(dir.path, dir.path);
+    await expect(tryConnect(dir)).rejects.toThrow(
+      `the run directory ${dir.path} cannot be used: privcmd.sock: Too many levels of symbolic links; set XL_RUN_DIR`,
+    );
   });
 
   test.each([
@@ -233,7 +280,7 @@ describe('xl mtwatch list', () => {
 });
 
 test('xl mtwatch show prints a thread and its stack, its comm cut as Linux cuts it', () => {
-  expect(threadText({ ...thread, domid: 12_345, thread: 'xen-mtwatch-12345', name: 'web', node: true })).toBe(
+  expect(threadText({ ...thread, domid: 12_345, thread: 'xen-mtwatch-12345', name: 'web', node: true }, false)).toBe(
     `thread:   xen-mtwatch-12345
 domain:   12345 (web)
 node:     yes
@@ -249,6 +296,42 @@ stack:
 [<0>] ret_from_fork
 `,
   );
+});
+
+test('xl mtwatch show says of a node what list says: nothing for domain 0, an orphan when its domain is gone', () => {
+  const nodeLines = (changes: Partial<WatchThread>, orphan = false) =>
+    threadText({ ...thread, ...changes }, orphan)
+      .split('\n')
+      .filter((line) => line.startsWith('node:'));
+  expect(nodeLines({ domid: 0, thread: 'xenwatch' })).toEqual([]);
+  expect(nodeLines({ node: true }, true)).toEqual(['node:     yes (orphan)']);
+  expect(nodeLines({ node: false })).toEqual(['node:     no']);
+});
+
+test.each([
+  ['a\n\xe9\nb\n', 2],
+  ['\xff', 1],
+  ['w\xc3\xa9b\n\n\xc3\n\xa9', 3],
+])('the first line of a config that is not UTF-8: %j', (bytes, line) => {
+  expect(firstBadLine(Buffer.from(bytes, 'latin1'))).toBe(line);
+});
+
+describe('a dom0 that listens and does not answer', () => {
+  const dir = runDirAt(join(temp, 'mute'));
+  const server = createServer();
+  beforeAll(async () => {
+    prepareRunDir(dir);
+    server.listen(dir.privcmd);
+    await once(server, 'listening');
+  });
+  afterAll(() => server.close());
+
+  test('is named by the pid in its file, with what ends it', async () => {
+    await expect(tryConnect(dir, 5)).rejects.toMatchObject({ exit: 1, message: `xl: dom0 in ${dir.path} does not answer` });
+    writeFileSync(dir.pidFile, '812\n');
+    const message = 'xl: dom0 (pid 812) does not answer; end it with `kill -9 812`';
+    await expect(tryConnect(dir, 5)).rejects.toMatchObject({ exit: 1, message });
+  });
 });
 
 function domain(changes: Partial<DomInfo>): DomInfo {

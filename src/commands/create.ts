@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer';
 import { readFile } from 'node:fs/promises';
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
@@ -85,18 +86,33 @@ export default class Create extends XlCommand {
 
 async function readConfigFile(file: string): Promise<string> {
   if (file === '/dev/null') return '';
-  try {
-    return await readFile(file, 'utf8');
-  } catch (error) {
-    const why = error instanceof Error && 'code' in error ? String(error.code) : '';
-    const words: Readonly<Record<string, string>> = {
-      ENOENT: 'No such file or directory',
-      EACCES: 'Permission denied',
-      EISDIR: 'Is a directory',
-      ENOTDIR: 'Not a directory',
-    };
-    throw new XlFailure(-Rc.FAIL, `Failed to read config file: ${file}: ${words[why] ?? why}`);
+  const bytes = await readFile(file).catch((error: unknown) => {
+    throw unreadable(file, error);
+  });
+  if (isUtf8(bytes)) return bytes.toString('utf8');
+  throw new XlFailure(1, `xl: ${file}: line ${firstBadLine(bytes)} is not UTF-8`);
+}
+
+/** The number of the first line that is not UTF-8. A newline is never part of another character. */
+export function firstBadLine(bytes: Buffer): number {
+  let line = 1;
+  for (let start = 0; ; line++) {
+    const end = bytes.indexOf(0x0a, start);
+    if (end < 0 || !isUtf8(bytes.subarray(start, end))) return line;
+    start = end + 1;
   }
+}
+
+function unreadable(file: string, error: unknown): XlFailure {
+  const why = error instanceof Error && 'code' in error ? String(error.code) : '';
+  const words: Readonly<Record<string, string>> = {
+    ENOENT: 'No such file or directory',
+    EACCES: 'Permission denied',
+    EISDIR: 'Is a directory',
+    ENOTDIR: 'Not a directory',
+    ELOOP: 'Too many levels of symbolic links',
+  };
+  return new XlFailure(-Rc.FAIL, `Failed to read config file: ${file}: ${words[why] ?? why}`);
 }
 
 interface CreateFlags {

@@ -36,7 +36,7 @@ export default class Shutdown extends XlCommand {
         await shutdownOne(ctx, domid);
         if (flags.wait) await deaths.add(domid);
       }
-      if (flags.wait && domids.length > 0) await waitForAll(deaths, domids.length);
+      if (flags.wait) await waitForAll(deaths, domids.length);
       await deaths.close();
     });
   }

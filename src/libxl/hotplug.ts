@@ -82,6 +82,9 @@ function isExecutable(file: string): Promise<boolean> {
   );
 }
 
+/** How long a script has to be gone after it was killed. One that is not is stuck in the kernel, or not ours to kill. */
+const killedWaitMs = 5_000;
+
 const signalWords: Readonly<Record<string, string>> = {
   SIGABRT: 'Aborted',
   SIGHUP: 'Hangup',
@@ -95,12 +98,18 @@ const signalWords: Readonly<Record<string, string>> = {
 /**
  * Runs an executable as libxl does: its variables on top of ours, nothing to read, its output where our errors go.
  * It leads a process group, so that at the deadline its children die with it. One that cannot be run ends with 255.
+ * Whoever waits here may be dom0d's monitor, so nothing that befalls a script is thrown.
  */
 async function runProcess(options: SystemHostOptions, run: ScriptRun, file: string, nextPid: () => number): Promise<ScriptEnd> {
-  if (!(await isExecutable(file))) {
-    process.stderr.write(`libxl: cannot execute ${run.script}: No such file or directory\n`);
-    return { pid: nextPid(), status: 255 };
-  }
+  const cannotExecute = (code: string | undefined, childPid = nextPid()): ScriptEnd => {
+    process.stderr.write(`libxl: cannot execute ${run.script}: ${execWords[code ?? ''] ?? code}\n`);
+    return { pid: childPid, status: 255 };
+  };
+  const refused = await access(file, constants.X_OK).then(
+    () => undefined,
+    (error: NodeJS.ErrnoException) => error.code,
+  );
+  if (refused !== undefined) return cannotExecute(refused);
   const { xenstoredPath, clock = new SystemClock() } = options;
   const env = { ...run.env, ...(xenstoredPath === undefined ? {} : { XENSTORED_PATH: xenstoredPath }) };
   // Loaded only here: it takes longer than most commands, and the built-in scripts do without.
@@ -108,22 +117,36 @@ async function runProcess(options: SystemHostOptions, run: ScriptRun, file: stri
   const child = execa(file, run.args, { env, stdin: 'ignore', stdout: 2, stderr: 2, detached: true, reject: false });
   const childPid = child.pid ?? nextPid();
   let timedOut = false;
-  const cancel = clock.after(run.timeoutMs, () => {
-    timedOut = true;
-    if (child.pid !== undefined) killGroup(child.pid);
+  let cancel = () => {};
+  const givenUp = new Promise<'stuck'>((stuck) => {
+    cancel = clock.after(run.timeoutMs, () => {
+      timedOut = true;
+      if (child.pid !== undefined) killGroup(child.pid);
+      cancel = clock.after(killedWaitMs, () => stuck('stuck'));
+    });
   });
-  const end = await child;
+  const end = await Promise.race([child, givenUp]);
   cancel();
-  if (timedOut) return { pid: childPid, timedOut: true };
+  if (timedOut || end === 'stuck') return { pid: childPid, timedOut: true };
+  // The interpreter of a script that is there may be missing.
+  if (child.pid === undefined) return cannotExecute(end.code, childPid);
   if (end.signal !== undefined) return { pid: childPid, signal: signalWords[end.signal] ?? end.signal };
   return { pid: childPid, status: end.exitCode ?? 255 };
 }
 
+const execWords: Readonly<Record<string, string>> = {
+  EACCES: 'Permission denied',
+  ELOOP: 'Too many levels of symbolic links',
+  ENOENT: 'No such file or directory',
+  ENOTDIR: 'Not a directory',
+};
+
+/** Kills the script and its children, as far as they are there and ours to kill. */
 function killGroup(pid: number): void {
   try {
     process.kill(-pid, 'SIGKILL');
-  } catch (error) {
-    if (!isErrno(error, 'ESRCH')) throw error;
+  } catch {
+    // ESRCH: it has just ended. EPERM: it became another user's, and is told as one that timed out all the same.
   }
 }
 
@@ -167,7 +190,9 @@ async function readUserdata(file: string): Promise<string | undefined> {
 /** Written under the name of a new file (`userdata-n`) and moved into place, so that a reader finds the old or the new. */
 async function writeUserdata(dir: string, name: string, contents: string): Promise<void> {
   const fresh = path.join(dir, name.replace(/^userdata-d\./, 'userdata-n.'));
-  await mkdir(dir, { recursive: true, mode: 0o700 });
+  await mkdir(dir, { mode: 0o700 }).catch((error: unknown) => {
+    if (!isErrno(error, 'EEXIST')) throw error;
+  });
   await writeFile(fresh, contents, { mode: 0o600 });
   await rename(fresh, path.join(dir, name));
 }

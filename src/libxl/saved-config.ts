@@ -12,14 +12,19 @@ import { fromJson } from './json.js';
 
 /**
  * The config of a domain as it is now: what was saved when it was created, with the store's name and memory, the
- * hypervisor's uuid and the scheduler's parameters. Undefined for a domain of which nothing was saved.
+ * hypervisor's uuid and the scheduler's parameters. Undefined for a domain of which nothing was saved, or nothing is left,
+ * as of a zombie; the log says so.
  */
 export async function retrieveConfig(ctx: Ctx, domid: number): Promise<DomainConfig | undefined> {
   const info = await domainInfo(ctx, domid);
   if (!info) return undefined;
   const saved = await ctx.host.readUserdata(userdataName(domid, info.uuid, 'libxl-json'));
   const config = saved !== undefined ? fromJson(saved) : domid === 0 ? dom0Config() : undefined;
-  if (!config) return undefined;
+  if (!config) {
+    const where = 'libxl_domain.c:2335:retrieve_domain_configuration_lock_acquired';
+    ctx.log('error', where, domid, 'Fail to get domain configuration');
+    return undefined;
+  }
   const memory = join(domainPath(domid), 'memory');
   const maxMemkb = await readNumber(ctx, join(memory, 'static-max'));
   const target = await readNumber(ctx, join(memory, 'target'));

@@ -36,6 +36,11 @@ export class ProtocolError extends Error {
   }
 }
 
+/** Something listens there and says nothing: a dom0 that is stopped, or stuck. */
+export class NoAnswer extends Error {
+  override readonly name = 'NoAnswer';
+}
+
 /** One line of the server's. */
 export type Reply =
   | { readonly id: number; readonly ok: unknown }
@@ -47,7 +52,7 @@ export function privcmdClient(path: string, version: string, waitMs = 10_000): P
     const mine: Hello = { proto: PRIVCMD_PROTO, version, pid: process.pid };
     const socket = connect(path);
     const inTime = new SystemClock().after(waitMs, () => {
-      socket.destroy(new Error(`no answer from dom0 at ${path} in ${waitMs / 1000} s`));
+      socket.destroy(new NoAnswer(`no answer from dom0 at ${path} in ${waitMs / 1000} s`));
     });
     const pending = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>();
     let greeted = false;

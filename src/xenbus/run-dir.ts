@@ -6,9 +6,22 @@
  * there are no abstract sockets it is a lock file with a pid and that process's start time.
  */
 import { execFileSync } from 'node:child_process';
-import { linkSync, lstatSync, mkdirSync, readFileSync, renameSync, rmSync, type Stats, statSync, writeFileSync } from 'node:fs';
+import {
+  accessSync,
+  constants,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  type Stats,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
+import { getSystemErrorMap } from 'node:util';
 
 /** Bytes that the path of a unix socket can have, without the NUL (sun_path). */
 const socketPathMaxBytes = process.platform === 'linux' ? 107 : 103;
@@ -59,14 +72,77 @@ export function checkLength(dir: RunDir): void {
 /** Makes the directories, mode 0700, or checks that what is there belongs to us alone. */
 export function prepareRunDir(dir: RunDir): void {
   checkLength(dir);
-  mkdirSync(dir.path, { recursive: true, mode: 0o700 });
-  const stats = statSync(dir.path);
-  if (!stats.isDirectory()) throw new RunDirError(`${dir.path} is no directory; set XL_RUN_DIR to another one`);
+  const stats = inRunDir(dir, dir.path, () => {
+    makeDir(dir.path);
+    return statSync(dir.path);
+  });
+  if (!stats.isDirectory()) throw unusable(dir, dir.path, 'Not a directory');
   checkOwner(dir.path, stats);
   // In a temp directory anybody can put a link that leads to one of ours.
   const link = lstatSync(dir.path);
   if (link.isSymbolicLink()) checkOwner(dir.path, { uid: link.uid, mode: 0 });
-  for (const below of [dir.store.dir, dir.lib, dir.logs]) mkdirSync(below, { recursive: true, mode: 0o700 });
+  for (const path of [dir.path, dir.store.dir, dir.lib, dir.logs]) {
+    inRunDir(dir, path, () => {
+      makeDir(path);
+      if (!statSync(path).isDirectory()) throw unusable(dir, path, 'Not a directory');
+      accessSync(path, constants.R_OK | constants.W_OK | constants.X_OK);
+    });
+  }
+  const log = inRunDir(dir, dir.log, () => statSync(dir.log, { throwIfNoEntry: false }));
+  if (log?.isDirectory()) throw unusable(dir, dir.log, 'Is a directory');
+}
+
+/**
+ * Makes a directory, and those above it that are missing. Component by component: mkdir of Node with `recursive` never
+ * returns where a file system answers ENOENT although the parent is there, as /proc does.
+ */
+function makeDir(path: string): void {
+  const parent = dirname(path);
+  if (parent !== path && !lstatSync(parent, { throwIfNoEntry: false })) makeDir(parent);
+  try {
+    mkdirSync(path, { mode: 0o700 });
+  } catch (error) {
+    if (errnoOf(error) !== 'EEXIST') throw error;
+  }
+}
+
+/** Runs what touches `file` of the run directory; the system's refusal becomes a line about the run directory. */
+export function inRunDir<T>(dir: RunDir, file: string, body: () => T): T {
+  try {
+    return body();
+  } catch (error) {
+    throw asRunDirError(dir, file, error);
+  }
+}
+
+/** The error of a system call as a RunDirError; any other error as it is. */
+export function asRunDirError(dir: RunDir, file: string, error: unknown): unknown {
+  const code = errnoOf(error);
+  return code === undefined ? error : unusable(dir, file, errnoWords(error as NodeJS.ErrnoException, code));
+}
+
+function unusable(dir: RunDir, file: string, why: string): RunDirError {
+  const below = relative(dir.path, file);
+  return new RunDirError(
+    `the run directory ${dir.path} cannot be used: ${below === '' ? '' : `${below}: `}${why}; set XL_RUN_DIR to another one`,
+  );
+}
+
+function errnoOf(error: unknown): string | undefined {
+  return typeof error === 'object' && error !== null && 'syscall' in error && 'code' in error ? String(error.code) : undefined;
+}
+
+/** Where libuv's words are not those of strerror. */
+const strerror: Readonly<Record<string, string>> = {
+  EEXIST: 'File exists',
+  EIO: 'Input/output error',
+  EISDIR: 'Is a directory',
+  ELOOP: 'Too many levels of symbolic links',
+};
+
+function errnoWords(error: NodeJS.ErrnoException, code: string): string {
+  const words = strerror[code] ?? getSystemErrorMap().get(error.errno ?? 0)?.[1] ?? code;
+  return words.charAt(0).toUpperCase() + words.slice(1);
 }
 
 function checkOwner(path: string, stats: Pick<Stats, 'uid' | 'mode'>): void {
@@ -99,7 +175,11 @@ export async function takeRight(
   what: 'dom0' | 'start',
   abstract = process.platform === 'linux',
 ): Promise<Right | undefined> {
-  return abstract ? bindName(dir, what) : lockFile(join(dir.path, `${what}.lock`));
+  try {
+    return await (abstract ? bindName(dir, what) : lockFile(join(dir.path, `${what}.lock`)));
+  } catch (error) {
+    throw asRunDirError(dir, dir.path, error);
+  }
 }
 
 function bindName(dir: RunDir, what: string): Promise<Right | undefined> {

@@ -1,10 +1,12 @@
 /** dom0d and the commands that find, start and lose it: real processes, real sockets. */
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { execa } from 'execa';
 import { socketTransport } from '../../src/xenbus/transport.js';
 import { xsClient } from '../../src/xenbus/xs-client.js';
-import { isRunning, type Lab, lab, pvCfg, until } from './harness.js';
+import { bin, isRunning, type Lab, lab, pvCfg, until } from './harness.js';
 
 let l: Lab;
 beforeEach(() => {
@@ -82,6 +84,94 @@ test('a run directory that is too long is refused before anything is made', asyn
     /^xl: the run directory \S+ is \d+ bytes long and unix sockets leave room for \d+; set XL_RUN_DIR to a shorter one\n$/,
   );
   expect(existsSync(l.env['XL_RUN_DIR'])).toBe(false);
+});
+
+test.each(['list', 'dom0 start', 'dom0 stop', 'create -n /dev/null'])(
+  'a time scale that is none is refused by xl %s before anything is done',
+  async (command) => {
+    l.env['XL_TIMEOUT_SCALE'] = 'soon';
+    const stderr = 'xl: XL_TIMEOUT_SCALE is soon; it must be a number over 0, like 0.05\n';
+    expect(await l.xl(...command.split(' '))).toEqual({ stdout: '', stderr, exitCode: 1 });
+    expect(existsSync(l.runDir)).toBe(false);
+  },
+);
+
+test('dom0d refuses such a scale too', async () => {
+  const program = fileURLToPath(new URL('../../dist/dom0d.js', import.meta.url));
+  const { stderr, exitCode } = await execa(process.execPath, [program, '--run-dir', l.runDir], {
+    env: { XL_TIMEOUT_SCALE: '0' },
+    reject: false,
+  });
+  expect({ stderr, exitCode }).toEqual({
+    stderr: 'dom0d: XL_TIMEOUT_SCALE is 0; it must be a number over 0, like 0.05',
+    exitCode: 1,
+  });
+  expect(existsSync(l.runDir)).toBe(false);
+});
+
+test('a run directory that cannot be used is refused in one line', async () => {
+  for (const path of ['/proc', '/dev/null', join(l.dir, 'link')]) {
+    if (path.endsWith('link')) symlinkSync(path, path);
+    l.env['XL_RUN_DIR'] = path;
+    const stderr = expect.stringMatching(/^xl: the run directory .*; set XL_RUN_DIR to .*\n$/);
+    expect(await l.xl('list')).toEqual({ stdout: '', stderr, exitCode: 1 });
+  }
+});
+
+describe('output that cannot be written', () => {
+  const sh = (script: string) =>
+    execa('bash', ['-c', script, 'sh', process.execPath, bin], {
+      cwd: l.dir,
+      env: { XL_RUN_DIR: l.runDir, ...l.env },
+      reject: false,
+      stdin: 'ignore',
+    });
+
+  test.each(['help', 'list', 'list -l', 'dom0 status', 'mtwatch list --json'])('is told once by xl %s', async (words) => {
+    await l.xl('list');
+    const { stderr, exitCode } = await sh(`"$1" "$2" ${words} >/dev/full`);
+    expect({ stderr, exitCode }).toEqual({ stderr: 'xl: cannot write: No space left on device', exitCode: 1 });
+  });
+
+  test('ends a command as SIGPIPE would, when nobody reads it any more', async () => {
+    await l.xl('list');
+    for (const [words, way] of [
+      ['help', '>&3'],
+      ['list', '>&3'],
+      ['nosuch', '2>&3'],
+    ]) {
+      // The pipe has a reader while it is opened, and none when xl starts.
+      const { stdout, stderr } = await sh(
+        `mkfifo fifo; sleep 60 <fifo & exec 3>fifo; kill $!; wait $!; rm fifo; "$1" "$2" ${words} ${way}; echo $?`,
+      );
+      expect({ words, stdout, stderr: stderr.replace(/.*Terminated.*/, '') }).toEqual({ words, stdout: '141', stderr: '' });
+    }
+  });
+});
+
+test('xl list -l says of a zombie that it has no config, as a real host does', async () => {
+  writeFileSync(join(l.dir, 'a.cfg'), pvCfg('a'));
+  l.env['XL_TIMEOUT_SCALE'] = '0.01';
+  await l.xl('create', '-q', 'a.cfg');
+  await l.xl('xwstall', 'hold', 'vif1.0');
+  await l.xl('destroy', 'a');
+  const { stdout, stderr, exitCode } = await l.xl('list', '-l');
+  expect({ stderr, exitCode }).toEqual({
+    stderr:
+      'libxl: error: libxl_domain.c:2335:retrieve_domain_configuration_lock_acquired: Domain 1:Fail to get domain configuration\n',
+    exitCode: 0,
+  });
+  expect(JSON.parse(stdout).map(({ domid }: { domid: number }) => domid)).toEqual([0]);
+});
+
+test('xl shutdown -aw without a guest says that it waits for none', async () => {
+  expect(await l.xl('shutdown', '-aw')).toEqual({ stdout: '', stderr: 'Waiting for 0 domains\n', exitCode: 0 });
+});
+
+test('a config that is not UTF-8 is refused with its line', async () => {
+  writeFileSync(join(l.dir, 'a.cfg'), Buffer.from(`# comment\nname = "w\xe9b"\n`, 'latin1'));
+  const stderr = 'xl: a.cfg: line 2 is not UTF-8\n';
+  expect(await l.xl('create', '-n', 'a.cfg')).toEqual({ stdout: '', stderr, exitCode: 1 });
 });
 
 test('XL_DOM0_AUTOSTART=0 names the command to run instead', async () => {
@@ -244,6 +334,11 @@ describe('a foreign store', () => {
     // The store of one dom0 is foreign to a command with another run directory.
     const store = join(l.runDir, 'xenstored/socket');
     await leaveNode(store, 77);
+    // The dom0 whose store it is has a thread for the node, and says the same of it.
+    expect((await l.xl('mtwatch', 'list')).stdout).toMatch(/ 77 xen-mtwatch-77 .*\(orphan\)\n/);
+    expect((await l.xl('mtwatch', 'show', '77')).stdout).toContain('\nnode:     yes (orphan)\n');
+    expect((await l.xl('mtwatch', 'show', 'a')).stdout).toContain('\nnode:     yes\n');
+    expect((await l.xl('mtwatch', 'show', 'xenwatch')).stdout).not.toContain('node:');
     const other = join(l.dir, 'other');
     mkdirSync(other, { mode: 0o700 });
     Object.assign(l.env, { XL_RUN_DIR: other, XENSTORED_PATH: store, XL_TIMEOUT_SCALE: '0.01' });

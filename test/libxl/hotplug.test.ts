@@ -4,6 +4,7 @@ import path from 'node:path';
 import { builtinScripts } from '../../src/libxl/builtin-scripts.js';
 import type { FileStat, Host, ScriptRun } from '../../src/libxl/ctx.js';
 import { type SystemHostOptions, systemHost } from '../../src/libxl/hotplug.js';
+import { SystemClock } from '../../src/xenbus/clock.js';
 import { type Machine, machine } from '../machine.js';
 
 describe('the built-in scripts', () => {
@@ -311,17 +312,53 @@ describe("this machine's host", () => {
     expect(end).toEqual({ pid: expect.any(Number), signal: 'Segmentation fault' });
   });
 
-  test('ends with 255 when the script cannot be run', async () => {
+  test.each([
+    ['is not there', undefined, 0, 'No such file or directory'],
+    ['is not executable', '#!/bin/sh\n', 0o644, 'Permission denied'],
+    ['has no interpreter', '#!/nosuch/sh\n', 0o755, 'No such file or directory'],
+  ])('ends with 255, and says why, when the script %s', async (_what, text, mode, why) => {
+    const file = text === undefined ? path.join(dir, 'nosuch') : await put('script', text, mode);
     const said: unknown[] = [];
     const { write } = process.stderr;
-    process.stderr.write = (text: unknown) => said.push(text) > 0;
-    const end = await runScript(path.join(dir, 'nosuch')).finally(() => {
+    process.stderr.write = (line: unknown) => said.push(line) > 0;
+    const end = await runScript(file).finally(() => {
       process.stderr.write = write;
     });
     expect({ end, said }).toEqual({
       end: { pid: 4712, status: 255 },
-      said: [`libxl: cannot execute ${path.join(dir, 'nosuch')}: No such file or directory\n`],
+      said: [`libxl: cannot execute ${file}: ${why}\n`],
     });
+  });
+
+  test('gives up a script at its deadline that it may not kill', async () => {
+    const { kill } = process;
+    const timers: (() => void)[] = [];
+    const set: (() => void)[] = [];
+    const nextTimer = () => new Promise<void>((resolve) => set.push(resolve));
+    const clock = Object.assign(new SystemClock(), {
+      after: (_ms: number, run: () => void) => {
+        timers.push(run);
+        set.shift()?.();
+        return () => undefined;
+      },
+    });
+    const file = await script('exec sleep 60');
+    const started = nextTimer();
+    const running = runScript(file, {}, make({ clock }));
+    await started;
+    process.kill = () => {
+      throw Object.assign(new Error('kill EPERM'), { code: 'EPERM' });
+    };
+    try {
+      timers[0]?.();
+      timers[1]?.();
+    } finally {
+      process.kill = kill;
+    }
+    const end = await running;
+    expect(end).toEqual({ pid: expect.any(Number), timedOut: true });
+    process.kill(-end.pid, 'SIGKILL');
+    await expect(gone(end.pid)).resolves.toBe(true);
   });
 
   test('runs a script of XEN_SCRIPT_DIR in place of a built-in one', async () => {

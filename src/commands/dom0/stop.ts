@@ -1,5 +1,5 @@
 import { identityOf, type RunDir, takeRight } from '../../xenbus/run-dir.js';
-import { runDirOf, tryConnect, XlCommand, XlFailure } from '../../xl.js';
+import { noAnswer, runDirOf, tryConnect, XlCommand, XlFailure } from '../../xl.js';
 
 /** How long dom0 has to end, in milliseconds. */
 const stopWaitMs = 10_000;
@@ -17,8 +17,8 @@ export default class Dom0Stop extends XlCommand {
       process.stderr.write(`xl: no dom0 is running in ${dir.path}\n`);
       return;
     }
-    await xc.call('dom0.stop', {});
     const late = new Promise<'late'>((resolve) => setTimeout(() => resolve('late'), stopWaitMs).unref());
+    if ((await Promise.race([xc.call('dom0.stop', {}), late])) === 'late') throw noAnswer(dir);
     const ended = await Promise.race([xc.closed, late]);
     xc.close();
     const { pid } = xc.server;

@@ -24,14 +24,18 @@ export default class MtwatchShow extends XlCommand {
   async run(): Promise<void> {
     const { args, flags } = await this.parse(MtwatchShow);
     const wanted = args['domain|thread'];
-    const threads = await withDom0(this, (xc) => xc.call('dom0.mtwatch', {}));
+    const { threads, domains } = await withDom0(this, async (xc) => ({
+      // The threads first: a domid is the hypervisor's before it has a node.
+      threads: await xc.call('dom0.mtwatch', {}),
+      domains: await xc.call('xc.domain_getinfolist', {}),
+    }));
     const thread = threads.find((each) => names(each).includes(wanted));
     if (!thread) {
       const there = threads.map((each) => each.thread).join(', ');
       throw new XlFailure(1, `xl: no xenwatch thread ${wanted}; there are ${there}`);
     }
     if (flags.json) printJson(thread);
-    else process.stdout.write(threadText(thread));
+    else process.stdout.write(threadText(thread, thread.node && !domains.some(({ domid }) => domid === thread.domid)));
   }
 }
 
@@ -46,13 +50,14 @@ function names(thread: WatchThread): string[] {
 
 const states = { R: 'running', S: 'sleeping', D: 'disk sleep' } as const;
 
-export function threadText(thread: WatchThread): string {
+/** `orphan`: its node is that of a domain that there is no more. Domain 0 has no node to speak of. */
+export function threadText(thread: WatchThread, orphan: boolean): string {
   const { running } = thread;
   const name = thread.domid === 0 ? '' : ` (${thread.name === null ? 'no name' : textOf(thread.name)})`;
   const lines = [
     `thread:   ${thread.thread}${thread.retiring ? ' (retiring)' : ''}`,
     `domain:   ${thread.domid}${name}`,
-    `node:     ${thread.domid === 0 || thread.node ? 'yes' : 'no'}`,
+    ...(thread.domid === 0 ? [] : [`node:     ${thread.node ? 'yes' : 'no'}${orphan ? ' (orphan)' : ''}`]),
     `pid:      ${thread.pid}`,
     `comm:     ${thread.thread.slice(0, commMaxBytes)}`,
     `state:    ${thread.state} (${states[thread.state]})`,
