@@ -142,7 +142,7 @@ const failures: readonly { what: string; config: DomainConfig; host?: Partial<Ho
   },
   {
     what: 'a disk that only qemu can serve',
-    config: pvConfig('pv', { disks: [{ pdevPath: '/root/d.qcow2', vdev: 'xvda', format: 'qcow2' }] }),
+    config: pvConfig('pv', { disks: [{ pdevPath: '/data/d.qcow2', vdev: 'xvda', format: 'qcow2' }] }),
     lines: [
       'libxl: error: libxl_dm.c:2909:libxl__spawn_local_dm: Domain 1:device model /usr/libexec/xen-qemu-system-i386 is not executable: No such file or directory',
       'libxl: error: libxl_create.c:1896:domcreate_devmodel_started: Domain 1:device model did not start: -3',
