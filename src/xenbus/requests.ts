@@ -5,7 +5,7 @@
  */
 import { canonical, domainPath, parentPath } from './paths.js';
 import { hardQuotas, type QuotaName, quotaReport, softQuotas, usageReport } from './quota.js';
-import { faults, type NodePerm, type NodePerms, type NodeSpace, noValue } from './store.js';
+import { faults, type NodePerm, type NodePerms, type NodeSpace, ownString } from './store.js';
 import { applyChanges, Transaction } from './transaction.js';
 import type { Watch } from './watch.js';
 import { DOMID_FIRST_RESERVED } from './xenbus.js';
@@ -44,7 +44,7 @@ export interface Domain {
 
 export interface Request {
   readonly conn: Connection;
-  readonly payload: Buffer;
+  readonly payload: string;
   readonly transaction: Transaction | undefined;
   /** Where it reads and writes: its transaction, or the store. */
   readonly space: NodeSpace;
@@ -54,7 +54,7 @@ export interface Request {
 
 export interface Handler {
   /** The payload of the reply. */
-  readonly run: (core: Xenstored, request: Request) => Buffer;
+  readonly run: (core: Xenstored, request: Request) => string;
   /** For dom0 alone: EACCES. */
   readonly privileged?: true;
   /** The transaction id is echoed and otherwise ignored. */
@@ -111,28 +111,27 @@ function pathAndToken({ payload }: Request): [string, string] {
   return [path, token];
 }
 
-function directoryPart(core: Xenstored, request: Request): Buffer {
+function directoryPart(core: Xenstored, request: Request): string {
   const [name, offset, third] = terminatedStrings(request.payload);
   if (name === undefined || offset === undefined || third !== undefined) throw new XsError('EINVAL', 'not a path and an offset');
   const node = core.existing(request, name);
   const list = node.children.list();
   const from = atoi(offset) >>> 0;
   const generation = joinStrings(String(node.generation));
-  if (from >= list.length) return Buffer.concat([generation, Buffer.of(0)]);
+  if (from >= list.length) return `${generation}\0`;
   const room = XENSTORE_PAYLOAD_MAX - generation.length - 1;
-  if (list.length - from <= room) return Buffer.concat([generation, list.subarray(from), Buffer.of(0)]);
-  const end = list.lastIndexOf(0, from + room - 1) + 1;
-  return Buffer.concat([generation, list.subarray(from, Math.max(from, end))]);
+  if (list.length - from <= room) return `${generation}${list.slice(from)}\0`;
+  const end = list.lastIndexOf('\0', from + room - 1) + 1;
+  return generation + list.slice(from, Math.max(from, end));
 }
 
-function write(core: Xenstored, request: Request): Buffer {
+function write(core: Xenstored, request: Request): string {
   const { conn, payload, transaction } = request;
-  const nul = payload.indexOf(0);
+  const nul = payload.indexOf('\0');
   if (nul < 0) throw new XsError('EINVAL', 'no path');
-  const path = core.path(conn, payload.toString('latin1', 0, nul));
+  const path = core.path(conn, payload.slice(0, nul));
   const before = core.lookup(request, path, mayWrite);
-  // A copy of its own: the payload is a view of everything that came with it.
-  const value = nul + 1 === payload.length ? noValue : Buffer.from(payload.subarray(nul + 1));
+  const value = ownString(payload.slice(nul + 1));
   const node = before
     ? core.rewrite(request, path, before, { value, perms: core.settled(before), children: before.children })
     : core.create(request, path, value);
@@ -140,16 +139,16 @@ function write(core: Xenstored, request: Request): Buffer {
   return ok;
 }
 
-function mkdir(core: Xenstored, request: Request): Buffer {
+function mkdir(core: Xenstored, request: Request): string {
   const path = core.path(request.conn, only(request, 'ENOMEM'));
   if (!core.lookup(request, path, mayWrite)) {
-    const node = core.create(request, path, noValue);
+    const node = core.create(request, path, '');
     core.fire(request.transaction, path, false, { node });
   }
   return ok;
 }
 
-function rm(core: Xenstored, request: Request): Buffer {
+function rm(core: Xenstored, request: Request): string {
   const path = core.path(request.conn, only(request, 'ENOMEM'));
   if (!core.lookup(request, path, mayWrite)) {
     if (!request.space.get(parentPath(path))) throw new XsError('ENOENT');
@@ -160,7 +159,7 @@ function rm(core: Xenstored, request: Request): Buffer {
   return ok;
 }
 
-function setPerms(core: Xenstored, request: Request): Buffer {
+function setPerms(core: Xenstored, request: Request): string {
   const { conn, payload, transaction } = request;
   const [name, ...texts] = terminatedStrings(payload);
   if (name === undefined || texts.length === 0) throw new XsError('EINVAL', 'no permissions');
@@ -186,7 +185,7 @@ function setPerms(core: Xenstored, request: Request): Buffer {
   return ok;
 }
 
-function watch(core: Xenstored, request: Request): Buffer {
+function watch(core: Xenstored, request: Request): string {
   const { conn } = request;
   const [name, token] = pathAndToken(request);
   const special = name.startsWith('@');
@@ -205,13 +204,13 @@ function watch(core: Xenstored, request: Request): Buffer {
   return ok;
 }
 
-function unwatch(core: Xenstored, request: Request): Buffer {
+function unwatch(core: Xenstored, request: Request): string {
   const [name, token] = pathAndToken(request);
   if (!core.watches.remove(request.conn.id, canonical(name, request.conn.domid), token)) throw new XsError('ENOENT');
   return ok;
 }
 
-function transactionStart(core: Xenstored, { conn, transaction }: Request): Buffer {
+function transactionStart(core: Xenstored, { conn, transaction }: Request): string {
   if (transaction) throw new XsError('EBUSY', 'no transactions within transactions');
   const { limits } = core.quotas;
   if (conn.domid !== 0 && conn.transactions.size > limits.transactions) core.quotas.refuse('transactions', conn.domid, 'ENOSPC');
@@ -224,7 +223,7 @@ function transactionStart(core: Xenstored, { conn, transaction }: Request): Buff
   return joinStrings(String(id));
 }
 
-function transactionEnd(core: Xenstored, request: Request): Buffer {
+function transactionEnd(core: Xenstored, request: Request): string {
   const { conn, transaction } = request;
   const how = oneString(request.payload);
   if (how !== 'T' && how !== 'F') throw new XsError('EINVAL', 'neither T nor F');
@@ -245,7 +244,7 @@ function transactionEnd(core: Xenstored, request: Request): Buffer {
   return ok;
 }
 
-function introduce(core: Xenstored, { payload }: Request): Buffer {
+function introduce(core: Xenstored, { payload }: Request): string {
   const [domid, mfn, port] = terminatedStrings(payload);
   if (domid === undefined || mfn === undefined || port === undefined)
     throw new XsError('EINVAL', 'not a domid, a frame and a port');
@@ -267,13 +266,13 @@ function introducedDomain(core: Xenstored, domid: number): Domain {
   return domain;
 }
 
-function isDomainIntroduced(core: Xenstored, request: Request): Buffer {
+function isDomainIntroduced(core: Xenstored, request: Request): string {
   const domid = atoi(only(request, 'EINVAL')) >>> 0;
   const isKnown = domid === DOMID_FIRST_RESERVED || core.domain(domid)?.introduced === true;
   return joinStrings(isKnown ? 'T' : 'F');
 }
 
-function setTarget(core: Xenstored, { payload }: Request): Buffer {
+function setTarget(core: Xenstored, { payload }: Request): string {
   const [domid, target] = terminatedStrings(payload);
   if (domid === undefined || target === undefined) throw new XsError('EINVAL', 'not two domids');
   const domain = introducedDomain(core, atoi(domid) >>> 0);
@@ -282,7 +281,7 @@ function setTarget(core: Xenstored, { payload }: Request): Buffer {
 }
 
 /** The commands of xenstore-control that make sense here. Any other is EINVAL, as an unknown one is. */
-const controls: Readonly<Record<string, { readonly usage: string; readonly run: (core: Xenstored, args: string[]) => Buffer }>> =
+const controls: Readonly<Record<string, { readonly usage: string; readonly run: (core: Xenstored, args: string[]) => string }>> =
   {
     check: {
       usage: '',
@@ -327,7 +326,7 @@ const controls: Readonly<Record<string, { readonly usage: string; readonly run: 
     },
   };
 
-function quotaControl(core: Xenstored, args: readonly string[], names: readonly QuotaName[]): Buffer {
+function quotaControl(core: Xenstored, args: readonly string[], names: readonly QuotaName[]): string {
   const [first, name, value, ...more] = args;
   if (first === undefined) return joinStrings(quotaReport(core.quotas.limits, names));
   if (first === 'set') {
@@ -352,7 +351,7 @@ function quotaControl(core: Xenstored, args: readonly string[], names: readonly 
   );
 }
 
-function control(core: Xenstored, { payload }: Request): Buffer {
+function control(core: Xenstored, { payload }: Request): string {
   const [command = '', ...args] = terminatedStrings(payload);
   const entry = Object.hasOwn(controls, command) ? controls[command] : undefined;
   if (!entry) throw new XsError('EINVAL', 'no such command');

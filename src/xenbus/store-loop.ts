@@ -130,7 +130,7 @@ export class StoreLoop implements StorePort {
 
   /** What a node says, without a request: for whoever shows the store, not for whoever takes part in it. */
   peek(path: string): string | undefined {
-    return this.core.store.get(path)?.value.toString('latin1');
+    return this.core.store.get(path)?.value;
   }
 
   connect(peer: StorePeer): StoreLink {
@@ -253,7 +253,7 @@ export class StoreLoop implements StorePort {
       if (!to) continue;
       const { packet } = effect;
       const isEvent = packet.type === XsType.WatchEvent;
-      const key = isEvent && packet.payload[0] !== 0x40 ? packet.payload.toString('latin1') : undefined;
+      const key = isEvent && !packet.payload.startsWith('@') ? packet.payload : undefined;
       if (key !== undefined) {
         if (to.queued.has(key)) continue;
         to.queued.add(key);

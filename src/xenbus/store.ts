@@ -6,7 +6,7 @@
  * The rules are those of C xenstored 4.17 (docs/misc/xenstore.txt and the behaviour of xenstored_core.c).
  */
 import { baseName, join, parentPath } from './paths.js';
-import { type Perm, XsError } from './xs-wire.js';
+import { joinStrings, type Perm, XsError } from './xs-wire.js';
 
 /** A permission as it is stored. One that is `ignored` was given to a domain that did not exist: it never counts again. */
 export interface NodePerm extends Perm {
@@ -16,7 +16,7 @@ export interface NodePerm extends Perm {
 export type NodePerms = readonly [NodePerm, ...NodePerm[]];
 
 export interface NodeContents {
-  readonly value: Buffer;
+  readonly value: string;
   readonly perms: NodePerms;
   readonly children: Children;
 }
@@ -33,7 +33,10 @@ export interface NodeSpace {
   remove(path: string): void;
 }
 
-export const noValue = Buffer.alloc(0);
+/** A string that stays in memory by itself: the engine may keep a part of a string as a reference to the whole. */
+export function ownString(part: string): string {
+  return part.length < 13 ? part : Buffer.from(part, 'latin1').toString('latin1');
+}
 
 /** A node of a balanced tree of names. */
 interface Names {
@@ -123,7 +126,7 @@ export class Children {
   readonly bytes: number;
   readonly #names: Names | undefined;
   readonly #next: number;
-  #list: Buffer | undefined;
+  #list: string | undefined;
 
   private constructor(names: Names | undefined, bytes: number, next: number) {
     this.#names = names;
@@ -161,13 +164,8 @@ export class Children {
   }
 
   /** The names, each with its NUL, as DIRECTORY sends them. Kept, because a directory is often listed unchanged. */
-  list(): Buffer {
-    this.#list ??= Buffer.from(
-      this.names()
-        .map((name) => `${name}\0`)
-        .join(''),
-      'latin1',
-    );
+  list(): string {
+    this.#list ??= joinStrings(...this.names());
     return this.#list;
   }
 }
@@ -315,7 +313,7 @@ export interface PlannedNode {
 export function planCreation(
   space: NodeSpace,
   path: string,
-  value: Buffer,
+  value: string,
   owner: number | undefined,
   settled: (node: StoreNode) => NodePerms,
 ): PlannedNode[] {
@@ -334,7 +332,7 @@ export function planCreation(
   const planned = missing.map((name, i): PlannedNode => {
     const below = missing[i - 1];
     const children = below === undefined ? Children.none : Children.none.with(baseName(below));
-    return { path: name, contents: { value: i === 0 ? value : noValue, perms, children }, fresh: true };
+    return { path: name, contents: { value: i === 0 ? value : '', perms, children }, fresh: true };
   });
   const grown = ancestor.children.with(baseName(missing.at(-1) ?? path));
   planned.push({ path: at, contents: { value: ancestor.value, perms: given, children: grown }, fresh: false });

@@ -37,14 +37,13 @@ export function traceLine(
 /** The strings of a request; the value of a WRITE is bytes to the end, without a NUL. */
 function args(packet: XsPacket): string[] {
   if (packet.type !== XsType.Write) return splitStrings(packet.payload);
-  const end = packet.payload.indexOf(0);
-  if (end < 0) return [packet.payload.toString('latin1')];
-  return [packet.payload.toString('latin1', 0, end), packet.payload.toString('latin1', end + 1)];
+  const end = packet.payload.indexOf('\0');
+  return end < 0 ? [packet.payload] : [packet.payload.slice(0, end), packet.payload.slice(end + 1)];
 }
 
 function result(request: XsPacket, reply: XsPacket | undefined): string | string[] | null {
   if (!reply) return null;
-  if (request.type === XsType.Read && reply.type === XsType.Read) return reply.payload.toString('latin1');
+  if (request.type === XsType.Read && reply.type === XsType.Read) return reply.payload;
   const strings = splitStrings(reply.payload);
   return strings.length === 1 ? (strings[0] ?? '') : strings;
 }

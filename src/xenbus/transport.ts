@@ -61,18 +61,18 @@ export class PacketReader {
     this.#rest.push(chunk);
     this.#have += chunk.length;
     if (this.#have < this.#need) return { packets };
-    let bytes = this.#rest.length === 1 ? chunk : Buffer.concat(this.#rest, this.#have);
-    for (;;) {
-      const decoded = decode(bytes);
+    const bytes = this.#rest.length === 1 ? chunk : Buffer.concat(this.#rest, this.#have);
+    for (let at = 0; ; ) {
+      const decoded = decode(bytes, at);
       if (decoded.kind === 'bad') return { packets, bad: decoded.reason };
       if (decoded.kind === 'short') {
-        this.#rest = bytes.length > 0 ? [bytes] : [];
-        this.#have = bytes.length;
-        this.#need = bytes.length + decoded.need;
+        this.#have = bytes.length - at;
+        this.#rest = this.#have > 0 ? [bytes.subarray(at)] : [];
+        this.#need = this.#have + decoded.need;
         return { packets };
       }
       packets.push(decoded.packet);
-      bytes = bytes.subarray(decoded.size);
+      at += decoded.size;
     }
   }
 }

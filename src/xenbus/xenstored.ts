@@ -28,7 +28,6 @@ import {
   type NodePerm,
   type NodePerms,
   type NodeSpace,
-  noValue,
   planCreation,
   recordBytes,
   removeTree,
@@ -83,7 +82,7 @@ export class Xenstored {
     this.#askHypervisor = options.domain;
     this.quotas = new QuotaKeeper(options.quotas ?? {}, (line) => this.#effects.push({ do: 'log', line }));
     this.#knowDomain(0).introduced = true;
-    const initial = (path: string, children: Children) => this.store.put(path, { value: noValue, perms: ownedByDom0, children });
+    const initial = (path: string, children: Children) => this.store.put(path, { value: '', perms: ownedByDom0, children });
     initial('/', Children.none.with('tool'));
     initial('/tool', Children.none.with('xenstored'));
     initial('/tool/xenstored', Children.none);
@@ -231,7 +230,7 @@ export class Xenstored {
     if (!conn) return;
     let registered: Watch | undefined;
     let type = packet.type;
-    let payload: Buffer;
+    let payload: string;
     try {
       const handler = handlers.get(packet.type);
       if (!handler) throw new XsError('ENOSYS', `request ${packet.type}`);
@@ -333,7 +332,7 @@ export class Xenstored {
   }
 
   /** Makes `path` and its missing ancestors, all or none. Past the first node a refusal spoils a transaction for good. */
-  create(request: Request, path: string, value: Buffer): StoreNode {
+  create(request: Request, path: string, value: string): StoreNode {
     const { conn, space, transaction } = request;
     const owner = conn.domid === 0 ? undefined : conn.domid;
     const planned = planCreation(space, path, value, owner, this.settled);

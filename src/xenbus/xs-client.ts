@@ -81,7 +81,7 @@ export function textOf(bytes: string): string {
 
 interface Pending {
   readonly type: number;
-  readonly resolve: (payload: Buffer) => void;
+  readonly resolve: (payload: string) => void;
   readonly reject: (error: Error) => void;
 }
 
@@ -106,7 +106,7 @@ export function xsClient(transport: XsTransport): Xs {
   };
 }
 
-function only(payload: Buffer): string {
+function only(payload: string): string {
   return splitStrings(payload)[0] ?? '';
 }
 
@@ -119,10 +119,10 @@ function unlessMissing(error: unknown): undefined {
 function requests(client: Client, tx: number): XsRequests {
   const ask = async (type: number, ...strings: string[]) => client.request(type, tx, stringsOf(...strings));
   return {
-    read: async (path) => (await ask(XsType.Read, path).catch(unlessMissing))?.toString('latin1'),
+    read: async (path) => await ask(XsType.Read, path).catch(unlessMissing),
     directory: (path) => directory(client, tx, path).catch(unlessMissing),
     write: async (path, value) => {
-      await client.request(XsType.Write, tx, Buffer.concat([stringsOf(path), bytesOf(value)]));
+      await client.request(XsType.Write, tx, stringsOf(path) + bytesOf(value));
     },
     mkdir: async (path) => {
       await ask(XsType.Mkdir, path);
@@ -130,7 +130,7 @@ function requests(client: Client, tx: number): XsRequests {
     rm: async (path) => (await ask(XsType.Rm, path).catch(unlessMissing)) !== undefined,
     getPerms: async (path) => {
       const payload = await ask(XsType.GetPerms, path).catch(unlessMissing);
-      return payload && splitStrings(payload).map(permOf);
+      return payload === undefined ? undefined : splitStrings(payload).map(permOf);
     },
     setPerms: async (path, perms) => {
       await ask(XsType.SetPerms, path, ...perms.map(formatPerm));
@@ -144,19 +144,17 @@ function permOf(text: string): Perm {
   return perm;
 }
 
-/** The bytes of a byte string. A character that is no byte is a mistake of the caller's, and must not be cut to one. */
-function bytesOf(value: string): Buffer {
-  const bytes = Buffer.from(value, 'latin1');
-  if (bytes.toString('latin1') !== value)
-    throw new Error(`${JSON.stringify(value)} is text, not bytes: pass it through byteString`);
-  return bytes;
+/** A byte string, checked. A character that is no byte is a mistake of the caller's, and must not be cut to one. */
+function bytesOf(value: string): string {
+  if (/[^\x00-\xff]/.test(value)) throw new Error(`${JSON.stringify(value)} is text, not bytes: pass it through byteString`);
+  return value;
 }
 
 /** Strings for the wire. One with a NUL within it would arrive as two. */
-function stringsOf(...strings: readonly string[]): Buffer {
+function stringsOf(...strings: readonly string[]): string {
   const split = strings.find((string) => string.includes('\0'));
   if (split !== undefined) throw new XsError('EINVAL', `${JSON.stringify(split)} has a NUL in it`);
-  return bytesOf(strings.map((string) => `${string}\0`).join(''));
+  return bytesOf(joinStrings(...strings));
 }
 
 /** One list. What does not fit into one reply comes in parts, and from the start again if it changes between them. */
@@ -174,21 +172,21 @@ async function directory(client: Client, tx: number, path: string): Promise<stri
 }
 
 /** The whole list, or undefined when the node's generation changed on the way. */
-async function directoryInParts(client: Client, tx: number, path: string): Promise<Buffer | undefined> {
-  const parts: Buffer[] = [];
+async function directoryInParts(client: Client, tx: number, path: string): Promise<string | undefined> {
+  let list = '';
   let generation: string | undefined;
   let offset = 0;
   for (;;) {
     const reply = await client.request(XsType.DirectoryPart, tx, stringsOf(path, String(offset)));
-    const end = reply.indexOf(0);
-    const found = reply.toString('latin1', 0, end);
+    const end = reply.indexOf('\0');
+    const found = reply.slice(0, end);
     generation ??= found;
     if (found !== generation) return undefined;
-    const part = reply.subarray(end + 1);
+    const part = reply.slice(end + 1);
     // The last part ends in an empty name.
-    const isLast = part.length === 1 || (part.at(-1) === 0 && part.at(-2) === 0);
-    parts.push(isLast ? part.subarray(0, -1) : part);
-    if (isLast) return Buffer.concat(parts);
+    const isLast = part === '\0' || part.endsWith('\0\0');
+    list += isLast ? part.slice(0, -1) : part;
+    if (isLast) return list;
     if (part.length === 0) throw new Error(`the server said nothing at ${offset} of the list of ${path}`);
     offset += part.length;
   }
@@ -235,7 +233,7 @@ class Client {
     });
   }
 
-  request(type: number, txId: number, payload: Buffer): Promise<Buffer> {
+  request(type: number, txId: number, payload: string): Promise<string> {
     if (this.#ended) return Promise.reject(this.#ended);
     if (payload.length > XENSTORE_PAYLOAD_MAX) {
       const detail = `a ${typeName(type)} of ${payload.length} bytes, and ${XENSTORE_PAYLOAD_MAX} is all that a request can have`;
@@ -311,7 +309,7 @@ class Client {
 }
 
 /** The errno of an XS_ERROR. One that the protocol does not have is reported as EINVAL, as xenstored does. */
-function errnoOf(payload: Buffer): XsErrno {
+function errnoOf(payload: string): XsErrno {
   const name = splitStrings(payload)[0];
   return xsErrnos.find((errno) => errno === name) ?? 'EINVAL';
 }

@@ -78,12 +78,15 @@ export class XsError extends Error {
   }
 }
 
-/** One message, in either direction. `type` is a plain number: a peer may send any. */
+/**
+ * One message, in either direction. `type` is a plain number: a peer may send any. The payload is a byte string, as every
+ * path, value and token is: a character for each byte (latin1), whatever the encoding of its text.
+ */
 export interface XsPacket {
   readonly type: number;
   readonly reqId: number;
   readonly txId: number;
-  readonly payload: Buffer;
+  readonly payload: string;
 }
 
 export type Decoded =
@@ -91,56 +94,65 @@ export type Decoded =
   | { readonly kind: 'short'; readonly need: number }
   | { readonly kind: 'bad'; readonly reason: string };
 
-/** Takes one packet off the front of `bytes`. Too few bytes is an outcome; over the limit is final. */
-export function decode(bytes: Buffer): Decoded {
-  if (bytes.length < XS_HEADER_SIZE) return { kind: 'short', need: XS_HEADER_SIZE - bytes.length };
-  const length = bytes.readUInt32LE(12);
+/** Takes one packet out of `bytes`, from `at` on. Too few bytes is an outcome; over the limit is final. */
+export function decode(bytes: Buffer, at = 0): Decoded {
+  const have = bytes.length - at;
+  if (have < XS_HEADER_SIZE) return { kind: 'short', need: XS_HEADER_SIZE - have };
+  const length = bytes.readUInt32LE(at + 12);
   if (length > XENSTORE_PAYLOAD_MAX) return { kind: 'bad', reason: `payload of ${length} bytes is over ${XENSTORE_PAYLOAD_MAX}` };
   const size = XS_HEADER_SIZE + length;
-  if (bytes.length < size) return { kind: 'short', need: size - bytes.length };
+  if (have < size) return { kind: 'short', need: size - have };
   const packet: XsPacket = {
-    type: bytes.readUInt32LE(0),
-    reqId: bytes.readUInt32LE(4),
-    txId: bytes.readUInt32LE(8),
-    payload: bytes.subarray(XS_HEADER_SIZE, size),
+    type: bytes.readUInt32LE(at),
+    reqId: bytes.readUInt32LE(at + 4),
+    txId: bytes.readUInt32LE(at + 8),
+    payload: bytes.toString('latin1', at + XS_HEADER_SIZE, at + size),
   };
   return { kind: 'packet', packet, size };
 }
 
-export function encode(packet: XsPacket): Buffer {
-  const bytes = Buffer.allocUnsafe(XS_HEADER_SIZE + packet.payload.length);
-  bytes.writeUInt32LE(packet.type >>> 0, 0);
-  bytes.writeUInt32LE(packet.reqId >>> 0, 4);
-  bytes.writeUInt32LE(packet.txId >>> 0, 8);
-  bytes.writeUInt32LE(packet.payload.length, 12);
-  packet.payload.copy(bytes, XS_HEADER_SIZE);
+/** Packets as the bytes of one write. */
+export function encode(...packets: readonly XsPacket[]): Buffer {
+  let size = 0;
+  for (const { payload } of packets) size += XS_HEADER_SIZE + payload.length;
+  const bytes = Buffer.allocUnsafe(size);
+  let at = 0;
+  for (const { type, reqId, txId, payload } of packets) {
+    bytes.writeUInt32LE(type >>> 0, at);
+    bytes.writeUInt32LE(reqId >>> 0, at + 4);
+    bytes.writeUInt32LE(txId >>> 0, at + 8);
+    bytes.writeUInt32LE(payload.length, at + 12);
+    bytes.write(payload, at + XS_HEADER_SIZE, 'latin1');
+    at += XS_HEADER_SIZE + payload.length;
+  }
   return bytes;
 }
 
 /** The NUL-terminated strings of a payload; a last one without its NUL counts too. */
-export function splitStrings(payload: Buffer): string[] {
-  const text = payload.toString('latin1');
-  const parts = text.split('\0');
+export function splitStrings(payload: string): string[] {
+  const parts = payload.split('\0');
   if (parts.at(-1) === '') parts.pop();
   return parts;
 }
 
 /** The strings of a payload that have their NUL; bytes after the last NUL are left out, as the C server does. */
-export function terminatedStrings(payload: Buffer): string[] {
-  const parts = payload.toString('latin1').split('\0');
+export function terminatedStrings(payload: string): string[] {
+  const parts = payload.split('\0');
   parts.pop();
   return parts;
 }
 
 /** The one string of a payload that is a string with its NUL and nothing else. */
-export function oneString(payload: Buffer): string | undefined {
-  const nul = payload.indexOf(0);
-  return nul >= 0 && nul === payload.length - 1 ? payload.toString('latin1', 0, nul) : undefined;
+export function oneString(payload: string): string | undefined {
+  const nul = payload.indexOf('\0');
+  return nul >= 0 && nul === payload.length - 1 ? payload.slice(0, nul) : undefined;
 }
 
 /** Strings, each with its NUL. */
-export function joinStrings(...strings: readonly string[]): Buffer {
-  return Buffer.from(strings.map((string) => `${string}\0`).join(''), 'latin1');
+export function joinStrings(...strings: readonly string[]): string {
+  let payload = '';
+  for (const string of strings) payload += `${string}\0`;
+  return payload;
 }
 
 /** One entry of a node's permissions. The first entry's domid owns the node; its letters are for all who are not named. */

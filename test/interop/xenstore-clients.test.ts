@@ -168,7 +168,7 @@ describe('the socket', () => {
 
   test('closes a peer that announces too long a payload, and says why; others go on', async () => {
     const [bad, good] = [await raw(), await raw()];
-    const header = encode({ type: 2, reqId: 1, txId: 0, payload: Buffer.alloc(4097) }).subarray(0, 16);
+    const header = encode({ type: 2, reqId: 1, txId: 0, payload: 'x'.repeat(4097) }).subarray(0, 16);
     bad.write(header);
     await closed(bad);
     expect(log.join('\n')).toMatch(/does not speak the protocol: payload of 4097 bytes is over 4096/);

@@ -1,4 +1,4 @@
-import { Children, type NodePerms, noValue, Store, type StoreNode } from '../../src/xenbus/store.js';
+import { Children, type NodePerms, Store, type StoreNode } from '../../src/xenbus/store.js';
 import { applyChanges, Transaction } from '../../src/xenbus/transaction.js';
 import { XsError } from '../../src/xenbus/xs-wire.js';
 
@@ -11,7 +11,7 @@ function storeWith(...paths: readonly string[]): Store {
 }
 
 function put(space: { put: Store['put'] }, path: string, value: string): void {
-  space.put(path, { value: Buffer.from(value), perms, children: Children.none });
+  space.put(path, { value: value, perms, children: Children.none });
 }
 
 /** A write as a request does it: the node is looked up, put, and its watches are noted. */
@@ -30,7 +30,7 @@ function commit(tx: Transaction, store: Store): string[] | 'EAGAIN' {
   return fired;
 }
 
-const text = (node: StoreNode | undefined) => node?.value.toString();
+const text = (node: StoreNode | undefined) => node?.value;
 const begin = (store: Store) => new Transaction(1, store, Number.POSITIVE_INFINITY);
 
 test('what it writes is seen within it, and by others once it is committed', () => {
@@ -125,8 +125,8 @@ test('counts what its owners gain and lose', () => {
   const store = storeWith('/a', '/b');
   const tx = begin(store);
   tx.remove('/a');
-  tx.put('/b', { value: noValue, perms: [{ domid: 5, read: false, write: false }], children: Children.none });
-  tx.put('/c', { value: noValue, perms: [{ domid: 5, read: false, write: false }], children: Children.none });
+  tx.put('/b', { value: '', perms: [{ domid: 5, read: false, write: false }], children: Children.none });
+  tx.put('/c', { value: '', perms: [{ domid: 5, read: false, write: false }], children: Children.none });
   expect(tx.ownerChanges()).toEqual(
     new Map([
       [0, -2],

@@ -240,7 +240,7 @@ describe('watches', () => {
 
 describe('bytes in pieces', () => {
   const packets = ['/a', '/b/c', ''].map((path, i): XsPacket => ({ type: 2, reqId: i, txId: 0, payload: joinStrings(path) }));
-  const bytes = Buffer.concat(packets.map(encode));
+  const bytes = Buffer.concat(packets.map((packet) => encode(packet)));
 
   test.each([1, 2, 15, 17, 1000])('of %i give the same packets', (size) => {
     const reader = new PacketReader();
@@ -250,7 +250,7 @@ describe('bytes in pieces', () => {
   });
 
   test('that announce too long a payload end it, behind what came before', () => {
-    const long = encode({ type: 2, reqId: 9, txId: 0, payload: Buffer.alloc(4097) }).subarray(0, 16);
+    const long = encode({ type: 2, reqId: 9, txId: 0, payload: 'x'.repeat(4097) }).subarray(0, 16);
     const { packets: read, bad } = new PacketReader().read(Buffer.concat([bytes, long]));
     expect([read.length, bad]).toEqual([3, 'payload of 4097 bytes is over 4096']);
   });

@@ -145,7 +145,7 @@ export class Kernel {
   }
 
   /** One request and its answer. An XS_ERROR is thrown as `XsError`. */
-  *talk(type: number, txId: number, payload: Buffer): Task<Buffer> {
+  *talk(type: number, txId: number, payload: string): Task<string> {
     const reqId = this.#nextReq;
     this.#nextReq = (this.#nextReq % 0xffff_fffe) + 1;
     const pending: PendingReply = { queue: waitQueue('xs_reply'), reply: undefined };
@@ -168,14 +168,13 @@ export class Kernel {
 
   /** The value of a node; undefined when it is missing. */
   *read(path: string, txId = 0): Task<string | undefined> {
-    const value = yield* orMissing(this.talk(XsType.Read, txId, joinStrings(path)));
-    return value?.toString('latin1');
+    return yield* orMissing(this.talk(XsType.Read, txId, joinStrings(path)));
   }
 
   /** The children of a node; undefined when it is missing. */
   *directory(path: string, txId = 0): Task<string[] | undefined> {
     const list = yield* orMissing(this.talk(XsType.Directory, txId, joinStrings(path)));
-    return list && splitStrings(list);
+    return list === undefined ? undefined : splitStrings(list);
   }
 
   /** `xenbus_exists`: asks for the directory. Whatever goes wrong, it is not there. */
@@ -199,7 +198,7 @@ export class Kernel {
   }
 
   *write(path: string, value: string, txId = 0): Task {
-    yield* this.talk(XsType.Write, txId, Buffer.concat([joinStrings(path), Buffer.from(value, 'latin1')]));
+    yield* this.talk(XsType.Write, txId, joinStrings(path) + value);
   }
 
   *rm(path: string, txId = 0): Task {
@@ -239,7 +238,7 @@ export class Kernel {
 }
 
 /** ENOENT as undefined. */
-function* orMissing(request: Task<Buffer>): Task<Buffer | undefined> {
+function* orMissing(request: Task<string>): Task<string | undefined> {
   try {
     return yield* request;
   } catch (error) {
