@@ -111,11 +111,17 @@ function pathAndToken({ payload }: Request): [string, string] {
   return [path, token];
 }
 
+function directory(core: Xenstored, request: Request): string {
+  const name = only(request, 'ENOENT');
+  core.existing(request, name);
+  return request.space.list(core.path(request.conn, name));
+}
+
 function directoryPart(core: Xenstored, request: Request): string {
   const [name, offset, third] = terminatedStrings(request.payload);
   if (name === undefined || offset === undefined || third !== undefined) throw new XsError('EINVAL', 'not a path and an offset');
   const node = core.existing(request, name);
-  const list = node.children.list();
+  const list = request.space.list(core.path(request.conn, name));
   const from = atoi(offset) >>> 0;
   const generation = joinStrings(String(node.generation));
   if (from >= list.length) return `${generation}\0`;
@@ -132,9 +138,7 @@ function write(core: Xenstored, request: Request): string {
   const path = core.path(conn, payload.slice(0, nul));
   const before = core.lookup(request, path, mayWrite);
   const value = ownString(payload.slice(nul + 1));
-  const node = before
-    ? core.rewrite(request, path, before, { value, perms: core.settled(before), children: before.children })
-    : core.create(request, path, value);
+  const node = before ? core.rewrite(request, path, before, value, core.settled(before)) : core.create(request, path, value);
   core.fire(transaction, path, false, { node });
   return ok;
 }
@@ -180,7 +184,7 @@ function setPerms(core: Xenstored, request: Request): string {
   const before = core.lookup(request, path, mayWrite | mayOwn);
   if (!before) throw new XsError('ENOENT');
   if (conn.domid !== 0 && owner.domid !== before.perms[0].domid) throw new XsError('EPERM');
-  const node = core.rewrite(request, path, before, { value: before.value, perms, children: before.children });
+  const node = core.rewrite(request, path, before, before.value, perms);
   core.fire(transaction, path, false, { before, node });
   return ok;
 }
@@ -229,6 +233,7 @@ function transactionEnd(core: Xenstored, request: Request): string {
   if (how !== 'T' && how !== 'F') throw new XsError('EINVAL', 'neither T nor F');
   if (!transaction) throw new XsError('ENOENT', 'no transaction');
   conn.transactions.delete(transaction.id);
+  transaction.end();
   if (how === 'F') return ok;
   if (transaction.failed) throw new XsError('ENOMEM', 'something in it failed');
   for (const [domid, by] of transaction.ownerChanges()) {
@@ -360,7 +365,7 @@ function control(core: Xenstored, { payload }: Request): string {
 
 export const handlers: ReadonlyMap<number, Handler> = new Map<number, Handler>([
   [XsType.Control, { run: control, privileged: true }],
-  [XsType.Directory, { run: (core, request) => core.existing(request, only(request, 'ENOENT')).children.list() }],
+  [XsType.Directory, { run: directory }],
   [XsType.Read, { run: (core, request) => core.existing(request, only(request, 'ENOENT')).value }],
   [
     XsType.GetPerms,

@@ -7,7 +7,7 @@
 import { chmod, lstat, unlink } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
 import { PacketReader, type StoreLink, type StorePort, type Who } from './transport.js';
-import { encode, type XsPacket, XsType } from './xs-wire.js';
+import { encode, XS_HEADER_SIZE, type XsPacket, XsType } from './xs-wire.js';
 
 /** The longest path that a unix socket can have (sun_path, less its NUL). */
 export const socketPathMax = 107;
@@ -94,9 +94,20 @@ function serve(port: StorePort, socket: Socket, { path, domid, who, log }: Liste
   /** The peer said that it would send no more, or sent nonsense: what it has asked is answered, then it is closed. */
   let isEnding = false;
   let unanswered = 0;
+  /** Delivered in this turn, to go out in one write. */
+  let outgoing: XsPacket[] = [];
+  let outgoingBytes = 0;
+
+  const flush = (): void => {
+    const packets = outgoing;
+    outgoing = [];
+    outgoingBytes = 0;
+    if (isOpen) socket.write(encode(...packets));
+    finish();
+  };
 
   const finish = (): void => {
-    if (isEnding && isOpen && unanswered === 0 && waiting.length === 0) shut(() => socket.destroySoon());
+    if (isEnding && isOpen && unanswered === 0 && waiting.length === 0 && outgoing.length === 0) shut(() => socket.destroySoon());
   };
   const shut = (how: () => void): void => {
     if (!isOpen) return;
@@ -120,17 +131,13 @@ function serve(port: StorePort, socket: Socket, { path, domid, who, log }: Liste
   const link: StoreLink = port.connect({
     domid,
     who,
-    full: () => socket.writableLength > socketBufferBytes,
+    full: () => outgoingBytes + socket.writableLength > socketBufferBytes,
     deliver: (packet) => {
       if (!isOpen) return;
-      if (socket.writableCorked === 0) {
-        // All that one turn of the loop delivers goes out in one write.
-        socket.cork();
-        process.nextTick(() => socket.uncork());
-      }
-      socket.write(encode(packet));
+      if (outgoing.length === 0) process.nextTick(flush);
+      outgoing.push(packet);
+      outgoingBytes += XS_HEADER_SIZE + packet.payload.length;
       if (packet.type !== XsType.WatchEvent) unanswered -= 1;
-      finish();
     },
     drained: () => {
       hasRoom = true;

@@ -84,6 +84,8 @@ interface Served {
   /** The events on their way to it. */
   readonly queued: Set<string>;
   outstanding: number;
+  /** Whether it is in the queue of those whose turn comes. */
+  ready: boolean;
   /** It was told to push no more. */
   stopped: boolean;
   open: boolean;
@@ -110,7 +112,7 @@ export class StoreLoop implements StorePort {
   readonly #options: StoreLoopOptions;
   readonly #served = new Map<number, Served>();
   /** The connections with a request to serve, in the order of their turns. */
-  readonly #ready = new Set<Served>();
+  readonly #ready = new Queue<Served>();
   /** Those that have one and must wait. */
   readonly #held = new Set<Served>();
   readonly #effects = new Queue<Outgoing | Exclude<XenstoredEffect, { do: 'send' }>>();
@@ -142,6 +144,7 @@ export class StoreLoop implements StorePort {
       outputBytes: 0,
       queued: new Set(),
       outstanding: 0,
+      ready: false,
       stopped: false,
       open: true,
     };
@@ -180,7 +183,7 @@ export class StoreLoop implements StorePort {
       }
     }
     this.#deliver();
-    for (const held of this.#held) this.#queue(held);
+    if (this.#held.size > 0) for (const held of this.#held) this.#queue(held);
     return true;
   }
 
@@ -202,14 +205,15 @@ export class StoreLoop implements StorePort {
       return;
     }
     this.#held.delete(served);
-    this.#ready.add(served);
+    if (!served.ready) this.#ready.push(served);
+    served.ready = true;
     this.#wake();
   }
 
   #nextReady(): Served | undefined {
-    for (const served of this.#ready) {
-      this.#ready.delete(served);
-      return served;
+    for (let served = this.#ready.shift(); served; served = this.#ready.shift()) {
+      served.ready = false;
+      if (served.open) return served;
     }
     return undefined;
   }
@@ -231,7 +235,6 @@ export class StoreLoop implements StorePort {
   #drop(served: Served): void {
     served.open = false;
     this.#served.delete(served.id);
-    this.#ready.delete(served);
     this.#held.delete(served);
     while (served.input.shift());
     for (let next = served.output.shift(); next; next = served.output.shift()) this.#settle(next);

@@ -2,11 +2,13 @@
  * The node tree of XenStore: nodes, their permissions and their children.
  *
  * It knows paths, owners and generations, and nothing of connections, transactions in progress, watches or quotas.
- * A node is never changed: writing puts another in its place, so a transaction can keep the one that it read.
- * The rules are those of C xenstored 4.17 (docs/misc/xenstore.txt and the behaviour of xenstored_core.c).
+ * A node is never changed: writing puts another in its place, so a transaction can keep the one that it read. The tree
+ * is of places, each with its children by name, so that a removal costs what it removes and nothing costs more for
+ * what is elsewhere. The rules are those of C xenstored 4.17 (docs/misc/xenstore.txt and the behaviour of
+ * xenstored_core.c).
  */
 import { baseName, join, parentPath } from './paths.js';
-import { joinStrings, type Perm, XsError } from './xs-wire.js';
+import { type Perm, XsError } from './xs-wire.js';
 
 /** A permission as it is stored. One that is `ignored` was given to a domain that did not exist: it never counts again. */
 export interface NodePerm extends Perm {
@@ -15,22 +17,35 @@ export interface NodePerm extends Perm {
 /** The owner's entry comes first; its letters are for all who are not named. */
 export type NodePerms = readonly [NodePerm, ...NodePerm[]];
 
-export interface NodeContents {
+export interface StoreNode {
+  /** A byte string. */
   readonly value: string;
   readonly perms: NodePerms;
-  readonly children: Children;
-}
-
-export interface StoreNode extends NodeContents {
-  /** The store's count of changes when this was written; what conflicts are found by. */
+  /** The store's count of changes when this, or its list of children, was written; what conflicts are found by. */
   readonly generation: number;
 }
+
+/** Told of a node that was removed, and of its parent. */
+export type Removed = (path: string, node: StoreNode, parent: StoreNode | undefined) => void;
 
 /** What a request acts on: the store, or one transaction's view of it. */
 export interface NodeSpace {
   get(path: string): StoreNode | undefined;
-  put(path: string, contents: NodeContents): StoreNode;
-  remove(path: string): void;
+  /** Writes a node, new or not, and enters a new one in its parent's list. The parent itself is not written by that. */
+  put(path: string, value: string, perms: NodePerms): StoreNode;
+  /**
+   * Takes away what is at `path` and below it, and its name out of its parent's list. `removed` is told of every node,
+   * children before their parents.
+   */
+  removeTree(path: string, removed?: Removed): void;
+  /** The names of the children of `path`, in the order in which they were added. */
+  names(path: string): string[];
+  /** The same as DIRECTORY sends them, each with its NUL. */
+  list(path: string): string;
+  /** The length of that list. */
+  listBytes(path: string): number;
+  /** Whether the parent of `path` lists it. */
+  isListed(path: string): boolean;
 }
 
 /** A string that stays in memory by itself: the engine may keep a part of a string as a reference to the whole. */
@@ -38,157 +53,70 @@ export function ownString(part: string): string {
   return part.length < 13 ? part : Buffer.from(part, 'latin1').toString('latin1');
 }
 
-/** A node of a balanced tree of names. */
-interface Names {
-  readonly name: string;
-  /** Rises with every name that is added; the order of DIRECTORY. */
-  readonly order: number;
-  readonly size: number;
-  readonly left: Names | undefined;
-  readonly right: Names | undefined;
-}
-
-/** A side may hold this many times the names of the other before it is rotated (weight-balanced trees, Adams 1992). */
-const balanceMax = 3;
-const rotateTwiceFrom = 2;
-
-const sizeOf = (names: Names | undefined): number => names?.size ?? 0;
-
-function tree(name: string, order: number, left: Names | undefined, right: Names | undefined): Names {
-  return { name, order, left, right, size: sizeOf(left) + sizeOf(right) + 1 };
-}
-
-function balanced(name: string, order: number, left: Names | undefined, right: Names | undefined): Names {
-  const [l, r] = [sizeOf(left), sizeOf(right)];
-  if (l + r >= 2 && right && r > balanceMax * l) {
-    const inner = right.left;
-    if (!inner || sizeOf(inner) < rotateTwiceFrom * sizeOf(right.right)) {
-      return tree(right.name, right.order, tree(name, order, left, inner), right.right);
-    }
-    const outer = tree(right.name, right.order, inner.right, right.right);
-    return tree(inner.name, inner.order, tree(name, order, left, inner.left), outer);
-  }
-  if (l + r >= 2 && left && l > balanceMax * r) {
-    const inner = left.right;
-    if (!inner || sizeOf(inner) < rotateTwiceFrom * sizeOf(left.left)) {
-      return tree(left.name, left.order, left.left, tree(name, order, inner, right));
-    }
-    const outer = tree(left.name, left.order, left.left, inner.left);
-    return tree(inner.name, inner.order, outer, tree(name, order, inner.right, right));
-  }
-  return tree(name, order, left, right);
-}
-
-function inserted(at: Names | undefined, name: string, order: number): Names {
-  if (!at) return tree(name, order, undefined, undefined);
-  if (name < at.name) return balanced(at.name, at.order, inserted(at.left, name, order), at.right);
-  return balanced(at.name, at.order, at.left, inserted(at.right, name, order));
-}
-
-function least(at: Names): Names {
-  let first = at;
-  while (first.left) first = first.left;
-  return first;
-}
-
-function removed(at: Names | undefined, name: string): Names | undefined {
-  if (!at) return undefined;
-  if (name < at.name) return balanced(at.name, at.order, removed(at.left, name), at.right);
-  if (name > at.name) return balanced(at.name, at.order, at.left, removed(at.right, name));
-  if (!at.left || !at.right) return at.left ?? at.right;
-  const next = least(at.right);
-  return balanced(next.name, next.order, at.left, removed(at.right, next.name));
-}
-
-function find(names: Names | undefined, name: string): Names | undefined {
-  let at = names;
-  while (at && at.name !== name) at = name < at.name ? at.left : at.right;
-  return at;
-}
-
-function collect(at: Names | undefined, into: Names[]): Names[] {
-  if (!at) return into;
-  collect(at.left, into);
-  into.push(at);
-  return collect(at.right, into);
-}
-
-/**
- * The names of a node's children, in the order in which they were added.
- *
- * A value: adding and removing leave it alone and give another, in O(log n), because `/local/domain` may have
- * thousands of children and every created domain adds one.
- */
-export class Children {
-  static readonly none = new Children(undefined, 0, 0);
-
-  /** The length of the list that DIRECTORY answers with. */
-  readonly bytes: number;
-  readonly #names: Names | undefined;
-  readonly #next: number;
-  #list: string | undefined;
-
-  private constructor(names: Names | undefined, bytes: number, next: number) {
-    this.#names = names;
-    this.bytes = bytes;
-    this.#next = next;
-  }
-
-  get size(): number {
-    return sizeOf(this.#names);
-  }
-
-  has(name: string): boolean {
-    return find(this.#names, name) !== undefined;
-  }
-
-  /** Where `name` stands among its siblings: a number that rises with the order of adding. */
-  order(name: string): number {
-    return find(this.#names, name)?.order ?? -1;
-  }
-
-  with(name: string): Children {
-    if (this.has(name)) return this;
-    return new Children(inserted(this.#names, name, this.#next), this.bytes + name.length + 1, this.#next + 1);
-  }
-
-  without(name: string): Children {
-    if (!this.has(name)) return this;
-    return new Children(removed(this.#names, name), this.bytes - name.length - 1, this.#next);
-  }
-
-  names(): string[] {
-    return collect(this.#names, [])
-      .sort((a, b) => a.order - b.order)
-      .map((child) => child.name);
-  }
-
-  /** The names, each with its NUL, as DIRECTORY sends them. Kept, because a directory is often listed unchanged. */
-  list(): string {
-    this.#list ??= joinStrings(...this.names());
-    return this.#list;
-  }
-}
-
 /** What the C server would store beside a node's value, children and permissions: its record header. */
 const recordHeaderBytes = 24;
 const recordPermBytes = 8;
 
 /** The size that the quota on nodes is held against: that of the C server's record. */
-export function recordBytes(node: NodeContents): number {
-  return recordHeaderBytes + recordPermBytes * node.perms.length + node.value.length + node.children.bytes;
+export function recordBytes(value: string, perms: NodePerms, listBytes: number): number {
+  return recordHeaderBytes + recordPermBytes * perms.length + value.length + listBytes;
+}
+
+/** The children of a place by name. The order of a Map is that of adding, which is DIRECTORY's. */
+export type Children = ReadonlyMap<string, Place>;
+
+/** Places that the store remembers by their path; past the bound it forgets them all. */
+const rememberedMax = 4096;
+
+/** Where a node is. It is empty while a request or a commit is half done: its node comes later, or is gone already. */
+export interface Place {
+  readonly name: string;
+  readonly parent: Place | undefined;
+  readonly node: StoreNode | undefined;
+  readonly children: Children;
+  /** The length of the list of their names. */
+  readonly listBytes: number;
+}
+
+/** What every place without children has, and nobody changes. */
+const noChildren = new Map<string, OwnPlace>();
+
+class OwnPlace implements Place {
+  node: StoreNode | undefined;
+  children = noChildren;
+  listBytes = 0;
+  /** The list as DIRECTORY sends it. Kept, because a directory is often listed unchanged. */
+  list: string | undefined;
+  /** Transactions that hold `children` as it is; it must not be changed then, but be replaced. */
+  holders = 0;
+
+  constructor(
+    readonly name: string,
+    readonly parent: OwnPlace | undefined,
+    /** Rises with every place that is added to the store; the order among siblings. */
+    public order: number,
+  ) {}
 }
 
 interface Owned {
-  readonly paths: Set<string>;
+  nodes: number;
+  /** Bytes of the nodes, their paths included. */
   bytes: number;
+  /** Where they are; of dom0, which never goes, nobody asks. */
+  readonly places: Set<OwnPlace> | undefined;
 }
 
 /** The global tree. */
 export class Store implements NodeSpace {
-  readonly #nodes = new Map<string, StoreNode>();
+  readonly #root = new OwnPlace('', undefined, 0);
   readonly #owned = new Map<number, Owned>();
+  /** Places that were found lately, by path: most requests are about a few of them. */
+  readonly #remembered = new Map<string, OwnPlace>();
   #generation = 0;
+  #order = 0;
+  #size = 0;
+  /** Places that were looked at so far: what an operation costs, whatever the machine. */
+  visits = 0;
 
   /** The count of changes so far. */
   get generation(): number {
@@ -201,31 +129,101 @@ export class Store implements NodeSpace {
     return this.#generation;
   }
 
+  /** How many nodes there are. */
   get size(): number {
-    return this.#nodes.size;
+    return this.#size;
   }
 
   get(path: string): StoreNode | undefined {
-    return this.#nodes.get(path);
+    return this.#find(path)?.node;
   }
 
-  put(path: string, contents: NodeContents): StoreNode {
-    const { value, perms, children } = contents;
-    const node: StoreNode = { value, perms, children, generation: this.nextGeneration() };
-    this.#account(path, this.#nodes.get(path), node);
-    this.#nodes.set(path, node);
+  put(path: string, value: string, perms: NodePerms): StoreNode {
+    const place = this.#make(path);
+    const node: StoreNode = { value, perms, generation: this.nextGeneration() };
+    this.#set(place, node, path.length);
     return node;
   }
 
+  /** Takes one node away. If it has children, they must follow before the request is done. */
   remove(path: string): void {
     this.nextGeneration();
-    this.#account(path, this.#nodes.get(path), undefined);
-    this.#nodes.delete(path);
+    const place = this.#find(path);
+    if (!place) return;
+    this.#set(place, undefined, path.length);
+    this.#prune(place);
+  }
+
+  /** The same at once, at the cost of what is there. Without `removed` no path below is put together. */
+  removeTree(path: string, removed?: Removed): void {
+    const place = this.#find(path);
+    if (!place) return;
+    this.#empty(place, path.length, path, removed);
+    if (place.parent) this.#detach(place, place.parent);
+  }
+
+  names(path: string): string[] {
+    return [...(this.#find(path)?.children.keys() ?? [])];
+  }
+
+  list(path: string): string {
+    const place = this.#find(path);
+    if (!place) return '';
+    place.list ??= listOf(place.children.keys());
+    return place.list;
+  }
+
+  listBytes(path: string): number {
+    return this.#find(path)?.listBytes ?? 0;
+  }
+
+  isListed(path: string): boolean {
+    return this.#find(path) !== undefined;
+  }
+
+  /** The place of `path`, for a transaction: its present `children` stay as they are until it is given back with them. */
+  borrow(path: string): Place | undefined {
+    const place = this.#find(path);
+    if (place && place.children !== noChildren) place.holders += 1;
+    return place;
+  }
+
+  giveBack(place: Place | undefined, children: Children | undefined): void {
+    const own = place as OwnPlace | undefined;
+    if (own && children !== noChildren && own.children === children) own.holders -= 1;
+  }
+
+  /** A mark in time: places that are added later have a higher order. */
+  get order(): number {
+    return this.#order;
+  }
+
+  /** Has `names` stand at the end of the list of `path`, in their order. Nothing is to do if they came so, after `mark`. */
+  moveToEnd(path: string, names: ReadonlySet<string>, mark: number): void {
+    const place = this.#find(path);
+    if (!place) return;
+    let last = mark;
+    let inOrder = true;
+    for (const name of names) {
+      const order = place.children.get(name)?.order ?? 0;
+      inOrder &&= order > last;
+      last = order;
+    }
+    if (inOrder) return;
+    const children = this.#changeable(place);
+    for (const name of names) {
+      const child = children.get(name);
+      if (!child) continue;
+      children.delete(name);
+      children.set(name, child);
+      this.#order += 1;
+      child.order = this.#order;
+    }
   }
 
   /** How many nodes `domid` owns. */
   ownedNodes(domid: number): number {
-    return this.#owned.get(domid)?.paths.size ?? 0;
+    return this.#owned.get(domid)?.nodes ?? 0;
   }
 
   /** What the nodes of `domid` take, paths included. */
@@ -233,61 +231,166 @@ export class Store implements NodeSpace {
     return this.#owned.get(domid)?.bytes ?? 0;
   }
 
-  /** The nodes of `domid` that do not lie below another of its nodes, in the order in which a walk of the tree meets them. */
+  /** The nodes of guest `domid` that do not lie below another of its nodes, in the order in which a walk of the tree meets them. */
   ownedRoots(domid: number): string[] {
-    const paths = this.#owned.get(domid)?.paths;
-    if (!paths) return [];
-    const belowOwned = (path: string): boolean => {
-      for (let at = path; at !== '/'; ) {
-        at = parentPath(at);
-        if (paths.has(at)) return true;
+    const isOwned = (place: OwnPlace | undefined) => place?.node?.perms[0].domid === domid;
+    const roots: { readonly path: string; readonly orders: readonly number[] }[] = [];
+    for (const place of this.#owned.get(domid)?.places ?? []) {
+      const orders: number[] = [];
+      let isBelow = false;
+      for (let at: OwnPlace | undefined = place; at; at = at.parent) {
+        orders.unshift(at.order);
+        isBelow ||= at !== place && isOwned(at);
       }
-      return false;
-    };
-    return [...paths]
-      .filter((path) => !belowOwned(path))
-      .map((path) => ({ path, place: this.#place(path) }))
-      .sort((a, b) => comparePlaces(a.place, b.place))
-      .map(({ path }) => path);
+      if (!isBelow) roots.push({ path: pathOf(place), orders });
+    }
+    return roots.sort((a, b) => compareOrders(a.orders, b.orders)).map(({ path }) => path);
   }
 
   /** All nodes, for checks and snapshots. */
-  entries(): IterableIterator<[string, StoreNode]> {
-    return this.#nodes.entries();
+  *entries(): IterableIterator<[string, StoreNode]> {
+    for (const place of this.places()) if (place.node) yield [pathOf(place), place.node];
   }
 
-  /** The places of `path`'s ancestors and of itself among their siblings, from the root down. */
-  #place(path: string): number[] {
-    const place: number[] = [];
-    for (let at = path; at !== '/'; at = parentPath(at)) {
-      place.unshift(this.#nodes.get(parentPath(at))?.children.order(baseName(at)) ?? -1);
+  /** All places, parents first. */
+  *places(): IterableIterator<Place> {
+    const waiting: OwnPlace[] = [this.#root];
+    for (let place = waiting.pop(); place; place = waiting.pop()) {
+      yield place;
+      waiting.push(...[...place.children.values()].reverse());
     }
+  }
+
+  #find(path: string): OwnPlace | undefined {
+    this.visits += 1;
+    const remembered = this.#remembered.get(path);
+    if (remembered?.node) return remembered;
+    let at: OwnPlace | undefined = this.#root;
+    for (let from = 1; at && from < path.length; ) {
+      const slash = path.indexOf('/', from);
+      const end = slash < 0 ? path.length : slash;
+      at = at.children.get(path.slice(from, end));
+      from = end + 1;
+      this.visits += 1;
+    }
+    if (at?.node) {
+      if (this.#remembered.size >= rememberedMax) this.#remembered.clear();
+      this.#remembered.set(ownString(path), at);
+    }
+    return at;
+  }
+
+  /** The place of `path`, with empty places on the way to it where there are none. */
+  #make(path: string): OwnPlace {
+    const found = this.#find(path);
+    if (found) return found;
+    let at = this.#root;
+    for (let from = 1; from < path.length; ) {
+      const slash = path.indexOf('/', from);
+      const end = slash < 0 ? path.length : slash;
+      const name = path.slice(from, end);
+      at = at.children.get(name) ?? this.#attach(at, ownString(name));
+      from = end + 1;
+      this.visits += 1;
+    }
+    return at;
+  }
+
+  #attach(parent: OwnPlace, name: string): OwnPlace {
+    this.#order += 1;
+    const place = new OwnPlace(name, parent, this.#order);
+    this.#changeable(parent).set(name, place);
+    this.#resize(parent, name.length + 1);
     return place;
   }
 
-  #account(path: string, before: StoreNode | undefined, after: StoreNode | undefined): void {
+  #detach(place: OwnPlace, parent: OwnPlace): void {
+    this.#changeable(parent).delete(place.name);
+    this.#resize(parent, -(place.name.length + 1));
+  }
+
+  /** Takes empty places without children away, from `place` upwards. */
+  #prune(place: OwnPlace): void {
+    for (let at = place; at.parent && !at.node && at.children.size === 0; at = at.parent) this.#detach(at, at.parent);
+  }
+
+  /** The children of `place`, to be changed: another Map when a transaction holds the present one. */
+  #changeable(place: OwnPlace): Map<string, OwnPlace> {
+    if (place.children === noChildren || place.holders > 0) place.children = new Map(place.children);
+    place.holders = 0;
+    place.list = undefined;
+    return place.children;
+  }
+
+  #resize(place: OwnPlace, by: number): void {
+    place.listBytes += by;
+    const owned = place.node && this.#owned.get(place.node.perms[0].domid);
+    if (owned) owned.bytes += by;
+  }
+
+  /** Empties `place` and all below it, children first. */
+  #empty(place: OwnPlace, pathLength: number, path: string, removed: Removed | undefined): void {
+    this.visits += 1;
+    for (const child of place.children.values()) {
+      this.#empty(
+        child,
+        pathLength + child.name.length + (pathLength === 1 ? 0 : 1),
+        removed ? join(path, child.name) : '',
+        removed,
+      );
+    }
+    place.children = noChildren;
+    const { node } = place;
+    this.nextGeneration();
+    this.#set(place, undefined, pathLength);
+    if (node) removed?.(path, node, place.parent?.node);
+  }
+
+  /** Puts `node` where another or none was, and keeps the accounts of owners. */
+  #set(place: OwnPlace, node: StoreNode | undefined, pathLength: number): void {
+    const before = place.node;
+    place.node = node;
     if (before) {
-      const owned = this.#owned.get(before.perms[0].domid);
-      if (owned) {
-        owned.bytes -= recordBytes(before) + path.length;
-        if (before.perms[0].domid !== after?.perms[0].domid) owned.paths.delete(path);
-        if (owned.paths.size === 0) this.#owned.delete(before.perms[0].domid);
-      }
+      const domid = before.perms[0].domid;
+      const owned = this.#ownedBy(domid);
+      owned.bytes -= recordBytes(before.value, before.perms, place.listBytes) + pathLength;
+      owned.nodes -= 1;
+      this.#size -= 1;
+      if (node?.perms[0].domid !== domid) owned.places?.delete(place);
+      if (owned.nodes === 0 && node?.perms[0].domid !== domid) this.#owned.delete(domid);
     }
-    if (after) {
-      const domid = after.perms[0].domid;
-      let owned = this.#owned.get(domid);
-      if (!owned) {
-        owned = { paths: new Set(), bytes: 0 };
-        this.#owned.set(domid, owned);
-      }
-      owned.bytes += recordBytes(after) + path.length;
-      owned.paths.add(path);
+    if (node) {
+      const owned = this.#ownedBy(node.perms[0].domid);
+      owned.bytes += recordBytes(node.value, node.perms, place.listBytes) + pathLength;
+      owned.nodes += 1;
+      this.#size += 1;
+      owned.places?.add(place);
     }
+  }
+
+  #ownedBy(domid: number): Owned {
+    const known = this.#owned.get(domid);
+    if (known) return known;
+    const owned: Owned = { nodes: 0, bytes: 0, places: domid === 0 ? undefined : new Set() };
+    this.#owned.set(domid, owned);
+    return owned;
   }
 }
 
-function comparePlaces(a: readonly number[], b: readonly number[]): number {
+/** Names, each with its NUL. */
+export function listOf(names: Iterable<string>): string {
+  let list = '';
+  for (const name of names) list += `${name}\0`;
+  return list;
+}
+
+function pathOf(place: Place): string {
+  let path = '';
+  for (let at = place; at.parent; at = at.parent) path = `/${at.name}${path}`;
+  return path || '/';
+}
+
+function compareOrders(a: readonly number[], b: readonly number[]): number {
   for (let i = 0; ; i += 1) {
     const [x, y] = [a[i], b[i]];
     if (x === undefined || y === undefined) return a.length - b.length;
@@ -298,7 +401,10 @@ function comparePlaces(a: readonly number[], b: readonly number[]): number {
 /** One node that creating a path writes. */
 export interface PlannedNode {
   readonly path: string;
-  readonly contents: NodeContents;
+  readonly value: string;
+  readonly perms: NodePerms;
+  /** The length of its list of children, when it is written. */
+  readonly listBytes: number;
   /** False for the one that existed and gets a child. */
   readonly fresh: boolean;
 }
@@ -329,50 +435,45 @@ export function planCreation(
   const given = settled(ancestor);
   const [first, ...others] = given;
   const perms: NodePerms = owner === undefined ? given : [{ ...first, domid: owner }, ...others];
+  let below = 0;
   const planned = missing.map((name, i): PlannedNode => {
-    const below = missing[i - 1];
-    const children = below === undefined ? Children.none : Children.none.with(baseName(below));
-    return { path: name, contents: { value: i === 0 ? value : '', perms, children }, fresh: true };
+    const node = { path: name, value: i === 0 ? value : '', perms, listBytes: below, fresh: true };
+    below = baseName(name).length + 1;
+    return node;
   });
-  const grown = ancestor.children.with(baseName(missing.at(-1) ?? path));
-  planned.push({ path: at, contents: { value: ancestor.value, perms: given, children: grown }, fresh: false });
+  const top = missing.at(-1) ?? path;
+  const listBytes = space.listBytes(at) + (space.isListed(top) ? 0 : below);
+  planned.push({ path: at, value: ancestor.value, perms: given, listBytes, fresh: false });
   return planned;
 }
 
-/**
- * Removes `path` and all below it: children before their parents, each as `removed` is told, and at last its name in its
- * parent. A child that its parent lists and that is not there ends it with EIO; only a transaction, whose copy of the
- * parent may be older than its view of the child, ever sees that.
- */
-export function removeTree(
-  space: NodeSpace,
-  path: string,
-  settled: (node: StoreNode) => NodePerms,
-  removed: (path: string, node: StoreNode, parent: StoreNode) => void,
-): void {
-  const parentAt = parentPath(path);
-  const parent = space.get(parentAt);
-  if (!parent) throw new XsError('EINVAL', `${path} has no parent`);
-  const walk = (at: string, above: StoreNode): void => {
-    const node = space.get(at);
-    if (!node) throw new XsError('EIO', `${at} is listed and missing`);
-    for (const name of node.children.names()) walk(join(at, name), node);
-    space.remove(at);
-    removed(at, node, above);
-  };
-  walk(path, parent);
-  if (!parent.children.has(baseName(path))) throw new XsError('EIO', `${path} is not listed`);
-  space.put(parentAt, { value: parent.value, perms: settled(parent), children: parent.children.without(baseName(path)) });
-}
-
-/** What is wrong with the tree: nodes without a parent, names without a node. Empty when it is sound. */
+/** What is wrong with the tree and its accounts. Empty when all is sound. */
 export function faults(store: Store): string[] {
   const found: string[] = [];
-  for (const [path, node] of store.entries()) {
-    for (const name of node.children.names()) {
-      if (!store.get(join(path, name))) found.push(`${join(path, name)} is listed and missing`);
+  const counted = new Map<number, { nodes: number; bytes: number }>();
+  let size = 0;
+  for (const place of store.places()) {
+    const path = pathOf(place);
+    if (!place.node) found.push(`${path} is listed and missing`);
+    for (const [name, child] of place.children) {
+      if (child.parent !== place || child.name !== name) found.push(`${path} lists ${name}, which is elsewhere`);
     }
-    if (path !== '/' && !store.get(parentPath(path))?.children.has(baseName(path))) found.push(`${path} is not listed`);
+    if (!place.node) continue;
+    const { value, perms } = place.node;
+    const domid = perms[0].domid;
+    const sum = counted.get(domid) ?? { nodes: 0, bytes: 0 };
+    counted.set(domid, {
+      nodes: sum.nodes + 1,
+      bytes: sum.bytes + recordBytes(value, perms, listOf(place.children.keys()).length) + path.length,
+    });
+    size += 1;
+  }
+  if (size !== store.size) found.push(`there are ${size} nodes, and ${store.size} are counted`);
+  for (const [domid, { nodes, bytes }] of counted) {
+    if (nodes !== store.ownedNodes(domid))
+      found.push(`domain ${domid} owns ${nodes} nodes, and ${store.ownedNodes(domid)} are counted`);
+    if (bytes !== store.ownedBytes(domid))
+      found.push(`domain ${domid} owns ${bytes} bytes, and ${store.ownedBytes(domid)} are counted`);
   }
   return found;
 }

@@ -24,16 +24,34 @@
  *   T  READ A, WRITE B, WRITE A, RM C, WRITE C        END: A, B, C; C once, though it was touched twice
  *   T  WRITE D, RM D                                  END: nothing, D is not there and never was
  */
-import { type NodeContents, type NodeSpace, recordBytes, type Store, type StoreNode } from './store.js';
+import { baseName, join, parentPath } from './paths.js';
+import {
+  type Children,
+  listOf,
+  type NodePerms,
+  type NodeSpace,
+  type Place,
+  type Removed,
+  recordBytes,
+  type Store,
+  type StoreNode,
+} from './store.js';
 import { XsError } from './xs-wire.js';
 
 /** What a transaction knows of one node that it accessed. */
 interface Access {
-  /** The node as it was found at first; undefined when it was missing. */
+  /** Where the node was found at first; undefined when it was missing. */
+  readonly place: Place | undefined;
+  /** The node and its children as they were then. The children are the store's own, and stay as long as they are borrowed. */
   readonly before: StoreNode | undefined;
+  readonly children: Children | undefined;
   /** The node as the transaction sees it now. */
   now: StoreNode | undefined;
   modified: boolean;
+  /** What the transaction has changed about the list of children: names taken out, and then names added at the end. */
+  removed: Set<string> | undefined;
+  added: Set<string> | undefined;
+  listBytes: number;
   /** Which watches a commit fires: none, those on exactly this path, or those on its ancestors too. */
   fire: 'none' | 'exact' | 'subtree';
 }
@@ -44,6 +62,8 @@ export interface TransactionChange {
   readonly before: StoreNode | undefined;
   readonly now: StoreNode | undefined;
   readonly fire: 'none' | 'exact' | 'subtree';
+  /** The children that it gets, in the order in which they were added. */
+  readonly added: ReadonlySet<string> | undefined;
 }
 
 export class Transaction implements NodeSpace {
@@ -67,18 +87,57 @@ export class Transaction implements NodeSpace {
     return this.#access(path).now;
   }
 
-  put(path: string, contents: NodeContents): StoreNode {
+  put(path: string, value: string, perms: NodePerms): StoreNode {
     const access = this.#access(path);
-    const { value, perms, children } = contents;
-    const node: StoreNode = { value, perms, children, generation: this.store.nextGeneration() };
+    const node: StoreNode = { value, perms, generation: this.store.nextGeneration() };
+    if (!access.now && path !== '/') this.#enter(this.#access(parentPath(path)), baseName(path));
     this.#replace(access, path, node);
     return node;
   }
 
-  remove(path: string): void {
+  /**
+   * A child that its parent lists and that is not there ends it with EIO, as does a node that its parent does not list:
+   * a transaction's copy of a parent may be older than its view of the child. It ends in EAGAIN anyway.
+   */
+  removeTree(path: string, removed?: Removed): void {
+    const wasListed = this.isListed(path);
+    this.#removeBelow(path, removed);
+    if (!wasListed) throw new XsError('EIO', `${path} is not listed`);
+  }
+
+  #removeBelow(path: string, removed: Removed | undefined): void {
     const access = this.#access(path);
+    const node = access.now;
+    if (!node) throw new XsError('EIO', `${path} is listed and missing`);
+    for (const name of this.names(path)) this.#removeBelow(join(path, name), removed);
+    const parent = this.#access(parentPath(path));
     this.store.nextGeneration();
     this.#replace(access, path, undefined);
+    this.#strike(parent, baseName(path));
+    removed?.(path, node, parent.now);
+  }
+
+  names(path: string): string[] {
+    const { children, removed, added } = this.#access(path);
+    const kept = [...(children?.keys() ?? [])];
+    return [...(removed ? kept.filter((name) => !removed.has(name)) : kept), ...(added ?? [])];
+  }
+
+  list(path: string): string {
+    return listOf(this.names(path));
+  }
+
+  listBytes(path: string): number {
+    return this.#access(path).listBytes;
+  }
+
+  isListed(path: string): boolean {
+    return lists(this.#access(parentPath(path)), baseName(path));
+  }
+
+  /** Ends it: what it has borrowed of the store is given back. Nothing but `changes` may be asked of it any more. */
+  end(): void {
+    for (const { place, children } of this.#accessed.values()) this.store.giveBack(place, children);
   }
 
   /** Notes that a commit must fire the watches of `path`. An event for a subtree takes the place of an exact one. */
@@ -90,8 +149,8 @@ export class Transaction implements NodeSpace {
 
   /** Whether every accessed node is still in the store as it was found. */
   isCurrent(): boolean {
-    for (const [path, { before }] of this.#accessed) {
-      if (this.store.get(path)?.generation !== before?.generation) return false;
+    for (const [path, { place, before }] of this.#accessed) {
+      if (place ? place.node !== before : this.store.get(path)) return false;
     }
     return true;
   }
@@ -99,8 +158,8 @@ export class Transaction implements NodeSpace {
   /** The changed nodes in the order of first access. */
   changes(): TransactionChange[] {
     const changes: TransactionChange[] = [];
-    for (const [path, { before, now, modified, fire }] of this.#accessed) {
-      if (modified) changes.push({ path, before, now, fire });
+    for (const [path, { before, now, modified, fire, added }] of this.#accessed) {
+      if (modified) changes.push({ path, before, now, fire, added });
     }
     return changes;
   }
@@ -126,29 +185,71 @@ export class Transaction implements NodeSpace {
       this.failed = true;
       throw new XsError('ENOSPC', `a transaction of over ${this.nodesMax} nodes`);
     }
-    const before = this.store.get(path);
-    const access: Access = { before, now: before, modified: false, fire: 'none' };
+    const place = this.store.borrow(path);
+    const before = place?.node;
+    const listBytes = place?.listBytes ?? 0;
+    const access: Access = {
+      place,
+      before,
+      children: place?.children,
+      now: before,
+      modified: false,
+      removed: undefined,
+      added: undefined,
+      listBytes,
+      fire: 'none',
+    };
     this.#accessed.set(path, access);
-    if (before) this.bytes += recordBytes(before) + path.length;
+    if (before) this.bytes += recordBytes(before.value, before.perms, listBytes) + path.length;
     return access;
   }
 
   #replace(access: Access, path: string, now: StoreNode | undefined): void {
-    if (access.now) this.bytes -= recordBytes(access.now) + path.length;
-    if (now) this.bytes += recordBytes(now) + path.length;
+    if (access.now) this.bytes -= recordBytes(access.now.value, access.now.perms, access.listBytes) + path.length;
+    if (now) this.bytes += recordBytes(now.value, now.perms, access.listBytes) + path.length;
     access.now = now;
     access.modified = true;
   }
+
+  #enter(parent: Access, name: string): void {
+    if (lists(parent, name)) return;
+    parent.added ??= new Set();
+    parent.added.add(name);
+    this.#resize(parent, name.length + 1);
+  }
+
+  #strike(parent: Access, name: string): void {
+    if (!lists(parent, name)) return;
+    if (!parent.added?.delete(name)) {
+      parent.removed ??= new Set();
+      parent.removed.add(name);
+    }
+    this.#resize(parent, -(name.length + 1));
+  }
+
+  #resize(access: Access, by: number): void {
+    access.listBytes += by;
+    if (access.now) this.bytes += by;
+  }
+}
+
+function lists({ children, removed, added }: Access, name: string): boolean {
+  return added?.has(name) === true || (children?.has(name) === true && !removed?.has(name));
 }
 
 /**
  * Applies the changes of `transaction`, in the order of first access, and after each tells `applied`, so that its
- * watches see the tree as it is at that point. The caller has checked that the transaction is current.
+ * watches see the tree as it is at that point. The caller has checked that the transaction is current, and ended it.
  */
 export function applyChanges(transaction: Transaction, store: Store, applied: (change: TransactionChange) => void): void {
-  for (const change of transaction.changes()) {
-    if (change.now) store.put(change.path, change.now);
+  const changes = transaction.changes();
+  const mark = store.order;
+  for (const change of changes) {
+    if (change.now) store.put(change.path, change.now.value, change.now.perms);
     else if (change.before) store.remove(change.path);
-    applied(change);
+    // What came and went within the transaction nobody ever saw.
+    if (change.now || change.before) applied(change);
   }
+  // Nodes come in the order of access; their names stand in the order in which they were added.
+  for (const { path, now, added } of changes) if (now && added) store.moveToEnd(path, added, mark);
 }

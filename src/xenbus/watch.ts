@@ -1,11 +1,11 @@
 /**
  * The watches of XenStore: who wants to hear of which path.
  *
- * A table and a search, no delivery and no permissions. A change finds its watches by its path and the path's
- * ancestors, so that it costs the same however many watches there are elsewhere. The order is C xenstored's: the
- * connections from the oldest to the newest, and each one's watches in the order of registration.
+ * A table and a search, no delivery and no permissions. Watches lie in a tree of their paths, whether there are such
+ * nodes or not, so that a change finds its own on the way down to it, at the same cost however many there are
+ * elsewhere. The order is C xenstored's: the connections from the oldest to the newest, and each one's watches in the
+ * order of registration.
  */
-import { parentPath } from './paths.js';
 
 export interface Watch {
   readonly conn: number;
@@ -33,10 +33,24 @@ interface OfConnection {
   bytes: number;
 }
 
+/** A path that is watched, or leads to one that is. */
+interface WatchedPath {
+  readonly name: string;
+  readonly parent: WatchedPath | undefined;
+  readonly watches: Set<Watch>;
+  readonly below: Map<string, WatchedPath>;
+}
+
+const watchedPath = (name: string, parent?: WatchedPath): WatchedPath => ({ name, parent, watches: new Set(), below: new Map() });
+
 export class WatchTable {
-  readonly #byPath = new Map<string, Set<Watch>>();
+  /** The paths from `/` on. A special event is a name beside them. */
+  readonly #root = watchedPath('');
+  readonly #special = watchedPath('');
   readonly #byConn = new Map<number, OfConnection>();
   #order = 0;
+  /** Entries that were looked at so far: what a search costs, whatever the machine. */
+  visits = 0;
 
   has(conn: number, path: string, token: string): boolean {
     return this.#byConn.get(conn)?.watches.has(keyOf(path, token)) ?? false;
@@ -48,8 +62,16 @@ export class WatchTable {
     ofConn.watches.set(keyOf(path, token), watch);
     ofConn.bytes += path.length + token.length;
     this.#byConn.set(conn, ofConn);
-    const ofPath = this.#byPath.get(path) ?? new Set<Watch>();
-    this.#byPath.set(path, ofPath.add(watch));
+    let at = path.startsWith('@') ? this.#special : this.#root;
+    for (const name of namesOf(path)) {
+      let next = at.below.get(name);
+      if (!next) {
+        next = watchedPath(name, at);
+        at.below.set(name, next);
+      }
+      at = next;
+    }
+    at.watches.add(watch);
     return watch;
   }
 
@@ -79,18 +101,47 @@ export class WatchTable {
   /** Those on `path` itself and, unless `exact`, those on its ancestors; in the order of delivery. */
   matching(path: string, exact: boolean): Watch[] {
     const found: Watch[] = [];
-    if (this.#byPath.size === 0) return found;
-    for (let at = path; ; at = parentPath(at)) {
-      const here = this.#byPath.get(at);
-      if (here) found.push(...here);
-      if (exact || at === '/') break;
+    let at: WatchedPath | undefined = path.startsWith('@') ? this.#special : this.#root;
+    for (let from = 1; at && from < path.length; ) {
+      if (!exact) this.#collect(at, found);
+      const slash = path.indexOf('/', from);
+      const end = slash < 0 ? path.length : slash;
+      at = at.below.get(path.slice(from, end));
+      from = end + 1;
     }
+    if (at) this.#collect(at, found);
     return found.length > 1 ? found.sort(inOrder) : found;
   }
 
-  #forget(watch: Watch): void {
-    const ofPath = this.#byPath.get(watch.path);
-    ofPath?.delete(watch);
-    if (ofPath?.size === 0) this.#byPath.delete(watch.path);
+  /** Whether any watch is on a path below `path`. */
+  isWatchedBelow(path: string): boolean {
+    const at = this.#find(path);
+    return at !== undefined && at.below.size > 0;
   }
+
+  #collect({ watches }: WatchedPath, found: Watch[]): void {
+    this.visits += 1 + watches.size;
+    for (const watch of watches) found.push(watch);
+  }
+
+  #find(path: string): WatchedPath | undefined {
+    let at: WatchedPath | undefined = path.startsWith('@') ? this.#special : this.#root;
+    for (const name of namesOf(path)) {
+      this.visits += 1;
+      at = at?.below.get(name);
+    }
+    return at;
+  }
+
+  #forget(watch: Watch): void {
+    const place = this.#find(watch.path);
+    place?.watches.delete(watch);
+    for (let at = place; at?.parent && at.watches.size === 0 && at.below.size === 0; at = at.parent)
+      at.parent.below.delete(at.name);
+  }
+}
+
+/** `local` and `domain` of `/local/domain`; none of `/`. A special event is one name. */
+function namesOf(path: string): string[] {
+  return path === '/' ? [] : path.slice(1).split('/');
 }

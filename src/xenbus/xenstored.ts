@@ -22,18 +22,7 @@ import {
   type Request,
   specialNames,
 } from './requests.js';
-import {
-  Children,
-  type NodeContents,
-  type NodePerm,
-  type NodePerms,
-  type NodeSpace,
-  planCreation,
-  recordBytes,
-  removeTree,
-  Store,
-  type StoreNode,
-} from './store.js';
+import { type NodePerm, type NodePerms, type NodeSpace, planCreation, recordBytes, Store, type StoreNode } from './store.js';
 import type { Transaction } from './transaction.js';
 import { reportedPath, type Watch, WatchTable } from './watch.js';
 import { DOMID_FIRST_RESERVED } from './xenbus.js';
@@ -54,6 +43,13 @@ export type XenstoredEffect =
   | { readonly do: 'introduced'; readonly domid: number; readonly mfn: number; readonly port: number }
   /** A domain is gone from the store, and its connections are closed. */
   | { readonly do: 'released'; readonly domid: number };
+
+/** What is known of a node that changed: as it was, as it is or was last, and its parent. The store knows the rest. */
+interface Seen {
+  readonly before?: StoreNode | undefined;
+  readonly node?: StoreNode | undefined;
+  readonly parent?: StoreNode | undefined;
+}
 
 export interface XenstoredOptions {
   /** Asks the hypervisor for a domain; undefined when there is none. Dom0 is never asked for. */
@@ -82,10 +78,7 @@ export class Xenstored {
     this.#askHypervisor = options.domain;
     this.quotas = new QuotaKeeper(options.quotas ?? {}, (line) => this.#effects.push({ do: 'log', line }));
     this.#knowDomain(0).introduced = true;
-    const initial = (path: string, children: Children) => this.store.put(path, { value: '', perms: ownedByDom0, children });
-    initial('/', Children.none.with('tool'));
-    initial('/tool', Children.none.with('xenstored'));
-    initial('/tool/xenstored', Children.none);
+    for (const path of ['/', '/tool', '/tool/xenstored']) this.store.put(path, '', ownedByDom0);
   }
 
   step(event: XenstoredEvent): XenstoredEffect[] {
@@ -137,6 +130,7 @@ export class Xenstored {
   /** Takes a connection's watches and transactions from it. */
   reset(conn: Connection): void {
     this.watches.removeAll(conn.id);
+    for (const transaction of conn.transactions.values()) transaction.end();
     conn.transactions.clear();
   }
 
@@ -326,9 +320,10 @@ export class Xenstored {
   }
 
   /** Puts a node that was there, within the quotas. */
-  rewrite(request: Request, path: string, before: StoreNode, contents: NodeContents): StoreNode {
-    this.#checkSize(request, path, before, contents, 0);
-    return request.space.put(path, contents);
+  rewrite(request: Request, path: string, before: StoreNode, value: string, perms: NodePerms): StoreNode {
+    const { space } = request;
+    this.#checkSize(request, { path, value, perms, before }, 0);
+    return space.put(path, value, perms);
   }
 
   /** Makes `path` and its missing ancestors, all or none. Past the first node a refusal spoils a transaction for good. */
@@ -338,19 +333,20 @@ export class Xenstored {
     const planned = planCreation(space, path, value, owner, this.settled);
     if (transaction) transaction.created = true;
     let bytes = 0;
-    for (const [i, { path: at, contents, fresh }] of planned.entries()) {
+    for (const [i, { path: at, value: written, perms, listBytes, fresh }] of planned.entries()) {
+      if (owner === undefined && perms[0].domid === 0) continue;
       // Within a transaction the store's count does not move; what it comes to is checked at the end.
       const counted = this.store.ownedNodes(conn.domid) + (transaction ? 0 : i);
       if (owner !== undefined && fresh && counted >= this.quotas.limits.nodes) {
         if (transaction && i > 0) transaction.failed = true;
         this.quotas.refuse('nodes', owner, 'ENOSPC');
       }
-      this.#checkSize(request, at, fresh ? undefined : space.get(at), contents, bytes);
-      bytes += recordBytes(contents) + at.length;
+      this.#checkSize(request, { path: at, value: written, perms, before: fresh ? undefined : space.get(at), listBytes }, bytes);
+      bytes += recordBytes(written, perms, listBytes) + at.length;
     }
     let made: StoreNode | undefined;
-    for (const { path: at, contents } of planned) {
-      const node = space.put(at, contents);
+    for (const { path: at, value: written, perms } of planned) {
+      const node = space.put(at, written, perms);
       made ??= node;
     }
     if (!made) throw new Error(`creating ${path} made nothing`);
@@ -361,18 +357,32 @@ export class Xenstored {
    * Holds a node that is to be written against the quotas of the writer (its size) and of its owner (memory). `more`
    * are bytes that are to be written with it. A refused write spoils its transaction.
    */
-  #checkSize(request: Request, path: string, before: StoreNode | undefined, contents: NodeContents, more: number): void {
-    const { conn, transaction } = request;
+  #checkSize(
+    { conn, space, transaction }: Request,
+    node: {
+      readonly path: string;
+      readonly value: string;
+      readonly perms: NodePerms;
+      readonly before: StoreNode | undefined;
+      /** When it is to change. */
+      readonly listBytes?: number;
+    },
+    more: number,
+  ): void {
+    const charged = transaction ? conn.domid : node.perms[0].domid;
+    if (conn.domid === 0 && charged === 0) return;
     const { limits } = this.quotas;
-    const size = recordBytes(contents);
+    const { path, value, perms, before } = node;
+    const present = before ? space.listBytes(path) : 0;
+    const size = recordBytes(value, perms, node.listBytes ?? present);
     const refuse = (quota: 'nodeSize' | 'memory', domid: number, errno: XsErrno): never => {
       if (transaction) transaction.failed = true;
       return this.quotas.refuse(quota, domid, errno);
     };
     if (conn.domid !== 0 && size >= limits.nodeSize) refuse('nodeSize', conn.domid, 'ENOSPC');
-    const charged = transaction ? conn.domid : contents.perms[0].domid;
     if (charged === 0) return;
-    const freed = before && (transaction || before.perms[0].domid === charged) ? recordBytes(before) : -path.length;
+    const isFreed = before && (transaction || before.perms[0].domid === charged);
+    const freed = isFreed ? recordBytes(before.value, before.perms, present) : -path.length;
     const used = this.memoryOf(charged) + more + size - freed;
     if (used >= limits.memory) refuse('memory', charged, 'EIO');
     if (used >= limits.memorySoft) this.quotas.say('memorySoft', charged, 'a warning, nothing is refused');
@@ -381,7 +391,17 @@ export class Xenstored {
 
   /** Removes `path` and all below it, with the events: exact ones for what lies below, one for all above at the root. */
   removeTree(space: NodeSpace, transaction: Transaction | undefined, path: string): void {
-    removeTree(space, path, this.settled, (at, node, parent) => this.fire(transaction, at, at !== path, { node, parent }));
+    const parentAt = parentPath(path);
+    const parent = space.get(parentAt);
+    if (!parent) throw new XsError('EINVAL', `${path} has no parent`);
+    if (transaction || this.watches.isWatchedBelow(path)) {
+      space.removeTree(path, (at, node, above) => this.fire(transaction, at, at !== path, { node, parent: above }));
+    } else {
+      const node = space.get(path);
+      space.removeTree(path);
+      this.fire(undefined, path, false, { node, parent });
+    }
+    space.put(parentAt, parent.value, this.settled(parent));
   }
 
   // Watches.
@@ -392,29 +412,33 @@ export class Xenstored {
    *
    * An unprivileged watcher hears of what it may read: the node as it is or was before, or else its parent.
    */
-  fire(
-    transaction: Transaction | undefined,
-    path: string,
-    exact: boolean,
-    seen: { readonly before?: StoreNode | undefined; readonly node?: StoreNode; readonly parent?: StoreNode } = {},
-  ): void {
+  fire(transaction: Transaction | undefined, path: string, exact: boolean, seen: Seen = {}): void {
     if (transaction) {
       transaction.touched(path, exact);
       return;
     }
     const watches = this.watches.matching(path, exact);
     if (watches.length === 0) return;
-    const node = seen.node ?? this.store.get(path);
-    const candidates = [seen.before, node, node && (seen.parent ?? this.store.get(parentPath(path)))];
+    let candidates: StoreNode[] | undefined;
     let asked: Connection | undefined;
     let hears = false;
     for (const watch of watches) {
       if (asked?.id !== watch.conn) {
-        asked = this.#connections.get(watch.conn);
-        hears = candidates.some((at) => asked && at && this.#rights(asked, at.perms, at.generation) & mayRead);
+        const conn = this.#connections.get(watch.conn);
+        if (!conn) continue;
+        asked = conn;
+        if (conn.domid !== 0) candidates ??= this.#tellable(path, seen);
+        hears = conn.domid === 0 || candidates?.some((at) => this.#rights(conn, at.perms, at.generation) & mayRead) === true;
       }
       if (hears) this.#event(watch, path);
     }
+  }
+
+  /** The nodes whose readers may hear of a change of `path`. */
+  #tellable(path: string, seen: Seen): StoreNode[] {
+    const node = seen.node ?? this.store.get(path);
+    const parent = node && (seen.parent ?? this.store.get(parentPath(path)));
+    return [seen.before, node, parent].filter((at) => at !== undefined);
   }
 
   #fireSpecial(name: string): void {

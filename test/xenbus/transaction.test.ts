@@ -1,4 +1,4 @@
-import { Children, type NodePerms, Store, type StoreNode } from '../../src/xenbus/store.js';
+import { type NodePerms, Store, type StoreNode } from '../../src/xenbus/store.js';
 import { applyChanges, Transaction } from '../../src/xenbus/transaction.js';
 import { XsError } from '../../src/xenbus/xs-wire.js';
 
@@ -6,12 +6,13 @@ const perms: NodePerms = [{ domid: 0, read: false, write: false }];
 
 function storeWith(...paths: readonly string[]): Store {
   const store = new Store();
+  store.put('/', '', perms);
   for (const path of paths) put(store, path, 'before');
   return store;
 }
 
 function put(space: { put: Store['put'] }, path: string, value: string): void {
-  space.put(path, { value: value, perms, children: Children.none });
+  space.put(path, value, perms);
 }
 
 /** A write as a request does it: the node is looked up, put, and its watches are noted. */
@@ -23,6 +24,7 @@ function write(tx: Transaction, path: string, value: string): void {
 
 function commit(tx: Transaction, store: Store): string[] | 'EAGAIN' {
   if (!tx.isCurrent()) return 'EAGAIN';
+  tx.end();
   const fired: string[] = [];
   applyChanges(tx, store, ({ path, fire }) => {
     if (fire !== 'none') fired.push(path);
@@ -77,11 +79,11 @@ describe('the worked example at the head of transaction.ts', () => {
     tx.get('/a');
     write(tx, '/b', '1');
     write(tx, '/a', '1');
-    tx.remove('/c');
+    tx.removeTree('/c');
     tx.touched('/c', false);
     write(tx, '/c', '1');
     write(tx, '/d', '1');
-    tx.remove('/d');
+    tx.removeTree('/d');
     const changed = tx.changes().filter(({ before, now }) => before || now);
     expect(changed.map(({ path }) => path)).toEqual(['/a', '/b', '/c']);
   });
@@ -90,10 +92,10 @@ describe('the worked example at the head of transaction.ts', () => {
 describe('conflicts', () => {
   test.each<[string, (tx: Transaction) => void, (store: Store) => void]>([
     ['a value was rewritten as it was', (tx) => tx.get('/a'), (store) => put(store, '/a', 'before')],
-    ['a node that was read is gone', (tx) => tx.get('/a'), (store) => store.remove('/a')],
+    ['a node that was read is gone', (tx) => tx.get('/a'), (store) => store.removeTree('/a')],
     ['a node that was missing has come', (tx) => tx.get('/new'), (store) => put(store, '/new', 'v')],
     ['two wrote the same node blindly', (tx) => write(tx, '/a', 'mine'), (store) => put(store, '/a', 'theirs')],
-    ['a node that was removed has changed', (tx) => tx.remove('/a'), (store) => put(store, '/a', 'theirs')],
+    ['a node that was removed has changed', (tx) => tx.removeTree('/a'), (store) => put(store, '/a', 'theirs')],
   ])('when %s', (_what, inside, outside) => {
     const store = storeWith('/a', '/b');
     const tx = begin(store);
@@ -124,9 +126,9 @@ describe('conflicts', () => {
 test('counts what its owners gain and lose', () => {
   const store = storeWith('/a', '/b');
   const tx = begin(store);
-  tx.remove('/a');
-  tx.put('/b', { value: '', perms: [{ domid: 5, read: false, write: false }], children: Children.none });
-  tx.put('/c', { value: '', perms: [{ domid: 5, read: false, write: false }], children: Children.none });
+  tx.removeTree('/a');
+  tx.put('/b', '', [{ domid: 5, read: false, write: false }]);
+  tx.put('/c', '', [{ domid: 5, read: false, write: false }]);
   expect(tx.ownerChanges()).toEqual(
     new Map([
       [0, -2],
