@@ -181,20 +181,20 @@ export class Dom0 implements StorePort {
   #wake(): void {
     if (this.#scheduled || this.#closed) return;
     this.#scheduled = true;
-    void this.#clock.turn().then(() => this.#run());
+    void this.#clock.turn().then(this.#run);
   }
 
-  #run(): void {
+  readonly #run = (): void => {
     this.#scheduled = false;
     for (let turns = 0; turns < turnStepsMax; turns++) {
       const served = this.#store.serveOne();
       const stepped = this.#sched.step();
       if (served || stepped) continue;
-      for (const resolve of this.#settled.splice(0)) resolve();
+      if (this.#settled.length > 0) for (const resolve of this.#settled.splice(0)) resolve();
       return;
     }
     this.#wake();
-  }
+  };
 
   /** What the machine does before anybody can connect: dom0's nodes, the drivers, the watches. */
   #boot(hardened: HardenedDispatch | undefined, machine: HypervisorOptions): void {

@@ -18,6 +18,8 @@ export const connectionsMax = 4096;
 /** Bytes that may lie in a socket's buffer before the store keeps what is for it. */
 export const socketBufferBytes = 64 * 1024;
 
+const none: readonly XsPacket[] = [];
+
 export interface ListenOptions {
   readonly path: string;
   readonly domid: number;
@@ -88,7 +90,7 @@ function listening(server: Server, path: string): Promise<void> {
 function serve(port: StorePort, socket: Socket, { path, domid, who, log }: ListenOptions): void {
   const reader = new PacketReader();
   /** Read, but not taken by the store yet. */
-  let waiting: XsPacket[] = [];
+  let waiting: readonly XsPacket[] = none;
   let hasRoom = true;
   let isOpen = true;
   /** The peer said that it would send no more, or sent nonsense: what it has asked is answered, then it is closed. */
@@ -97,13 +99,22 @@ function serve(port: StorePort, socket: Socket, { path, domid, who, log }: Liste
   /** Delivered in this turn, to go out in one write. */
   let outgoing: XsPacket[] = [];
   let outgoingBytes = 0;
+  /** The store was told that no more can be taken, and waits. */
+  let isFull = false;
 
   const flush = (): void => {
+    if (outgoing.length === 0) return;
     const packets = outgoing;
     outgoing = [];
     outgoingBytes = 0;
     if (isOpen) socket.write(encode(...packets));
     finish();
+    resume();
+  };
+  const resume = (): void => {
+    if (!isFull || !isOpen || socket.writableLength > socketBufferBytes) return;
+    isFull = false;
+    link.resume();
   };
 
   const finish = (): void => {
@@ -123,15 +134,18 @@ function serve(port: StorePort, socket: Socket, { path, domid, who, log }: Liste
       unanswered += 1;
       hasRoom = link.push(packet);
     }
-    waiting = waiting.slice(taken);
-    if (waiting.length === 0 && isOpen) socket.resume();
-    else socket.pause();
+    waiting = taken === waiting.length ? none : waiting.slice(taken);
+    if (waiting.length > 0 || !isOpen) socket.pause();
+    else if (socket.isPaused()) socket.resume();
   };
 
   const link: StoreLink = port.connect({
     domid,
     who,
-    full: () => outgoingBytes + socket.writableLength > socketBufferBytes,
+    full: () => {
+      isFull = outgoingBytes + socket.writableLength > socketBufferBytes;
+      return isFull;
+    },
     deliver: (packet) => {
       if (!isOpen) return;
       if (outgoing.length === 0) process.nextTick(flush);
@@ -152,7 +166,7 @@ function serve(port: StorePort, socket: Socket, { path, domid, who, log }: Liste
   socket.on('data', (chunk) => {
     if (isEnding) return;
     const { packets, bad } = reader.read(chunk);
-    waiting.push(...packets);
+    waiting = waiting.length === 0 ? packets : [...waiting, ...packets];
     if (bad !== undefined) {
       log(`xenstored: ${path}: a connection of ${who} does not speak the protocol: ${bad}`);
       isEnding = true;
@@ -160,9 +174,7 @@ function serve(port: StorePort, socket: Socket, { path, domid, who, log }: Liste
     push();
     finish();
   });
-  socket.on('drain', () => {
-    if (isOpen) link.resume();
-  });
+  socket.on('drain', resume);
   socket.on('end', () => {
     isEnding = true;
     finish();

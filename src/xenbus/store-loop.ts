@@ -44,31 +44,36 @@ interface Outgoing {
   readonly cause: Outstanding | undefined;
 }
 
-/** First in, first out, at a cost that does not grow with what is waiting. */
+/** First in, first out: a ring that grows when it is full, so that what comes and goes at once costs no memory. */
 class Queue<T> {
-  #items: T[] = [];
-  #taken = 0;
+  #ring: (T | undefined)[] = [undefined, undefined, undefined, undefined];
+  #head = 0;
+  #length = 0;
 
   get length(): number {
-    return this.#items.length - this.#taken;
+    return this.#length;
   }
 
   get first(): T | undefined {
-    return this.#items[this.#taken];
+    return this.#ring[this.#head];
   }
 
   push(item: T): void {
-    this.#items.push(item);
+    if (this.#length === this.#ring.length) {
+      const straight = [...this.#ring.slice(this.#head), ...this.#ring.slice(0, this.#head)];
+      this.#ring = [...straight, ...straight.map(() => undefined)];
+      this.#head = 0;
+    }
+    this.#ring[(this.#head + this.#length) % this.#ring.length] = item;
+    this.#length += 1;
   }
 
   shift(): T | undefined {
-    const item = this.#items[this.#taken];
-    if (this.#taken === this.#items.length) return undefined;
-    this.#taken += 1;
-    if (this.#taken * 2 >= this.#items.length) {
-      this.#items = this.#items.slice(this.#taken);
-      this.#taken = 0;
-    }
+    const item = this.#ring[this.#head];
+    if (this.#length === 0) return undefined;
+    this.#ring[this.#head] = undefined;
+    this.#head = (this.#head + 1) % this.#ring.length;
+    this.#length -= 1;
     return item;
   }
 }
@@ -246,7 +251,7 @@ export class StoreLoop implements StorePort {
     const isCounted = served !== undefined && served.peer.domid !== 0;
     const cause: Outstanding | undefined = isCounted ? { of: served, left: 1 } : undefined;
     if (cause) cause.of.outstanding += 1;
-    const events: Outgoing[] = [];
+    const events: Outgoing[] | undefined = traced && [];
     for (const effect of effects) {
       if (effect.do !== 'send') {
         this.#effects.push(effect);
@@ -264,10 +269,10 @@ export class StoreLoop implements StorePort {
       if (cause) cause.left += 1;
       const outgoing: Outgoing = { to, packet, key, cause };
       this.#effects.push(outgoing);
-      if (isEvent) events.push(outgoing);
+      if (isEvent) events?.push(outgoing);
       else if (request) traced?.(to.id, to.peer.who, to.peer.domid, request, packet);
     }
-    for (const { to, packet } of events) traced?.(to.id, to.peer.who, to.peer.domid, packet, undefined);
+    for (const { to, packet } of events ?? []) traced?.(to.id, to.peer.who, to.peer.domid, packet, undefined);
     if (cause) this.#release(cause);
   }
 

@@ -53,21 +53,27 @@ export interface StorePort {
 export class PacketReader {
   #rest: Buffer[] = [];
   #have = 0;
-  #need = 1;
+  #need = 0;
 
   /** The packets that `chunk` completes. The reason why no more can follow, if the peer does not speak the protocol. */
   read(chunk: Buffer): { readonly packets: XsPacket[]; readonly bad?: string } {
     const packets: XsPacket[] = [];
-    this.#rest.push(chunk);
-    this.#have += chunk.length;
-    if (this.#have < this.#need) return { packets };
-    const bytes = this.#rest.length === 1 ? chunk : Buffer.concat(this.#rest, this.#have);
+    let bytes = chunk;
+    if (this.#have > 0) {
+      this.#rest.push(chunk);
+      this.#have += chunk.length;
+      if (this.#have < this.#need) return { packets };
+      bytes = Buffer.concat(this.#rest, this.#have);
+      this.#rest = [];
+      this.#have = 0;
+    }
     for (let at = 0; ; ) {
+      if (at === bytes.length) return { packets };
       const decoded = decode(bytes, at);
       if (decoded.kind === 'bad') return { packets, bad: decoded.reason };
       if (decoded.kind === 'short') {
         this.#have = bytes.length - at;
-        this.#rest = this.#have > 0 ? [bytes.subarray(at)] : [];
+        this.#rest = [bytes.subarray(at)];
         this.#need = this.#have + decoded.need;
         return { packets };
       }
