@@ -51,7 +51,9 @@ export function asUint64({ value }: Strtol): bigint {
   return BigInt.asUintN(64, value);
 }
 
-/** C's `atoi`: the digits in front, or 0. */
+/** C's `atoi`: the digits in front, or 0. A number over a long's is a long's last one first, and that is cut to an int. */
 export function atoi(text: string): number {
-  return Number(BigInt.asIntN(32, strtol(text, 10).value));
+  const { value } = strtol(text, 10);
+  const long = value > LONG_MAX ? LONG_MAX : value < LONG_MIN ? LONG_MIN : value;
+  return Number(BigInt.asIntN(32, long));
 }
