@@ -41,6 +41,11 @@ export interface XlLayout {
    * prints its help (`help`); `create` takes one file and any number of `key=value` (`vars`). Ours refuse them.
    */
   readonly surplus?: 'ignore' | 'help' | 'vars';
+  /**
+   * `own`: the command reads its options itself, by another program's rules. It gets its words as they were typed, and
+   * the flags that it has are for its help.
+   */
+  readonly getopt?: 'own';
 }
 
 /** A command, as oclif's manifest has it. */
@@ -177,6 +182,7 @@ function spoken(spec: CommandSpec): string {
 function planCommand(spec: CommandSpec, argv: readonly string[], globals: Globals): Plan {
   const canDryrun = Object.hasOwn(spec.flags, 'dryrun');
   if (globals.dryrun && !canDryrun) return failure(1, 'command does not implement -N (dryrun) option\n');
+  if (layoutOf(spec).getopt === 'own') return { do: 'run', id: spec.id, argv: [...globalFlags(globals), '--', ...argv] };
 
   const read = getopt(spec, argv);
   if (read.kind === 'help') return print(0, commandHelp(spec));
@@ -187,13 +193,17 @@ function planCommand(spec: CommandSpec, argv: readonly string[], globals: Global
 
   const values = new Map(read.values);
   if (globals.dryrun) values.set('dryrun', [true]);
-  if (globals.verbosity > 0) values.set('verbosity', [String(globals.verbosity)]);
-  if (globals.timestamps) values.set('timestamps', [true]);
   const flags = [...values].flatMap(([name, each]) => each.map((value) => (value === true ? `--${name}` : `--${name}=${value}`)));
+  flags.push(...globalFlags(globals));
   const places = Object.keys(spec.args).length;
   const operands = layoutOf(spec).surplus === 'vars' ? read.operands : read.operands.slice(0, places);
   const manyAtEnd = Object.values(spec.args).at(-1)?.multiple === true;
   return { do: 'run', id: spec.id, argv: [...flags, '--', ...(manyAtEnd ? read.operands : operands)] };
+}
+
+/** The options before the command, as every command takes them. */
+function globalFlags({ verbosity, timestamps }: Globals): string[] {
+  return [...(verbosity > 0 ? [`--verbosity=${verbosity}`] : []), ...(timestamps ? ['--timestamps'] : [])];
 }
 
 /** A command of ours has no fixed text, and refuses what it has no place for. */

@@ -29,7 +29,7 @@ import {
   runDirAt,
   takeRight,
 } from './xenbus/run-dir.js';
-import { ConnectionEnded, socketTransport } from './xenbus/transport.js';
+import { ConnectionEnded, socketTransport, type XsTransport } from './xenbus/transport.js';
 import { type Xs, xsClient } from './xenbus/xs-client.js';
 
 export type Env = Readonly<Record<string, string | undefined>>;
@@ -297,12 +297,55 @@ export async function withForeignStore<T>(
   const transport = await socketTransport(path).catch((error: Error) => {
     throw new XlFailure(1, `xl: no store answers at XENSTORED_PATH=${path}: ${error.message}`);
   });
-  const xs = xsClient(transport);
+  let over = false;
+  const { heard, lost } = hearingOfItsEnd(transport);
+  const xs = xsClient(heard);
+  const ended = lost.then((reason) => {
+    if (!over) throw reason;
+  });
   try {
-    return await body(makeCtx(xc, xs, runDirOf(process.env), globals));
+    return (await Promise.race([body(makeCtx(xc, xs, runDirOf(process.env), globals)), ended])) as T;
   } finally {
+    over = true;
     xs.close();
   }
+}
+
+/** The transport, and its end when that is not ours: who waits for an event alone would never hear of it. */
+function hearingOfItsEnd(transport: XsTransport): { readonly heard: XsTransport; readonly lost: Promise<Error> } {
+  let lose: (reason: Error) => void = () => undefined;
+  const lost = new Promise<Error>((resolve) => {
+    lose = resolve;
+  });
+  const heard: XsTransport = {
+    ...transport,
+    receive: ({ packet, closed }) =>
+      transport.receive({
+        packet,
+        closed: (reason) => {
+          closed(reason);
+          if (reason) lose(reason);
+        },
+      }),
+  };
+  return { heard, lost };
+}
+
+/**
+ * Runs `body` with a connection of an ordinary client: to the store that `XENSTORED_PATH` points to, whosever it is, else
+ * to the embedded dom0's, which is started if need be.
+ */
+export async function withStore<T>(command: XlCommand, globals: Globals, body: (xs: Xs) => Promise<T>): Promise<T> {
+  const foreign = foreignStore(process.env, runDirOf(process.env));
+  if (foreign !== undefined) return withForeignStore(command, foreign, globals, ({ xs }) => body(xs));
+  return withDom0(command, async (_, dir) => {
+    const xs = await openStore(dir, process.env['XENSTORED_PATH'] || dir.store.client);
+    try {
+      return await body(xs);
+    } finally {
+      xs.close();
+    }
+  });
 }
 
 function refuseForeign(command: XlCommand, dir: RunDir): void {
