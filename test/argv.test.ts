@@ -16,6 +16,7 @@ import MtwatchShow from '../src/commands/mtwatch/show.js';
 import Pause from '../src/commands/pause.js';
 import Shutdown from '../src/commands/shutdown.js';
 import Unpause from '../src/commands/unpause.js';
+import XenstoreRead from '../src/commands/xenstore/read.js';
 import XwstallFlush from '../src/commands/xwstall/flush.js';
 import XwstallHold from '../src/commands/xwstall/hold.js';
 import type { XlCommand } from '../src/xl.js';
@@ -33,6 +34,7 @@ const classes: Readonly<Record<string, typeof XlCommand>> = {
   'dom0:stop': Dom0Stop,
   'mtwatch:list': MtwatchList,
   'mtwatch:show': MtwatchShow,
+  'xenstore:read': XenstoreRead,
   'xwstall:flush': XwstallFlush,
   'xwstall:hold': XwstallHold,
 };
@@ -214,7 +216,7 @@ describe('help', () => {
       planned.do === 'print' ? planned.stdout.split('\n').flatMap((line) => /^ (\S+(?: \S+)?) {2,}\S/.exec(line)?.[1] ?? []) : [];
     expect(names).toEqual([
       ...['create', 'list', 'destroy', 'shutdown', 'pause', 'unpause', 'domid', 'domname'],
-      ...['dom0 start', 'dom0 stop', 'mtwatch list', 'mtwatch show', 'xwstall flush', 'xwstall hold'],
+      ...['dom0 start', 'dom0 stop', 'mtwatch list', 'mtwatch show', 'xenstore read', 'xwstall flush', 'xwstall hold'],
     ]);
     expect(planned).toMatchObject({ exit: 0, stderr: '' });
   });
@@ -303,6 +305,20 @@ describe('options of a command', () => {
       run('create', '--dryrun', '--quiet', '--', 'a.cfg', 'memory=64', 'a=1', 'memory=64'),
     );
     expect(xl('create -nq name=x a.cfg')).toEqual(run('create', '--dryrun', '--quiet', '--', 'name=x', 'a.cfg'));
+  });
+});
+
+describe('a command with rules of its own', () => {
+  test.each([
+    ['xenstore read -x --bogus=1 /a -- -p', run('xenstore:read', '--', '-x', '--bogus=1', '/a', '--', '-p')],
+    ['xenstore read', run('xenstore:read', '--')],
+    ['xenstore read -h', run('xenstore:read', '--', '-h')],
+    ['-vvT xen rea -v', run('xenstore:read', '--verbosity=2', '--timestamps', '--', '-v')],
+    ['-N xenstore read /a', print(1, '', 'command does not implement -N (dryrun) option\n')],
+  ])('gets its words as they were typed: xl %s', (line, expected) => expect(xl(line)).toEqual(expected));
+
+  test('has help like any other', () => {
+    expect(xl('help xenstore read')).toMatchObject({ exit: 0, stdout: expect.stringContaining('-p, --prefix') as string });
   });
 });
 

@@ -11,7 +11,7 @@ const levels: Record<string, readonly string[]> = {
   'xenbus 1': xenbus('store', 'transaction', 'watch', 'quota', 'requests', 'xenstored', 'store-loop', 'hypervisor', 'trace'),
   'xenbus 2': xenbus('xs-client', 'fault', 'guest', 'xenconsoled'),
   'xenbus 3': xenbus('dom0', 'server', 'privcmd-server', 'privcmd-client', 'run-dir'),
-  'command line': ['argv', 'xl', 'version'],
+  'command line': ['argv', 'xl', 'version', 'xenstore-text', 'xenstore-tool'],
   root: ['dom0d'],
 };
 
