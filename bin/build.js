@@ -24,7 +24,9 @@ if (tsc.status !== 0) process.exit(tsc.status ?? 1);
 const { Plugin } = await import('@oclif/core');
 const plugin = new Plugin({ root, type: 'core', ignoreManifest: true, errorOnManifestCreate: true, respectNoCacheDefault: true });
 await plugin.load();
-const manifest = `${JSON.stringify(plugin.manifest, null, 2)}\n`;
+// The directories are searched at the same time, and the commands stand as they were found.
+const commands = Object.fromEntries(Object.entries(plugin.manifest.commands).sort(([a], [b]) => (a < b ? -1 : 1)));
+const manifest = `${JSON.stringify({ ...plugin.manifest, commands }, null, 2)}\n`;
 if (process.argv.includes('--check')) {
   if (readFileSync(manifestFile, 'utf8') !== manifest) {
     process.stderr.write('oclif.manifest.json is out of date: run `npm run build` and commit it\n');
