@@ -163,6 +163,16 @@ function rm(core: Xenstored, request: Request): string {
   return ok;
 }
 
+function areSame(some: NodePerms, others: NodePerms): boolean {
+  return (
+    some.length === others.length &&
+    some.every(({ domid, read, write, ignored }, i) => {
+      const other = others[i];
+      return other?.domid === domid && other.read === read && other.write === write && other.ignored === ignored;
+    })
+  );
+}
+
 function setPerms(core: Xenstored, request: Request): string {
   const { conn, payload, transaction } = request;
   const [name, ...texts] = terminatedStrings(payload);
@@ -184,7 +194,8 @@ function setPerms(core: Xenstored, request: Request): string {
   const before = core.lookup(request, path, mayWrite | mayOwn);
   if (!before) throw new XsError('ENOENT');
   if (conn.domid !== 0 && owner.domid !== before.perms[0].domid) throw new XsError('EPERM');
-  const node = core.rewrite(request, path, before, before.value, perms);
+  // Most say again what was inherited: such nodes go on sharing it.
+  const node = core.rewrite(request, path, before, before.value, areSame(before.perms, perms) ? before.perms : perms);
   core.fire(transaction, path, false, { before, node });
   return ok;
 }
@@ -277,6 +288,22 @@ function isDomainIntroduced(core: Xenstored, request: Request): string {
   return joinStrings(isKnown ? 'T' : 'F');
 }
 
+function release(core: Xenstored, request: Request): string {
+  core.forget(namedDomain(core, request));
+  return ok;
+}
+
+/** A suspended domain runs again: its next shutdown is announced anew. */
+function resume(core: Xenstored, request: Request): string {
+  namedDomain(core, request).shutdown = false;
+  return ok;
+}
+
+function resetWatches(core: Xenstored, { conn }: Request): string {
+  core.reset(conn);
+  return ok;
+}
+
 function setTarget(core: Xenstored, { payload }: Request): string {
   const [domid, target] = terminatedStrings(payload);
   if (domid === undefined || target === undefined) throw new XsError('EINVAL', 'not two domids');
@@ -363,54 +390,28 @@ function control(core: Xenstored, { payload }: Request): string {
   return entry.run(core, args);
 }
 
-export const handlers: ReadonlyMap<number, Handler> = new Map<number, Handler>([
-  [XsType.Control, { run: control, privileged: true }],
-  [XsType.Directory, { run: directory }],
-  [XsType.Read, { run: (core, request) => core.existing(request, only(request, 'ENOENT')).value }],
-  [
-    XsType.GetPerms,
-    { run: (core, request) => joinStrings(...core.existing(request, only(request, 'ENOENT')).perms.map(formatPerm)) },
-  ],
-  [XsType.Watch, { run: watch, outsideTransactions: true }],
-  [XsType.Unwatch, { run: unwatch, outsideTransactions: true }],
-  [XsType.TransactionStart, { run: transactionStart }],
-  [XsType.TransactionEnd, { run: transactionEnd }],
-  [XsType.Introduce, { run: introduce, privileged: true }],
-  [
-    XsType.Release,
-    {
-      run: (core, request) => {
-        core.forget(namedDomain(core, request));
-        return ok;
-      },
-      privileged: true,
-    },
-  ],
-  [XsType.GetDomainPath, { run: (_core, request) => joinStrings(domainPath(atoi(only(request, 'EINVAL')) >>> 0)) }],
-  [XsType.Write, { run: write }],
-  [XsType.Mkdir, { run: mkdir }],
-  [XsType.Rm, { run: rm }],
-  [XsType.SetPerms, { run: setPerms }],
-  [XsType.IsDomainIntroduced, { run: isDomainIntroduced, privileged: true }],
-  [
-    XsType.Resume,
-    {
-      run: (core, request) => {
-        namedDomain(core, request).shutdown = false;
-        return ok;
-      },
-      privileged: true,
-    },
-  ],
-  [XsType.SetTarget, { run: setTarget, privileged: true }],
-  [
-    XsType.ResetWatches,
-    {
-      run: (core, { conn }) => {
-        core.reset(conn);
-        return ok;
-      },
-    },
-  ],
-  [XsType.DirectoryPart, { run: directoryPart }],
-]);
+/** What answers each type of request. A type that is not here does not exist. */
+export const handlers: Readonly<Record<number, Handler | undefined>> = {
+  [XsType.Control]: { run: control, privileged: true },
+  [XsType.Directory]: { run: directory },
+  [XsType.Read]: { run: (core, request) => core.existing(request, only(request, 'ENOENT')).value },
+  [XsType.GetPerms]: {
+    run: (core, request) => joinStrings(...core.existing(request, only(request, 'ENOENT')).perms.map(formatPerm)),
+  },
+  [XsType.Watch]: { run: watch, outsideTransactions: true },
+  [XsType.Unwatch]: { run: unwatch, outsideTransactions: true },
+  [XsType.TransactionStart]: { run: transactionStart },
+  [XsType.TransactionEnd]: { run: transactionEnd },
+  [XsType.Introduce]: { run: introduce, privileged: true },
+  [XsType.Release]: { run: release, privileged: true },
+  [XsType.GetDomainPath]: { run: (_core, request) => joinStrings(domainPath(atoi(only(request, 'EINVAL')) >>> 0)) },
+  [XsType.Write]: { run: write },
+  [XsType.Mkdir]: { run: mkdir },
+  [XsType.Rm]: { run: rm },
+  [XsType.SetPerms]: { run: setPerms },
+  [XsType.IsDomainIntroduced]: { run: isDomainIntroduced, privileged: true },
+  [XsType.Resume]: { run: resume, privileged: true },
+  [XsType.SetTarget]: { run: setTarget, privileged: true },
+  [XsType.ResetWatches]: { run: resetWatches },
+  [XsType.DirectoryPart]: { run: directoryPart },
+};

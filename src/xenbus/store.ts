@@ -138,6 +138,11 @@ export class Store implements NodeSpace {
     return this.#find(path)?.node;
   }
 
+  /** Whether `path` is that of a node which was found lately: then it is a path. False says nothing. */
+  remembers(path: string): boolean {
+    return this.#remembered.get(path)?.node !== undefined;
+  }
+
   put(path: string, value: string, perms: NodePerms): StoreNode {
     const place = this.#make(path);
     const node: StoreNode = { value, perms, generation: this.nextGeneration() };

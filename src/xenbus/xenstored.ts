@@ -76,7 +76,7 @@ export class Xenstored {
 
   constructor(options: XenstoredOptions) {
     this.#askHypervisor = options.domain;
-    this.quotas = new QuotaKeeper(options.quotas ?? {}, (line) => this.#effects.push({ do: 'log', line }));
+    this.quotas = new QuotaKeeper(options.quotas ?? {}, (line) => this.#emit({ do: 'log', line }));
     this.#knowDomain(0).introduced = true;
     for (const path of ['/', '/tool', '/tool/xenstored']) this.store.put(path, '', ownedByDom0);
   }
@@ -170,7 +170,7 @@ export class Xenstored {
     if (!domain.introduced) {
       domain.introduced = true;
       domain.shutdown = false;
-      this.#effects.push({ do: 'introduced', domid, mfn, port });
+      this.#emit({ do: 'introduced', domid, mfn, port });
       this.#fireSpecial('@introduceDomain');
     }
     if (domid !== 0) for (const conn of domain.conns) this.reset(conn);
@@ -203,7 +203,7 @@ export class Xenstored {
     const { domid } = domain;
     for (const conn of [...domain.conns]) {
       this.#disconnect(conn.id);
-      this.#effects.push({ do: 'close', conn: conn.id, reason: `domain ${domid} was released` });
+      this.#emit({ do: 'close', conn: conn.id, reason: `domain ${domid} was released` });
     }
     for (const path of this.store.ownedRoots(domid)) this.removeTree(this.store, undefined, path);
     for (const [name, [owner, ...others]] of this.#special) {
@@ -214,7 +214,7 @@ export class Xenstored {
     this.quotas.forget(domid);
     if (!domain.introduced) return;
     this.#fireSpecial('@releaseDomain');
-    this.#effects.push({ do: 'released', domid });
+    this.#emit({ do: 'released', domid });
   }
 
   // Requests.
@@ -226,7 +226,7 @@ export class Xenstored {
     let type = packet.type;
     let payload: string;
     try {
-      const handler = handlers.get(packet.type);
+      const handler = handlers[packet.type];
       if (!handler) throw new XsError('ENOSYS', `request ${packet.type}`);
       if (handler.privileged && conn.domid !== 0) throw new XsError('EACCES');
       const transaction = handler.outsideTransactions ? undefined : this.#transaction(conn, packet.txId);
@@ -250,12 +250,18 @@ export class Xenstored {
     return transaction;
   }
 
+  /** Most steps have one effect: an array of one is smaller than one that was pushed to. */
+  #emit(effect: XenstoredEffect): void {
+    if (this.#effects.length === 0) this.#effects = [effect];
+    else this.#effects.push(effect);
+  }
+
   #send(conn: number, packet: XsPacket): void {
-    this.#effects.push({ do: 'send', conn, packet });
+    this.#emit({ do: 'send', conn, packet });
   }
 
   log(line: string): void {
-    this.#effects.push({ do: 'log', line });
+    this.#emit({ do: 'log', line });
   }
 
   // Nodes and permissions.
@@ -288,7 +294,9 @@ export class Xenstored {
 
   /** The name that a request gave, as an absolute path; EINVAL if it can be none. */
   path(conn: Connection, name: string): string {
-    const path = checkPath(canonical(name, conn.domid), this.quotas.limits.pathMax);
+    const { pathMax } = this.quotas.limits;
+    if (name.length <= pathMax && this.store.remembers(name)) return name;
+    const path = checkPath(canonical(name, conn.domid), pathMax);
     if (path === undefined) throw new XsError('EINVAL', 'not a path');
     return path;
   }

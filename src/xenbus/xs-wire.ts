@@ -66,15 +66,20 @@ export const xsErrnos = [
 ] as const;
 export type XsErrno = (typeof xsErrnos)[number];
 
-/** A peer's mistake or a store's refusal, as an errno of the protocol. */
+/**
+ * A peer's mistake or a store's refusal, as an errno of the protocol. It is an answer, not an accident, and there may be
+ * many of them: so it has no stack, which would cost more than the request.
+ */
 export class XsError extends Error {
   override readonly name = 'XsError';
+  readonly errno: XsErrno;
 
-  constructor(
-    readonly errno: XsErrno,
-    detail = '',
-  ) {
+  constructor(errno: XsErrno, detail = '') {
+    const limit = Error.stackTraceLimit;
+    Error.stackTraceLimit = 0;
     super(detail ? `${errno}: ${detail}` : errno);
+    Error.stackTraceLimit = limit;
+    this.errno = errno;
   }
 }
 
@@ -111,6 +116,9 @@ export function decode(bytes: Buffer, at = 0): Decoded {
   return { kind: 'packet', packet, size };
 }
 
+/** A payload up to this is copied a byte at a time; a longer one is worth a call into the machine. */
+const shortBytes = 24;
+
 /** Packets as the bytes of one write. */
 export function encode(...packets: readonly XsPacket[]): Buffer {
   let size = 0;
@@ -122,7 +130,8 @@ export function encode(...packets: readonly XsPacket[]): Buffer {
     bytes.writeUInt32LE(reqId >>> 0, at + 4);
     bytes.writeUInt32LE(txId >>> 0, at + 8);
     bytes.writeUInt32LE(payload.length, at + 12);
-    bytes.write(payload, at + XS_HEADER_SIZE, 'latin1');
+    if (payload.length > shortBytes) bytes.write(payload, at + XS_HEADER_SIZE, 'latin1');
+    else for (let i = 0; i < payload.length; i += 1) bytes[at + XS_HEADER_SIZE + i] = payload.charCodeAt(i);
     at += XS_HEADER_SIZE + payload.length;
   }
   return bytes;

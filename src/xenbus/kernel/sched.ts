@@ -197,7 +197,7 @@ export class Sched {
       parked.push(task);
       this.#frozen.set(task.home, parked);
     }
-    this.#runnable = [];
+    if (this.#head > 0) this.#runnable = [];
     this.#head = 0;
     return undefined;
   }
