@@ -29,11 +29,22 @@ import { startMonitor } from './libxl/monitor.js';
 import { version } from './version.js';
 import { type Clock, SystemClock } from './xenbus/clock.js';
 import { Dom0, defaultHost } from './xenbus/dom0.js';
+import { type GuestListener, type GuestSockets, guestSockets } from './xenbus/guest-sockets.js';
 import type { HypervisorOptions } from './xenbus/hypervisor.js';
 import { hungTaskTimeoutMs } from './xenbus/kernel/hung-task.js';
 import { type HostView, type MonitorRequest, PrivcmdError, type PrivcmdHandlers, type Xc } from './xenbus/privcmd.js';
 import { type PrivcmdServer, servePrivcmd } from './xenbus/privcmd-server.js';
-import { identityOf, prepareRunDir, type RunDir, runDirAt, takeRight } from './xenbus/run-dir.js';
+import {
+  guestDirs,
+  guestSocketPath,
+  identityOf,
+  makeGuestDir,
+  prepareRunDir,
+  type RunDir,
+  removeGuestDir,
+  runDirAt,
+  takeRight,
+} from './xenbus/run-dir.js';
 import { listenStore } from './xenbus/server.js';
 import type { TraceLine } from './xenbus/trace.js';
 import { linkTransport, type StorePeer, type StorePort, type Who } from './xenbus/transport.js';
@@ -185,13 +196,31 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
     log,
     ...(trace ? { trace: trace.write } : {}),
     hungTaskMs: hungTaskTimeoutMs * options.timeoutScale,
+    introduced: (domid) => guests.introduced(domid),
+    released: (domid) => guests.released(domid),
   });
   const clients = countClients(dom0, () => idle.look());
+  let isOurs = () => true;
+  const guests: GuestSockets = guestSockets({
+    listen: (domid, port) => listenAsGuest(dir, domid, port, log, () => isOurs()),
+    port: clients.port,
+    log,
+  });
   let end: (why: string) => void = () => {};
   const ended = new Promise<string>((resolve) => {
     end = resolve;
   });
-  const hosted = host({ options, dir, clock, dom0, trace, log, end: (why) => end(why), changed: () => idle.look() });
+  const hosted = host({
+    options,
+    dir,
+    clock,
+    dom0,
+    store: guests.introducing(dom0),
+    trace,
+    log,
+    end: (why) => end(why),
+    changed: () => idle.look(),
+  });
   let privcmd: PrivcmdServer | undefined;
   const idle = idleTimer(
     options.idleMs,
@@ -200,17 +229,18 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
     () => end(`${options.idleMs / 1000} s without a guest and a client`),
   );
 
+  const store = guests.introducing(clients.port);
   const listeners = await Promise.all([
-    listenStore(clients.port, { path: dir.store.client, domid: 0, who: 'client', log }),
-    listenStore(clients.port, { path: dir.store.xl, domid: 0, who: 'xl', log }),
-    listenStore(clients.port, { path: dir.store.hotplug, domid: 0, who: 'hotplug', log }),
+    listenStore(store, { path: dir.store.client, domid: 0, who: 'client', log }),
+    listenStore(store, { path: dir.store.xl, domid: 0, who: 'xl', log }),
+    listenStore(store, { path: dir.store.hotplug, domid: 0, who: 'hotplug', log }),
   ]);
   writeFileSync(dir.pidFile, `${process.pid}\n`, { mode: 0o600 });
   // What the boot began is done before anybody can ask.
   await dom0.settle();
   privcmd = await servePrivcmd({ path: dir.privcmd, version, handlers: hosted.handlers, log, changed: () => idle.look() });
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => end(signal));
-  const isOurs = ownership(dir);
+  isOurs = ownership(dir);
   const watching = setInterval(() => {
     if (!isOurs()) end('the run directory is gone');
     else idle.look();
@@ -226,6 +256,7 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
   // To close a listening socket is to unlink its path, which is another dom0's by now if the directory is not ours.
   if (isOurs()) {
     await Promise.all(listeners.map((listener) => listener.close()));
+    await guests.close();
     await privcmd.close();
     for (const file of socketsAndPid(dir)) rmSync(file, { force: true });
   }
@@ -239,6 +270,8 @@ interface Hosting {
   readonly dir: RunDir;
   readonly clock: Clock;
   readonly dom0: Dom0;
+  /** Where monitors connect. */
+  readonly store: StorePort;
   readonly trace: TraceFile | undefined;
   readonly log: (line: string) => void;
   readonly end: (why: string) => void;
@@ -310,8 +343,37 @@ function socketsAndPid(dir: RunDir): string[] {
 /** What a dom0 left that was killed. Whoever holds the right may remove it. */
 function removeStale(dir: RunDir): void {
   for (const file of socketsAndPid(dir)) rmSync(file, { force: true });
+  for (const domid of guestDirs(dir)) removeGuestDir(dir, domid);
   // Its domains are gone with it, and so is what was saved of them. Anything else in there is not ours to remove.
   for (const name of readdirSync(dir.lib)) if (name.startsWith('userdata-')) rmSync(join(dir.lib, name), { force: true });
+}
+
+/**
+ * Listens where clients connect as a domain, below `guest/`. To close is to unlink: in a directory that is not ours any
+ * more the socket stays, and ends with this process.
+ */
+async function listenAsGuest(
+  dir: RunDir,
+  domid: number,
+  port: StorePort,
+  log: (line: string) => void,
+  isOurs: () => boolean,
+): Promise<GuestListener> {
+  makeGuestDir(dir, domid);
+  try {
+    const listener = await listenStore(port, { path: guestSocketPath(dir, domid), domid, who: 'client', log });
+    return {
+      close: () => {
+        if (!isOurs()) return Promise.resolve();
+        const closed = listener.close();
+        removeGuestDir(dir, domid);
+        return closed;
+      },
+    };
+  } catch (error) {
+    removeGuestDir(dir, domid);
+    throw error;
+  }
 }
 
 /** A store port that counts who came in through it. */
@@ -381,7 +443,7 @@ function xcOf(handlers: PrivcmdHandlers): Xc {
 
 /** Starts the monitor of a domain, with its own store connection and log; answers when it watches. */
 async function monitor(
-  { dom0, dir, options, clock, log }: Hosting,
+  { store, dir, options, clock, log }: Hosting,
   xc: Xc,
   request: MonitorRequest,
 ): Promise<{ readonly done: Promise<void> }> {
@@ -396,7 +458,7 @@ async function monitor(
       );
     }
   };
-  const connect = (who: Who) => xsClient(linkTransport(dom0, { domid: 0, who }));
+  const connect = (who: Who) => xsClient(linkTransport(store, { domid: 0, who }));
   const xs = connect('monitor');
   const least = Math.max(LogLevel.debug, LogLevel.progress - request.verbosity);
   const ctx: Ctx = {

@@ -22,6 +22,7 @@ import { NoAnswer, type PrivcmdClient, ProtocolError, privcmdClient } from './xe
 import {
   asRunDirError,
   checkLength,
+  guestOfPath,
   inRunDir,
   prepareRunDir,
   type RunDir,
@@ -31,6 +32,7 @@ import {
 } from './xenbus/run-dir.js';
 import { ConnectionEnded, socketTransport, type XsTransport } from './xenbus/transport.js';
 import { type Xs, xsClient } from './xenbus/xs-client.js';
+import { XsError } from './xenbus/xs-wire.js';
 
 export type Env = Readonly<Record<string, string | undefined>>;
 
@@ -70,11 +72,21 @@ export function runDirOf(env: Env): RunDir {
   return runDirAt(runtime ? join(runtime, 'xl') : join(tmpdir(), `xl-${process.getuid?.() ?? userInfo().username}`));
 }
 
-/** Whose store the command is for: the embedded dom0's, or another one that `XENSTORED_PATH` points to. */
+/**
+ * Whose store connection the command is for: dom0's own, or another one that `XENSTORED_PATH` points to. Another one is
+ * that of a store elsewhere, and that of a guest of ours, where a command speaks as the guest.
+ */
 export function foreignStore(env: Env, dir: RunDir): string | undefined {
   const path = env['XENSTORED_PATH'];
   if (!path) return undefined;
+  if (guestStore(env, dir) !== undefined) return path;
   return isBelow(realPath(resolve(path)), realPath(dir.path)) ? undefined : path;
+}
+
+/** The guest of the embedded dom0 that speaks on the socket `XENSTORED_PATH` points to, whether or not it is there. */
+export function guestStore(env: Env, dir: RunDir): number | undefined {
+  const path = env['XENSTORED_PATH'];
+  return path ? guestOfPath(runDirAt(realPath(dir.path)), realPath(resolve(path))) : undefined;
 }
 
 function isBelow(path: string, dir: string): boolean {
@@ -281,8 +293,9 @@ async function openStore(dir: RunDir, path: string): Promise<Xs> {
 }
 
 /**
- * Runs `body` on a store that is not ours, a real host's perhaps. There is no hypervisor to ask behind it: a command that
- * comes here keeps to the store.
+ * Runs `body` on a store connection that is not dom0's own: a real host's perhaps, or a guest's of ours. There is no
+ * hypervisor to ask behind it: a command that comes here keeps to the store. What a guest may not do ends the command
+ * with a word about it, unless `body` has one of its own.
  */
 export async function withForeignStore<T>(
   command: XlCommand,
@@ -290,12 +303,15 @@ export async function withForeignStore<T>(
   globals: Globals,
   body: (ctx: Ctx) => Promise<T>,
 ): Promise<T> {
+  const dir = runDirOf(process.env);
   const refused = async () => {
-    throw new XlFailure(1, `xl: ${command.spokenId} needs the embedded dom0; XENSTORED_PATH points to ${path}`);
+    throw needsDom0(command, dir, path);
   };
   const xc: Xc = { call: refused, close: () => undefined };
   const transport = await socketTransport(path).catch((error: Error) => {
-    throw new XlFailure(1, `xl: no store answers at XENSTORED_PATH=${path}: ${error.message}`);
+    const guest = guestStore(process.env, dir);
+    const gone = guest === undefined ? '' : `; domain ${guest} is gone, or dom0 is: \`eval "$(xl dom0 env)"\` leaves it`;
+    throw new XlFailure(1, `xl: no store answers at XENSTORED_PATH=${path}: ${error.message}${gone}`);
   });
   let over = false;
   const { heard, lost } = hearingOfItsEnd(transport);
@@ -304,7 +320,9 @@ export async function withForeignStore<T>(
     if (!over) throw reason;
   });
   try {
-    return (await Promise.race([body(makeCtx(xc, xs, runDirOf(process.env), globals)), ended])) as T;
+    return (await Promise.race([body(makeCtx(xc, xs, dir, globals)), ended])) as T;
+  } catch (error) {
+    throw error instanceof XsError && error.errno === 'EACCES' ? needsDom0(command, dir, path) : error;
   } finally {
     over = true;
     xs.close();
@@ -350,8 +368,16 @@ export async function withStore<T>(command: XlCommand, globals: Globals, body: (
 
 function refuseForeign(command: XlCommand, dir: RunDir): void {
   const path = foreignStore(process.env, dir);
-  if (path === undefined) return;
-  throw new XlFailure(1, `xl: ${command.spokenId} needs the embedded dom0; XENSTORED_PATH points to ${path}`);
+  if (path !== undefined) throw needsDom0(command, dir, path);
+}
+
+function needsDom0(command: XlCommand, dir: RunDir, path: string): XlFailure {
+  const guest = guestStore(process.env, dir);
+  if (guest === undefined) {
+    return new XlFailure(1, `xl: ${command.spokenId} needs the embedded dom0; XENSTORED_PATH points to ${path}`);
+  }
+  const what = `needs dom0, and XENSTORED_PATH is that of domain ${guest}`;
+  return new XlFailure(1, `xl: ${command.spokenId} ${what}: \`eval "$(xl dom0 env)"\` goes back to dom0`);
 }
 
 function makeCtx(xc: Xc, xs: Xs, dir: RunDir, globals: Globals): Ctx {

@@ -10,7 +10,7 @@ const levels: Record<string, readonly string[]> = {
   'xenbus 0': xenbus('clock', 'xs-wire', 'paths', 'xenbus', 'privcmd', 'transport'),
   'xenbus 1': xenbus('store', 'transaction', 'watch', 'quota', 'requests', 'xenstored', 'store-loop', 'hypervisor', 'trace'),
   'xenbus 2': xenbus('xs-client', 'fault', 'guest', 'xenconsoled'),
-  'xenbus 3': xenbus('dom0', 'server', 'privcmd-server', 'privcmd-client', 'run-dir'),
+  'xenbus 3': xenbus('dom0', 'server', 'guest-sockets', 'privcmd-server', 'privcmd-client', 'run-dir'),
   'command line': ['argv', 'xl', 'version', 'xenstore-text', 'xenstore-tool'],
   root: ['dom0d'],
 };

@@ -52,6 +52,9 @@ export interface Dom0Options {
   /** Which of `n` runnable tasks goes on; the first in line when absent. */
   readonly choose?: (n: number) => number;
   readonly hungTaskMs?: number;
+  /** The store has taken up a domain, or let go of it: after the connections, before whoever asked has the reply. */
+  readonly introduced?: (domid: number) => void;
+  readonly released?: (domid: number) => void;
 }
 
 /** What dom0 itself answers; who hosts it answers the rest (its process, its monitors, its files). */
@@ -115,8 +118,14 @@ export class Dom0 implements StorePort {
       },
       wake,
       log,
-      introduced: (domid, _mfn, port) => this.#introduced(domid, port),
-      released: (domid) => this.#released(domid),
+      introduced: (domid, _mfn, port) => {
+        this.#introduced(domid, port);
+        options.introduced?.(domid);
+      },
+      released: (domid) => {
+        this.#released(domid);
+        options.released?.(domid);
+      },
       ...(trace
         ? { traced: (conn, who, domid, packet, reply) => trace(traceLine(clock.now() - boot, conn, who, domid, packet, reply)) }
         : {}),

@@ -12,16 +12,19 @@ import {
   linkSync,
   lstatSync,
   mkdirSync,
+  readdirSync,
   readFileSync,
   renameSync,
+  rmdirSync,
   rmSync,
   type Stats,
   statSync,
   writeFileSync,
 } from 'node:fs';
 import { createServer } from 'node:net';
-import { dirname, join, relative } from 'node:path';
+import { dirname, join, relative, sep } from 'node:path';
 import { getSystemErrorMap } from 'node:util';
+import { parseDomid } from './paths.js';
 
 /** Bytes that the path of a unix socket can have, without the NUL (sun_path). */
 const socketPathMaxBytes = process.platform === 'linux' ? 107 : 103;
@@ -39,6 +42,8 @@ export interface RunDir {
   readonly lib: string;
   /** Logs of the monitors. */
   readonly logs: string;
+  /** For each domain that the store knows a directory of its domid, with the socket where clients connect as it. */
+  readonly guests: string;
 }
 
 /** A run directory that cannot be used; the message says why and what to do. */
@@ -56,7 +61,40 @@ export function runDirAt(path: string): RunDir {
     log: join(path, 'dom0.log'),
     lib: join(path, 'lib'),
     logs: join(path, 'log'),
+    guests: join(path, 'guest'),
   };
+}
+
+/** Where clients connect as a domain, `guest/3/socket`. */
+export function guestSocketPath(dir: RunDir, domid: number): string {
+  return join(dir.guests, String(domid), 'socket');
+}
+
+/** The other way: the domain that speaks on a path, which has its links followed; undefined when it is no such path. */
+export function guestOfPath(dir: RunDir, path: string): number | undefined {
+  const [name = '', file, ...more] = relative(dir.guests, path).split(sep);
+  return file === 'socket' && more.length === 0 ? parseDomid(name) : undefined;
+}
+
+/** Makes the directory for a domain's socket, mode 0700. */
+export function makeGuestDir(dir: RunDir, domid: number): void {
+  makeDir(dirname(guestSocketPath(dir, domid)));
+}
+
+/** Removes a domain's socket and its directory. What somebody else has put there stays. */
+export function removeGuestDir(dir: RunDir, domid: number): void {
+  const socket = guestSocketPath(dir, domid);
+  rmSync(socket, { force: true });
+  try {
+    rmdirSync(dirname(socket));
+  } catch {
+    // It is gone, or it is not empty.
+  }
+}
+
+/** The domids that have a directory. */
+export function guestDirs(dir: RunDir): number[] {
+  return readdirSync(dir.guests).flatMap((name) => parseDomid(name) ?? []);
 }
 
 /** Refuses a path that is too long for the sockets below it: the system would cut it or fail with less to say. */
@@ -81,7 +119,7 @@ export function prepareRunDir(dir: RunDir): void {
   // In a temp directory anybody can put a link that leads to one of ours.
   const link = lstatSync(dir.path);
   if (link.isSymbolicLink()) checkOwner(dir.path, { uid: link.uid, mode: 0 });
-  for (const path of [dir.path, dir.store.dir, dir.lib, dir.logs]) {
+  for (const path of [dir.path, dir.store.dir, dir.lib, dir.logs, dir.guests]) {
     inRunDir(dir, path, () => {
       makeDir(path);
       if (!statSync(path).isDirectory()) throw unusable(dir, path, 'Not a directory');
