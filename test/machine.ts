@@ -26,6 +26,9 @@ export interface MachineOptions {
   readonly bridges?: readonly string[];
   /** Files that are not there. */
   readonly missing?: readonly string[];
+  /** Told when the store takes up a domain, and when it lets go of it. */
+  readonly introduced?: (domid: number) => void;
+  readonly released?: (domid: number) => void;
 }
 
 export interface Machine {
@@ -47,7 +50,7 @@ export interface Machine {
 }
 
 export async function machine(options: MachineOptions = {}): Promise<Machine> {
-  const { cmdline = 'xen_mtwatch', seed, bridges = ['xenbr0'], missing = [] } = options;
+  const { cmdline = 'xen_mtwatch', seed, bridges = ['xenbr0'], missing = [], introduced, released } = options;
   const clock = new SimClock(seed ?? 1);
   const trace: TraceLine[] = [];
   const log: string[] = [];
@@ -61,6 +64,8 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     log: (line) => log.push(line),
     trace: (line) => trace.push(line),
     ...(draw ? { choose: (n: number) => draw() % n } : {}),
+    ...(introduced ? { introduced } : {}),
+    ...(released ? { released } : {}),
   };
   const dom0 = new Dom0(dom0Options);
   const xc: Xc = {

@@ -10,7 +10,7 @@ import { mtwatchTable, type Row } from '../src/commands/mtwatch/list.js';
 import { threadText } from '../src/commands/mtwatch/show.js';
 import type { DomInfo, WatchThread } from '../src/xenbus/privcmd.js';
 import { checkLength, prepareRunDir, type RunDir, RunDirError, runDirAt, takeRight } from '../src/xenbus/run-dir.js';
-import { foreignStore, leastLevel, runDirOf, splitWords, timeoutScaleOf, tryConnect } from '../src/xl.js';
+import { foreignStore, guestStore, leastLevel, runDirOf, splitWords, timeoutScaleOf, tryConnect } from '../src/xl.js';
 
 const temp = realpathSync(mkdtempSync(join(tmpdir(), 'xl-test-')));
 afterAll(() => rmSync(temp, { recursive: true, force: true }));
@@ -134,8 +134,23 @@ describe('XENSTORED_PATH', () => {
     ['our socket by another name', join(temp, 'link/xenstored/socket'), undefined],
     ["a host's own", '/run/xenstored/socket', '/run/xenstored/socket'],
     ['beside ours', join(temp, 'ours2/socket'), join(temp, 'ours2/socket')],
+    ["a guest's of ours, where dom0 is not at home", join(temp, 'ours/guest/3/socket'), join(temp, 'ours/guest/3/socket')],
+    ["a guest's by another name", join(temp, 'link/guest/3/socket'), join(temp, 'link/guest/3/socket')],
   ])('%s', (_what, path, foreign) => {
     expect(foreignStore({ XENSTORED_PATH: path }, dir)).toBe(foreign);
+  });
+
+  test.each([
+    ['ours/guest/3/socket', 3],
+    ['link/guest/32751/socket', 32751],
+    ['ours/guest/32752/socket', undefined],
+    ['ours/guest/x/socket', undefined],
+    ['ours/guest/3', undefined],
+    ['ours/guest/3/socket/x', undefined],
+    ['ours/xenstored/socket', undefined],
+    ['ours2/guest/3/socket', undefined],
+  ])('%s speaks for %s', (path, domid) => {
+    expect(guestStore({ XENSTORED_PATH: join(temp, path) }, dir)).toBe(domid);
   });
 });
 

@@ -52,7 +52,7 @@ export interface Dom0Options {
   /** Which of `n` runnable tasks goes on; the first in line when absent. */
   readonly choose?: (n: number) => number;
   readonly hungTaskMs?: number;
-  /** The store has taken up a domain, or let go of it: after the connections, before whoever asked has the reply. */
+  /** The store has taken up a domain, or let go of it and closed its connections. Whoever asked for it has no reply yet. */
   readonly introduced?: (domid: number) => void;
   readonly released?: (domid: number) => void;
 }

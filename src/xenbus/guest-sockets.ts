@@ -52,7 +52,8 @@ export function guestSockets({ listen, port, log }: GuestSocketsOptions): GuestS
 
   const open = async (domid: number, place: Place): Promise<void> => {
     try {
-      await closing.get(domid);
+      const before = closing.get(domid);
+      if (before) await before;
       if (place.isOver) return;
       const listener = await listen(
         domid,

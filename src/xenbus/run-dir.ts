@@ -84,11 +84,11 @@ export function makeGuestDir(dir: RunDir, domid: number): void {
 /** Removes a domain's socket and its directory. What somebody else has put there stays. */
 export function removeGuestDir(dir: RunDir, domid: number): void {
   const socket = guestSocketPath(dir, domid);
-  rmSync(socket, { force: true });
   try {
+    rmSync(socket, { force: true });
     rmdirSync(dirname(socket));
   } catch {
-    // It is gone, or it is not empty.
+    // It is gone, or it is not empty, or it was never ours.
   }
 }
 

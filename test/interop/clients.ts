@@ -2,6 +2,7 @@
  * Debian's XenStore clients, for tests that need them. Where one is absent its tests are skipped and say so; with
  * `XL_TEST_CLIENTS=required`, as in .ci/run, they fail instead.
  */
+import { spawnSync } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
 import { delimiter, join } from 'node:path';
 
@@ -21,14 +22,28 @@ export function findClient(name: string): string | undefined {
     });
 }
 
+type TestWith = (title: string, body: (path: string) => Promise<void>) => void;
+
 /** `test` for what needs the client `name`; the body gets its path. */
-export function testWith(name: string): (title: string, body: (path: string) => Promise<void>) => void {
-  const path = findClient(name);
+export function testWith(name: string): TestWith {
+  return testFound(name, findClient(name));
+}
+
+/** The same for what needs a module of Python; the body gets the path of a Python that has it. */
+export function testWithPython(module: string): TestWith {
+  const pythons = ['python3', '/usr/bin/python3'];
+  return testFound(
+    module,
+    pythons.find((python) => spawnSync(python, ['-c', `import ${module}`]).status === 0),
+  );
+}
+
+function testFound(name: string, path: string | undefined): TestWith {
   if (path !== undefined) return (title, body) => test(title, () => body(path));
   if (process.env['XL_TEST_CLIENTS'] === 'required') {
     return (title) =>
       test(title, () => {
-        throw new Error(`${name} is not installed: apt-get install xenstore-utils xen-utils-4.17`);
+        throw new Error(`${name} is not installed: apt-get install xenstore-utils xen-utils-4.17 python3-pyxs`);
       });
   }
   return (title) => test.skip(`${title} (skipped: no ${name})`, () => {});

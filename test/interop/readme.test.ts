@@ -1,19 +1,24 @@
-/** README's session, typed line by line: what it shows is what xl prints. */
+/** README's sessions, typed line by line: what they show is what is printed. */
 import { readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { type Lab, lab, until } from './harness.js';
+import { execa } from 'execa';
+import { testWith } from './clients.js';
+import { bin, type Lab, lab, until } from './harness.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
+const readme = readFileSync(join(root, 'README.md'), 'utf8');
 
 interface Step {
   readonly command: string;
   readonly output: string;
 }
 
-/** The commands of the `console` blocks, each with what is shown below it. */
-function session(markdown: string): Step[] {
-  return [...markdown.matchAll(/^```console\n([\s\S]*?)^```/gm)].flatMap(([, block = '']) =>
+/** The commands in the `console` blocks of a section, each with what is shown below it. */
+function session(title: string): Step[] {
+  const [, section = ''] = readme.split(`\n## ${title}\n`);
+  const [text = ''] = section.split('\n## ');
+  return [...text.matchAll(/^```console\n([\s\S]*?)^```/gm)].flatMap(([, block = '']) =>
     block
       .split(/^\$ /m)
       .slice(1)
@@ -41,7 +46,7 @@ beforeEach(() => {
 afterEach(() => l.close());
 
 test('what README shows is what xl prints', async () => {
-  const steps = session(readFileSync(join(root, 'README.md'), 'utf8'));
+  const steps = session('A session');
   expect(steps.length).toBeGreaterThan(10);
   const printed: Step[] = [];
   for (const { command } of steps) {
@@ -62,9 +67,21 @@ test('what README shows is what xl prints', async () => {
   );
 });
 
+testWith('xenstore-read')('what README shows of a shell in a guest is what is printed there', async () => {
+  const steps = session('As a guest');
+  expect(steps.length).toBeGreaterThan(5);
+  const words = (text: string) => `'${text.replaceAll("'", "'\\''")}'`;
+  const script = [
+    `xl() { ${words(process.execPath)} ${words(bin)} "$@"; }`,
+    'exec 2>&1',
+    ...steps.map(({ command }) => `printf '\\n$ %s\\n' ${words(command)}; ${command}`),
+  ].join('\n');
+  const { stdout } = await execa('sh', ['-c', script], { cwd: l.dir, env: { XL_RUN_DIR: l.runDir, XL_DOM0_ARGS: '' } });
+  expect(`${stdout}\n`).toBe(steps.map(({ command, output }) => `\n$ ${command}\n${output}`).join(''));
+});
+
 test('README names every command that there is', async () => {
   const { stdout } = await l.xl('help');
-  const readme = readFileSync(join(root, 'README.md'), 'utf8');
   const commands = [...stdout.matchAll(/^ ([a-z0-9]+)(?: ([a-z]+))?(?= |$)/gm)].map((match) => match[2] ?? match[1] ?? '');
   expect(commands.length).toBeGreaterThan(10);
   expect(commands.filter((name) => !readme.includes(name))).toEqual([]);
