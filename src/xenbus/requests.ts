@@ -228,7 +228,11 @@ function unwatch(core: Xenstored, request: Request): string {
 function transactionStart(core: Xenstored, { conn, transaction }: Request): string {
   if (transaction) throw new XsError('EBUSY', 'no transactions within transactions');
   const { limits } = core.quotas;
-  if (conn.domid !== 0 && conn.transactions.size > limits.transactions) core.quotas.refuse('transactions', conn.domid, 'ENOSPC');
+  if (conn.domid !== 0) {
+    const conns = core.domain(conn.domid)?.conns ?? [];
+    const open = [...conns].reduce((sum, { transactions }) => sum + transactions.size, 0);
+    if (open > limits.transactions) core.quotas.refuse('transactions', conn.domid, 'ENOSPC');
+  }
   do {
     conn.lastTransaction = (conn.lastTransaction + 1) >>> 0;
   } while (conn.lastTransaction === 0 || conn.transactions.has(conn.lastTransaction));

@@ -30,9 +30,14 @@ export interface StoreLoopOptions extends XenstoredOptions {
   readonly released?: (domid: number) => void;
 }
 
+/** What a domain has asked and is not done with, by all of its connections. */
+interface Account {
+  outstanding: number;
+}
+
 /** A request that is not done with until its reply and its events are delivered. */
 interface Outstanding {
-  readonly of: Served;
+  readonly of: Account;
   left: number;
 }
 
@@ -88,7 +93,7 @@ interface Served {
   outputBytes: number;
   /** The events on their way to it. */
   readonly queued: Set<string>;
-  outstanding: number;
+  readonly account: Account;
   /** Whether it is in the queue of those whose turn comes. */
   ready: boolean;
   /** It was told to push no more. */
@@ -148,7 +153,7 @@ export class StoreLoop implements StorePort {
       output: new Queue(),
       outputBytes: 0,
       queued: new Set(),
-      outstanding: 0,
+      account: this.#accountOf(peer.domid),
       ready: false,
       stopped: false,
       open: true,
@@ -161,6 +166,15 @@ export class StoreLoop implements StorePort {
       resume: () => this.#resume(served),
       close: () => this.#close(served),
     };
+  }
+
+  /** The account of a domain is that of its oldest open connection. */
+  #accountOf(domid: number): Account {
+    for (const { id } of this.core.domain(domid)?.conns ?? []) {
+      const served = this.#served.get(id);
+      if (served) return served.account;
+    }
+    return { outstanding: 0 };
   }
 
   virq(): void {
@@ -204,7 +218,7 @@ export class StoreLoop implements StorePort {
   /** Puts a connection with requests where it belongs: among those whose turn comes, or those who wait. */
   #queue(served: Served): void {
     const { peer } = served;
-    const isOver = peer.domid !== 0 && served.outstanding >= this.core.quotas.limits.outstanding;
+    const isOver = peer.domid !== 0 && served.account.outstanding >= this.core.quotas.limits.outstanding;
     if (served.outputBytes > outputHoldBytes || isOver || this.core.isStalled(peer.domid)) {
       this.#held.add(served);
       return;
@@ -249,7 +263,7 @@ export class StoreLoop implements StorePort {
   #take(effects: readonly XenstoredEffect[], served?: Served, request?: XsPacket): void {
     const { traced } = this.#options;
     const isCounted = served !== undefined && served.peer.domid !== 0;
-    const cause: Outstanding | undefined = isCounted ? { of: served, left: 1 } : undefined;
+    const cause: Outstanding | undefined = isCounted ? { of: served.account, left: 1 } : undefined;
     if (cause) cause.of.outstanding += 1;
     const events: Outgoing[] | undefined = traced && [];
     for (const effect of effects) {
@@ -331,7 +345,7 @@ export class StoreLoop implements StorePort {
     cause.left -= 1;
     if (cause.left > 0) return;
     cause.of.outstanding -= 1;
-    if (this.#held.has(cause.of)) this.#queue(cause.of);
+    for (const held of this.#held) if (held.account === cause.of) this.#queue(held);
   }
 
   /** Drops a peer that does not keep to the rules. */

@@ -874,10 +874,25 @@ describe('the loop', () => {
     for (let i = 0; i < 4; i += 1) guest.link.push(packet(0, `WRITE ${i} v`));
     run();
     expect(guest.got).toEqual(['OK', 'OK']);
+    const another = join('agent', 1);
+    another.link.push(packet(0, 'READ 0'));
+    run();
+    expect(another.got).toEqual([]);
     dom0.full = false;
     dom0.link.resume();
     run();
-    expect(guest.got).toEqual(['OK', 'OK', 'OK', 'OK']);
+    expect([guest.got, another.got]).toEqual([['OK', 'OK', 'OK', 'OK'], ['v']]);
+  });
+
+  test('counts the transactions of a guest over all of its connections', () => {
+    const { join, run } = loopWith({ quotas: { transactions: 1 }, domain: () => ({ dying: false, shutdown: false }) });
+    const [one, two] = [join('kernel', 1, 'domU-kernel'), join('agent', 1)];
+    for (const { link } of [one, two, one, two]) link.push(packet(0, 'START '));
+    run();
+    expect([one.got, two.got]).toEqual([
+      ['1', 'ENOSPC'],
+      ['1', 'ENOSPC'],
+    ]);
   });
 
   test('connects a guest from within the hook, before the introduction is announced', () => {
