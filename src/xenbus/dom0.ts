@@ -102,7 +102,7 @@ export class Dom0 implements StorePort {
       },
     });
     this.hypervisor = new Hypervisor(machine, {
-      virqDomExc: () => this.#store.virq(),
+      virqDomExc: (domid) => this.#store.virq(domid),
       runnable: (domid, yes) => this.#guests.get(domid)?.setRunnable(yes),
       killed: (domid) => {
         this.#guests.get(domid)?.kill();

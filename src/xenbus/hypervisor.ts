@@ -43,7 +43,7 @@ export interface Domain {
 
 export interface HypervisorHooks {
   /** VIRQ_DOM_EXC: some domain shut down, is dying or is gone. */
-  virqDomExc(): void;
+  virqDomExc(domid: number): void;
   /** The guest may run from now on, or may not. */
   runnable(domid: number, yes: boolean): void;
   /** The guest will never run again. */
@@ -122,7 +122,7 @@ export class Hypervisor {
     domain.shutdown = reason;
     domain.busy = false;
     this.#hooks.runnable(domid, false);
-    this.#hooks.virqDomExc();
+    this.#hooks.virqDomExc(domid);
   }
 
   /** Kills the domain and frees its memory; it leaves the table once nothing of it is mapped. Again: no harm. */
@@ -134,7 +134,7 @@ export class Hypervisor {
     domain.currentKb = 0;
     for (const port of [...domain.ports.keys()]) domain.ports.delete(port);
     this.#hooks.killed(domid);
-    this.#hooks.virqDomExc();
+    this.#hooks.virqDomExc(domid);
     this.#reap(domain);
   }
 
@@ -250,7 +250,7 @@ export class Hypervisor {
   #reap(domain: Domain): void {
     if (!domain.dying || domain.mappings > 0 || this.#domains.get(domain.domid) !== domain) return;
     this.#domains.delete(domain.domid);
-    this.#hooks.virqDomExc();
+    this.#hooks.virqDomExc(domain.domid);
   }
 }
 

@@ -32,6 +32,8 @@ export interface Connection {
 /** What is known of a domain: an introduced one, or one that a permission names. */
 export interface Domain {
   readonly domid: number;
+  /** Rises with every domain that becomes known. */
+  readonly order: number;
   /** The store's generation when it became known. What was granted before that was granted to another domain. */
   readonly generation: number;
   readonly conns: Set<Connection>;

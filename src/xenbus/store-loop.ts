@@ -111,7 +111,7 @@ interface Served {
  * - `serveOne()` serves one request of the connection whose turn it is, or one VIRQ, delivers all that came of it, and
  *   says whether it did anything. It is never called from within itself; a peer may push, close, connect and resume
  *   while it is being delivered to.
- * - `virq()` queues VIRQ_DOM_EXC: the hypervisor calls it when a domain shuts down or ends.
+ * - `virq(domid)` queues VIRQ_DOM_EXC: the hypervisor calls it when a domain shuts down or ends.
  *
  * Replies and events reach a peer in order. To a peer that is `full` they wait here; past `outputHoldBytes` its
  * requests wait too, past `outputDropBytes` it is dropped. An event that is the same as one still waiting for the same
@@ -126,7 +126,8 @@ export class StoreLoop implements StorePort {
   /** Those that have one and must wait. */
   readonly #held = new Set<Served>();
   readonly #effects = new Queue<Outgoing | Exclude<XenstoredEffect, { do: 'send' }>>();
-  #virqs = 0;
+  /** Domains that VIRQ_DOM_EXC was raised for. */
+  #changed = new Set<number>();
   #nextConn = 1;
   #isAwake = false;
   #isDelivering = false;
@@ -177,16 +178,17 @@ export class StoreLoop implements StorePort {
     return { outstanding: 0 };
   }
 
-  virq(): void {
-    this.#virqs += 1;
+  virq(domid: number): void {
+    this.#changed.add(domid);
     this.#wake();
   }
 
   serveOne(): boolean {
     if (this.#isDelivering) throw new Error('a peer served the store while the store was delivering to it');
-    if (this.#virqs > 0) {
-      this.#virqs -= 1;
-      this.#take(this.core.step({ on: 'virq' }));
+    if (this.#changed.size > 0) {
+      const domids = this.#changed;
+      this.#changed = new Set();
+      this.#take(this.core.step({ on: 'virq', domids }));
     } else {
       const served = this.#nextReady();
       const packet = served?.input.shift();

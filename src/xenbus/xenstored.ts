@@ -32,8 +32,8 @@ export type XenstoredEvent =
   | { readonly on: 'connect'; readonly conn: number; readonly domid: number }
   | { readonly on: 'request'; readonly conn: number; readonly packet: XsPacket }
   | { readonly on: 'disconnect'; readonly conn: number }
-  /** VIRQ_DOM_EXC: some domain has shut down, or is gone. */
-  | { readonly on: 'virq' };
+  /** VIRQ_DOM_EXC: some domain has shut down, or is gone: one of these, which a real hypervisor does not tell. */
+  | { readonly on: 'virq'; readonly domids?: ReadonlySet<number> };
 
 export type XenstoredEffect =
   | { readonly do: 'send'; readonly conn: number; readonly packet: XsPacket }
@@ -72,6 +72,7 @@ export class Xenstored {
   readonly #special = new Map<string, NodePerms>(specialNames.map((name) => [name, ownedByDom0]));
   readonly #askHypervisor: XenstoredOptions['domain'];
   #effects: XenstoredEffect[] = [];
+  #known = 0;
   #stepping = false;
 
   constructor(options: XenstoredOptions) {
@@ -89,7 +90,7 @@ export class Xenstored {
       if (event.on === 'request') this.#serve(event.conn, event.packet);
       else if (event.on === 'connect') this.#connect(event.conn, event.domid);
       else if (event.on === 'disconnect') this.#disconnect(event.conn);
-      else this.#checkDomains();
+      else this.#checkDomains(event.domids);
       return this.#effects;
     } finally {
       this.#stepping = false;
@@ -143,6 +144,7 @@ export class Xenstored {
     if (known) return known;
     const domain: Domain = {
       domid,
+      order: this.#known++,
       generation: this.store.generation,
       conns: new Set(),
       introduced: false,
@@ -176,11 +178,14 @@ export class Xenstored {
     if (domid !== 0) for (const conn of domain.conns) this.reset(conn);
   }
 
-  /** What every known domain has come to: a shutdown is announced once, a dead domain is forgotten with all it owned. */
-  #checkDomains(): void {
+  /**
+   * What domains have come to: a shutdown is announced once, a dead domain is forgotten with all it owned. The domain
+   * that became known last comes first.
+   */
+  #checkDomains(domids: Iterable<number> = this.#domains.keys()): void {
+    const domains = [...domids].flatMap((domid) => (domid === 0 ? [] : (this.#domains.get(domid) ?? [])));
     let announce = false;
-    for (const domain of [...this.#domains.values()].reverse()) {
-      if (domain.domid === 0) continue;
+    for (const domain of domains.sort((a, b) => b.order - a.order)) {
       const info = this.#askHypervisor(domain.domid);
       if (!domain.introduced) {
         if (!info) this.forget(domain);

@@ -924,7 +924,7 @@ describe('the loop', () => {
     run();
     const guest = join('guest', 1, 'domU-kernel');
     living = false;
-    loop.virq();
+    loop.virq(1);
     run();
     expect([guest.closed, released, loop.connections]).toEqual(['domain 1 was released', [1], 1]);
   });
