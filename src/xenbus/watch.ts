@@ -64,6 +64,7 @@ export class WatchTable {
     this.#byConn.set(conn, ofConn);
     let at = path.startsWith('@') ? this.#special : this.#root;
     for (const name of namesOf(path)) {
+      this.visits += 1;
       let next = at.below.get(name);
       if (!next) {
         next = watchedPath(name, at);
