@@ -159,7 +159,7 @@ export class Store implements NodeSpace {
     this.#prune(place);
   }
 
-  /** The same at once, at the cost of what is there. Without `removed` no path below is put together. */
+  /** Costs what is there; without `removed` no path below is put together. */
   removeTree(path: string, removed?: Removed): void {
     const place = this.#find(path);
     if (!place) return;
@@ -310,7 +310,9 @@ export class Store implements NodeSpace {
   }
 
   #detach(place: OwnPlace, parent: OwnPlace): void {
-    this.#changeable(parent).delete(place.name);
+    const children = this.#changeable(parent);
+    children.delete(place.name);
+    if (children.size === 0) parent.children = noChildren;
     this.#resize(parent, -(place.name.length + 1));
   }
 
