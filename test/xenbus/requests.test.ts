@@ -334,6 +334,32 @@ describe('payloads that are odd and good', () => {
     expect(parts).toEqual(['a\0bb\0\0', 'bb\0\0', 'b\0\0', '\0', '\0', '\0', 'a\0bb\0\0']);
   });
 
+  test('a list in parts comes with a number that changes with the node and its list, and with nothing else', () => {
+    const on = stage();
+    const generation = (tx = 0): string => {
+      on.play([['dom0', tx, 'DIRECTORY_PART /d 0', '']]);
+      return on.talker('dom0').got.at(-1)?.payload.split('\0')[0] ?? '';
+    };
+    const changesWith = (...requests: readonly string[]): boolean => {
+      const before = generation();
+      on.play(requests.map((request): Row => ['dom0', request.startsWith('in ') ? 1 : 0, request.replace(/^in /, ''), '']));
+      return generation() !== before;
+    };
+    on.play([['dom0', 0, 'WRITE /d/a/deep v', '']]);
+    expect([
+      changesWith('READ /d', 'DIRECTORY /d', 'GET_PERMS /d', 'MKDIR /d'),
+      changesWith('WRITE /d/a v', 'WRITE /d/a/other v', 'RM /d/a/deep', 'RM /d/missing'),
+      changesWith('WRITE /d v'),
+      changesWith('WRITE /d v'),
+      changesWith('SET_PERMS /d n0'),
+      changesWith('WRITE /d/b v'),
+      changesWith('RM /d/b'),
+      changesWith('START ', 'in WRITE /d/b v', 'in END F'),
+    ]).toEqual([false, false, true, true, true, true, true, false]);
+    on.play([['dom0', 0, 'START ', '']]);
+    expect(generation(2)).toBe(generation());
+  });
+
   test('the largest value is one payload less its path, and comes back whole', () => {
     const value = 'v'.repeat(4096 - '/v\0'.length);
     expectDialogue([
