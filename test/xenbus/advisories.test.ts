@@ -421,7 +421,7 @@ describe('XSA-420: numbers of 32 bits are taken as what they are', () => {
     return bytes;
   };
 
-  test.each([4097, 2 ** 30, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 16, 2 ** 32 - 1])(
+  test.each([4097, 2 ** 30, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1])(
     'a length of %i ends the connection that sent it; it is neither waited for nor taken as less',
     (length) => {
       const { packets, bad } = new PacketReader().read(Buffer.concat([header(2, 1, 0, length), Buffer.alloc(64)]));
