@@ -2,7 +2,7 @@
  * How packets travel between a XenStore client and its server: the interfaces, and the client's two ways of travelling,
  * a unix socket and a direct link within one process. The server's end of a socket is in server.ts.
  */
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { decode, encode, type XsPacket } from './xs-wire.js';
 
 /** Who speaks on a connection, by where it came in; for the trace. */
@@ -83,40 +83,80 @@ export class PacketReader {
   }
 }
 
-/** Connects to the unix socket of a XenStore server, whosever it is. */
-export function socketTransport(path: string): Promise<XsTransport> {
+/** Requests that one write to a socket takes at most; what is beyond that goes into the next one. */
+export const writePacketsMax = 1024;
+
+/**
+ * Connects to the unix socket of a XenStore server, whosever it is. Rejects with the system's error, or with the reason of
+ * `signal` when that aborts first.
+ *
+ * What is sent in one go, up to the end of the running callback and the promises that it settles, goes out in one write.
+ */
+export function socketTransport(path: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<XsTransport> {
   return new Promise((resolve, reject) => {
+    signal?.throwIfAborted();
     const socket = connect(path);
-    socket.once('error', reject);
+    const settled = (): void => {
+      socket.off('error', failed);
+      signal?.removeEventListener('abort', aborted);
+    };
+    const failed = (error: Error): void => {
+      settled();
+      reject(error);
+    };
+    const aborted = (): void => {
+      settled();
+      socket.destroy();
+      reject(signal?.reason);
+    };
+    socket.once('error', failed);
+    signal?.addEventListener('abort', aborted);
     socket.once('connect', () => {
-      socket.off('error', reject);
-      const reader = new PacketReader();
-      let closedByUs = false;
-      let reason = 'the server closed it';
-      socket.on('error', (error) => {
-        reason = error.message;
-      });
-      resolve({
-        send: (packet) => {
-          if (!closedByUs) socket.write(encode(packet));
-        },
-        receive: ({ packet, closed }) => {
-          socket.on('data', (chunk) => {
-            const { packets, bad } = reader.read(chunk);
-            for (const each of packets) packet(each);
-            if (bad !== undefined) socket.destroy(new Error(`it does not speak the XenStore protocol, ${bad}`));
-          });
-          socket.on('close', () =>
-            closed(closedByUs ? undefined : new ConnectionEnded(`the connection to ${path} ended: ${reason}`)),
-          );
-        },
-        close: () => {
-          closedByUs = true;
-          socket.end();
-        },
-      });
+      settled();
+      resolve(transportOf(socket, path));
     });
   });
+}
+
+function transportOf(socket: Socket, path: string): XsTransport {
+  const reader = new PacketReader();
+  let closedByUs = false;
+  let reason = 'the server closed it';
+  let batch: XsPacket[] = [];
+  const flush = (): void => {
+    const packets = batch;
+    batch = [];
+    for (let at = 0; at < packets.length; at += writePacketsMax) {
+      socket.write(encode(...packets.slice(at, at + writePacketsMax)));
+    }
+  };
+  socket.on('error', (error) => {
+    reason = error.message;
+  });
+  return {
+    send: (packet) => {
+      if (closedByUs) return;
+      if (batch.length === 0) process.nextTick(flush);
+      batch.push(packet);
+    },
+    receive: ({ packet, closed }) => {
+      socket.on('data', (chunk) => {
+        const { packets, bad } = reader.read(chunk);
+        for (const each of packets) packet(each);
+        if (bad !== undefined) socket.destroy(new Error(`it does not speak the XenStore protocol, ${bad}`));
+      });
+      socket.on('close', () =>
+        closed(closedByUs ? undefined : new ConnectionEnded(`the connection to ${path} ended: ${reason}`)),
+      );
+    },
+    close: () => {
+      if (closedByUs) return;
+      closedByUs = true;
+      flush();
+      // A server that does not close its side is none to wait for.
+      socket.end(() => socket.unref());
+    },
+  };
 }
 
 /**
@@ -124,17 +164,20 @@ export function socketTransport(path: string): Promise<XsTransport> {
  * store delivers arrives at once, from the store's loop.
  */
 export function linkTransport(port: StorePort, { domid, who }: { readonly domid: number; readonly who: Who }): XsTransport {
-  const waiting: XsPacket[] = [];
+  /** What waits for room, from `next` on. */
+  let waiting: XsPacket[] = [];
+  let next = 0;
   let hasRoom = true;
   let handlers: Parameters<XsTransport['receive']>[0] | undefined;
   let isOpen = true;
   const drain = (): void => {
-    let next = waiting[0];
-    while (hasRoom && next) {
-      waiting.shift();
-      hasRoom = link.push(next);
-      next = waiting[0];
+    for (let packet = waiting[next]; hasRoom && packet; packet = waiting[next]) {
+      next += 1;
+      hasRoom = link.push(packet);
     }
+    if (next < waiting.length) return;
+    waiting = [];
+    next = 0;
   };
   const link = port.connect({
     domid,
@@ -152,8 +195,11 @@ export function linkTransport(port: StorePort, { domid, who }: { readonly domid:
   return {
     send: (packet) => {
       if (!isOpen) return;
-      waiting.push(packet);
-      drain();
+      if (hasRoom && waiting.length === 0) {
+        hasRoom = link.push(packet);
+      } else {
+        waiting.push(packet);
+      }
     },
     receive: (given) => {
       handlers = given;
@@ -161,6 +207,7 @@ export function linkTransport(port: StorePort, { domid, who }: { readonly domid:
     close: () => {
       if (!isOpen) return;
       isOpen = false;
+      waiting = [];
       link.close();
       handlers?.closed();
     },

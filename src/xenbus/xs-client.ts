@@ -1,11 +1,14 @@
 /**
- * A XenStore client: requests by number, answers by promise, events by watch.
+ * The XenStore client: requests by number, answers by promise, events by watch.
  *
- * It speaks the protocol over any `XsTransport` and knows no server in particular, so it works with a real host's
- * xenstored too. Paths, values and tokens are byte strings: each character is one byte, so that what was read is what
- * will be written, whatever the encoding. Text that is to be stored as UTF-8 goes through `byteString` first.
+ * It speaks the protocol of Xen 4.17 (docs/misc/xenstore.txt, xen/include/public/io/xs_wire.h) over any `XsTransport` and
+ * knows no server in particular, so it works with a real host's xenstored too. It does not connect (`../xenstore.ts` and
+ * the transports do) and it does not reconnect: watches and transactions belong to a connection and end with it.
+ *
+ * Paths, values and tokens are byte strings: each character is one byte, so that what was read is what will be written,
+ * whatever the encoding. Text that is to be stored as UTF-8 goes through `byteString` first, and comes back by `textOf`.
  */
-import type { XsTransport } from './transport.js';
+import { ConnectionEnded, type XsTransport } from './transport.js';
 import {
   formatPerm,
   joinStrings,
@@ -21,277 +24,754 @@ import {
   xsErrnos,
 } from './xs-wire.js';
 
-/** Requests that may stand inside a transaction. Missing nodes are an answer, not an error. */
+/** How often a transaction starts over before it gives up: each time somebody else has committed something of its own. */
+export const transactionTriesMax = 1000;
+/** How often a list that comes in parts starts over because it changed between two of them. */
+export const directoryTriesMax = 100;
+/** Paths that may wait in one watch loop. Past that they become one event that says so (`missed`). */
+export const watchQueueMax = 4096;
+
+/** What every request takes beside its own arguments. */
+export interface CallOptions {
+  /**
+   * Ends the wait: the promise rejects with `signal.reason`, at once. A request that was sent already is carried out by the
+   * server nevertheless, for the protocol cannot call it back; its answer is thrown away when it comes.
+   */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * The requests that may stand inside a transaction. Missing nodes are an answer, not an error.
+ *
+ * A path is absolute (`/local/domain/1/name`) or relative to the home of whoever asks (`name` is
+ * `/local/domain/N/name` on a connection of domain N). Refusals reject with `XsRequestError`: EACCES where the node is
+ * somebody else's, EINVAL for a bad path, E2BIG for over 4096 bytes of path and value, ENOSPC or E2BIG over a quota.
+ */
 export interface XsRequests {
-  /** The value, or undefined when the node is missing. */
-  read(path: string): Promise<string | undefined>;
-  /** Children in the server's order, or undefined when the node is missing. Long lists come in parts. */
-  directory(path: string): Promise<string[] | undefined>;
-  write(path: string, value: string): Promise<void>;
-  mkdir(path: string): Promise<void>;
-  /** False when there was nothing to remove. */
-  rm(path: string): Promise<boolean>;
-  getPerms(path: string): Promise<Perm[] | undefined>;
-  setPerms(path: string, perms: readonly Perm[]): Promise<void>;
+  /** The value as a byte string, or undefined when the node is missing. A node that is there without a value has ''. */
+  read(path: string, options?: CallOptions): Promise<string | undefined>;
+  /**
+   * The names of the children in the server's order, or undefined when the node is missing. A list that does not fit into
+   * one reply is read in parts, and anew when it changed meanwhile, up to `directoryTriesMax` times; then EAGAIN.
+   */
+  directory(path: string, options?: CallOptions): Promise<string[] | undefined>;
+  /** Writes a value: a byte string, or bytes. The node and those above it are made if they are missing. */
+  write(path: string, value: string | Uint8Array, options?: CallOptions): Promise<void>;
+  /** Makes an empty node, and those above it. Nothing happens when it is there. */
+  mkdir(path: string, options?: CallOptions): Promise<void>;
+  /**
+   * Removes a node and all below it. False when there was not even the node above it; the server counts a missing node
+   * whose parent is there as removed.
+   */
+  rm(path: string, options?: CallOptions): Promise<boolean>;
+  /** The permissions, owner first, or undefined when the node is missing. */
+  getPerms(path: string, options?: CallOptions): Promise<Perm[] | undefined>;
+  /** Sets the permissions, owner first: the first entry's letters are for every domain that no other entry names. */
+  setPerms(path: string, perms: readonly Perm[], options?: CallOptions): Promise<void>;
 }
 
-export interface XsWatch {
-  readonly path: string;
-  readonly token: string;
-  /** Stops it; no event is delivered after this was called. */
-  close(): Promise<void>;
-}
-
+/** The requests of one transaction. Its promises reject once it has ended: nothing can slip out of it unnoticed. */
 export interface XsTransaction extends XsRequests {
+  /** The server's number for it. */
   readonly id: number;
 }
 
-/** What libxl, xenconsoled and the monitors know of the store. Every other failure is thrown as `XsError`. */
+/** A watch of the callback form. */
+export interface XsWatch {
+  readonly path: string;
+  readonly token: string;
+  /** Stops it; no event is delivered after this was called. Resolves when the server has let go of it. */
+  close(): Promise<void>;
+}
+
+export interface WatchOptions extends CallOptions {
+  /** The token, a byte string that no other watch of this client has. By default a number that is free. */
+  readonly token?: string | undefined;
+}
+
+/** Something happened at `path` or to it. What it is now has to be read: an event carries no value. */
+export interface XsEvent {
+  /** The changed node, or the watched one where something above it went away. Relative where the watch is. */
+  readonly path: string;
+  readonly token: string;
+  /** Different events were more than `watchQueueMax`, and this one stands for all of them: read all that you watch. */
+  readonly missed: boolean;
+}
+
+/**
+ * A watch as a loop: `for await (const { path } of xs.watch('/a')) ...`.
+ *
+ * Registered as soon as it was made, before any request that is made after it. The first event is always the watched path
+ * itself, whether or not the node is there: a loop that reads what it is told of needs no reading before it.
+ *
+ * - Events that were not taken yet wait, in order. One for a path that waits already is left out, as xenstored does with
+ *   what a client was not sent yet: whoever reads the node sees the newest state in any case. When `watchQueueMax`
+ *   different paths wait, they are thrown away for one event of the watched path, `missed`. The socket is read on
+ *   meanwhile, so a loop may make requests.
+ * - `break`, `return` and a throw out of the loop unregister it, and go on when the server has answered that.
+ * - It ends with an error when the server refuses it (`XsRequestError`), when `signal` aborts (its reason; what waited is
+ *   dropped) and when the connection ends (`ConnectionEnded`; what waited is given first). It ends quietly with
+ *   `xs.close()` and `xs.resetWatches()`.
+ */
+export interface XsEvents extends AsyncIterableIterator<XsEvent> {
+  readonly path: string;
+  readonly token: string;
+  next(): Promise<IteratorResult<XsEvent, undefined>>;
+  /** Unregisters it; resolves when the server has let go of it. */
+  return(): Promise<IteratorResult<XsEvent, undefined>>;
+  [Symbol.asyncIterator](): XsEvents;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+/**
+ * A connection to a XenStore.
+ *
+ * Requests are sent in the order of their calls, at once, any number of them before the first answer: a hundred reads that
+ * are awaited together cost about as much as one round trip. Whoever makes requests without awaiting any bounds them.
+ */
 export interface Xs extends XsRequests {
   /**
-   * Runs `body` in a transaction and commits; all over again on EAGAIN. `body` may end it early by returning
-   * `abort`, which throws the writes away and is returned.
+   * Runs `body` in a transaction and commits it; all over again, up to `transactionTriesMax` times, when somebody else
+   * changed a node that it had to do with (EAGAIN). So `body` keeps its effects inside the transaction, uses `tx` for all of
+   * its requests and leaves none of them running when it returns.
+   *
+   * Answers with what `body` returned. `body` may return `abort`, which throws the writes away and is the answer. If it
+   * throws, they are thrown away too, and the error is passed on.
+   *
+   * `signal` counts for the transaction and for each request in it. Aborting rejects at once and throws the writes away,
+   * unless the commit has been sent: then nobody knows whether it came to be.
    */
-  transaction<T>(body: (tx: XsTransaction) => Promise<T | typeof abort>): Promise<T | typeof abort>;
-  /** Registers a watch; `onEvent` gets the path of each event, beginning with the one that registering causes. */
-  watch(path: string, onEvent: (path: string) => void, token?: string): Promise<XsWatch>;
-  getDomainPath(domid: number): Promise<string>;
-  introduce(domid: number, mfn: number, port: number): Promise<void>;
-  release(domid: number): Promise<void>;
-  isDomainIntroduced(domid: number): Promise<boolean>;
+  transaction<T>(body: (tx: XsTransaction) => Promise<T | typeof abort>, options?: CallOptions): Promise<T | typeof abort>;
+
+  /**
+   * Registers a watch; `onEvent` gets the path of each event, beginning with the one that registering causes. It is called
+   * as the events come, and no event waits or is merged here. Resolves when the server has answered. Aborting `signal`
+   * stops the watch, then or later. The end of the connection is not an event: see `ended`. A string in the place of the
+   * options is the token.
+   */
+  watch(path: string, onEvent: (path: string) => void, options?: WatchOptions | string): Promise<XsWatch>;
+  /** The same as a loop. Paths are nodes, or `@introduceDomain` and `@releaseDomain`. */
+  watch(path: string, options?: WatchOptions): XsEvents;
+
+  /**
+   * Waits until the value at `path` is what `isSo` says, and answers with it. `isSo` sees the value of now and that after
+   * each change, or undefined while the node is missing. Values that come and go between two reads are not seen. Without
+   * a `signal` (`AbortSignal.timeout(10_000)`, say) it waits for ever.
+   */
+  waitFor<V extends string | undefined>(
+    path: string,
+    isSo: (value: string | undefined) => value is V,
+    options?: CallOptions,
+  ): Promise<V>;
+  waitFor(path: string, isSo: (value: string | undefined) => boolean, options?: CallOptions): Promise<string | undefined>;
+
+  /** Drops all watches and transactions of this connection, as a booting kernel does. Loops over watches end quietly. */
+  resetWatches(options?: CallOptions): Promise<void>;
+  /** `/local/domain/N`, whether or not there is such a domain. */
+  getDomainPath(domid: number, options?: CallOptions): Promise<string>;
+  /** Tells the server of a domain's ring: the frame number of its page and its event channel. For dom0 alone (EACCES). */
+  introduce(domid: number, mfn: number, port: number, options?: CallOptions): Promise<void>;
+  /** Takes back what `introduce` said. For dom0 alone. */
+  release(domid: number, options?: CallOptions): Promise<void>;
+  /** Clears the mark that the domain has shut down, after a suspend that came to nothing. For dom0 alone. */
+  resume(domid: number, options?: CallOptions): Promise<void>;
+  isDomainIntroduced(domid: number, options?: CallOptions): Promise<boolean>;
+  /** Gives `domid`, a stub domain, the rights of `target`. For dom0 alone. */
+  setTarget(domid: number, target: number, options?: CallOptions): Promise<void>;
+  /** A command of xenstore-control (`quota`, `memreport`, `help`; each server has its own) and its answer. For dom0 alone. */
+  control(command: string, args?: readonly string[], options?: CallOptions): Promise<string>;
+
+  /** Resolves when the connection has ended: with the reason, or with undefined when `close` ended it. Never rejects. */
+  readonly ended: Promise<Error | undefined>;
+  /**
+   * Ends the connection. What was sent reaches the server, which drops the watches and the open transactions; promises that
+   * are still open reject with `ConnectionClosed`, and so do later requests. Closing again does nothing.
+   */
   close(): void;
+  /** `close`, for `await using`. */
+  [Symbol.asyncDispose](): Promise<void>;
 }
 
 /** Returned by a transaction's body to end it without a commit. */
 export const abort: unique symbol = Symbol('abort');
 
-/** How often a transaction starts over before it gives up: each time somebody else has committed something of its own. */
-export const transactionTriesMax = 1000;
-/** How often a list that comes in parts starts over because it changed between two of them. */
-export const directoryTriesMax = 100;
+/** What the server refused: which errno, of which request, for which path. */
+export class XsRequestError extends XsError {
+  constructor(
+    errno: XsErrno,
+    /** The request's name in the protocol: `READ`, `TRANSACTION_END`. */
+    readonly operation: string,
+    /** Its path as it was given; undefined for a request that has none. */
+    readonly path: string | undefined,
+    detail = path === undefined ? operation : `${operation} ${path}`,
+  ) {
+    super(errno, detail);
+  }
+}
 
-/** Text as the byte string of its UTF-8, and back. */
+/** This client was closed by its owner. */
+export class ConnectionClosed extends Error {
+  override readonly name = 'ConnectionClosed';
+}
+
+/** Text as the byte string of its UTF-8. */
 export function byteString(text: string): string {
   return Buffer.from(text, 'utf8').toString('latin1');
 }
 
+/** The text of a byte string that is UTF-8; bytes that are not become U+FFFD. */
 export function textOf(bytes: string): string {
   return Buffer.from(bytes, 'latin1').toString('utf8');
 }
 
-interface Pending {
-  readonly type: number;
-  readonly resolve: (payload: string) => void;
-  readonly reject: (error: Error) => void;
-}
-
-/** The client of `transport`. Requests are sent at once, any number of them; the server answers in order. */
+/** The client of `transport`, which nobody else uses. */
 export function xsClient(transport: XsTransport): Xs {
   const client = new Client(transport);
+  const domain = <T>(ask: Ask<T>, numbers: readonly number[], options?: CallOptions) =>
+    client.request(ask, { strings: numbers.map(String), signal: options?.signal });
+  function watch(path: string, onEvent: (path: string) => void, options?: WatchOptions | string): Promise<XsWatch>;
+  function watch(path: string, options?: WatchOptions): XsEvents;
+  function watch(path: string, second?: ((path: string) => void) | WatchOptions, third?: WatchOptions | string) {
+    return typeof second === 'function' ? watchByCallback(client, path, second, third) : watchByLoop(client, path, second);
+  }
   return {
-    ...requests(client, 0),
-    transaction: (body) => transaction(client, body),
-    watch: (path, onEvent, token) => client.watch(path, onEvent, token),
-    getDomainPath: async (domid) => only(await client.request(XsType.GetDomainPath, 0, joinStrings(String(domid)))),
-    introduce: async (domid, mfn, port) => {
-      await client.request(XsType.Introduce, 0, joinStrings(String(domid), String(mfn), String(port)));
-    },
-    release: async (domid) => {
-      await client.request(XsType.Release, 0, joinStrings(String(domid)));
-    },
-    isDomainIntroduced: async (domid) => {
-      return only(await client.request(XsType.IsDomainIntroduced, 0, joinStrings(String(domid)))) === 'T';
-    },
+    ...requests(client, undefined),
+    transaction: (body, options) => transaction(client, body, options?.signal),
+    watch,
+    waitFor: (path: string, isSo: (value: string | undefined) => boolean, options?: CallOptions) =>
+      waitFor<never>(client, path, isSo, options),
+    resetWatches: (options) => client.resetWatches(options?.signal),
+    getDomainPath: (domid, options) => domain(asks.getDomainPath, [domid], options),
+    introduce: (domid, mfn, port, options) => domain(asks.introduce, [domid, mfn, port], options),
+    release: (domid, options) => domain(asks.release, [domid], options),
+    resume: (domid, options) => domain(asks.resume, [domid], options),
+    isDomainIntroduced: (domid, options) => domain(asks.isDomainIntroduced, [domid], options),
+    setTarget: (domid, target, options) => domain(asks.setTarget, [domid, target], options),
+    control: (command, args = [], options) =>
+      client.request(asks.control, { strings: [command, ...args], signal: options?.signal }),
+    ended: client.ended,
     close: () => client.close(),
+    [Symbol.asyncDispose]: async () => client.close(),
   };
 }
 
-function only(payload: string): string {
-  return splitStrings(payload)[0] ?? '';
+/** A kind of request: its type, and what is made of its answer. */
+interface Ask<T> {
+  readonly type: XsType;
+  /** May throw for what is no answer to it. */
+  readonly take: (payload: string) => T;
+  /** What a missing node (ENOENT) means, where that is an answer. */
+  readonly missing?: { readonly value: T };
+  /** Whether the first string is a path. */
+  readonly hasPath?: true;
 }
 
-/** A missing node is an answer. */
-function unlessMissing(error: unknown): undefined {
-  if (error instanceof XsError && error.errno === 'ENOENT') return undefined;
-  throw error;
+const nothing = (): void => undefined;
+const only = (payload: string): string => splitStrings(payload)[0] ?? '';
+const node = { hasPath: true, missing: { value: undefined } } as const;
+
+const asks = {
+  read: { type: XsType.Read, take: (payload: string): string | undefined => payload, ...node },
+  directory: { type: XsType.Directory, take: (payload: string): string[] | undefined => splitStrings(payload), ...node },
+  directoryPart: { type: XsType.DirectoryPart, take: partOf, ...node },
+  write: { type: XsType.Write, take: nothing, hasPath: true },
+  mkdir: { type: XsType.Mkdir, take: nothing, hasPath: true },
+  rm: { type: XsType.Rm, take: (): boolean => true, missing: { value: false }, hasPath: true },
+  getPerms: { type: XsType.GetPerms, take: permsOf, ...node },
+  setPerms: { type: XsType.SetPerms, take: nothing, hasPath: true },
+  watch: { type: XsType.Watch, take: nothing, hasPath: true },
+  unwatch: { type: XsType.Unwatch, take: nothing, hasPath: true },
+  resetWatches: { type: XsType.ResetWatches, take: nothing },
+  transactionStart: { type: XsType.TransactionStart, take: transactionOf },
+  transactionEnd: { type: XsType.TransactionEnd, take: nothing },
+  getDomainPath: { type: XsType.GetDomainPath, take: only },
+  introduce: { type: XsType.Introduce, take: nothing },
+  release: { type: XsType.Release, take: nothing },
+  resume: { type: XsType.Resume, take: nothing },
+  isDomainIntroduced: { type: XsType.IsDomainIntroduced, take: (payload: string): boolean => only(payload) === 'T' },
+  setTarget: { type: XsType.SetTarget, take: nothing },
+  control: { type: XsType.Control, take: (payload: string): string => payload.replace(/\0$/, '') },
+} as const satisfies Record<string, Ask<unknown>>;
+
+function permsOf(payload: string): Perm[] | undefined {
+  return splitStrings(payload).map((text) => {
+    const perm = parsePerm(text);
+    if (!perm) throw new Error(`${JSON.stringify(text)} is no permission`);
+    return perm;
+  });
 }
 
-function requests(client: Client, tx: number): XsRequests {
-  const ask = async (type: number, ...strings: string[]) => client.request(type, tx, stringsOf(...strings));
+/** Number 0 would be no transaction: what its body wrote would be there for all to see, and to stay. */
+function transactionOf(payload: string): number {
+  const id = only(payload);
+  if (!/^[1-9]\d{0,9}$/.test(id)) throw new Error(`${JSON.stringify(id)} is no transaction`);
+  return Number(id);
+}
+
+interface DirectoryPart {
+  readonly generation: string;
+  readonly part: string;
+  readonly isLast: boolean;
+}
+
+/** The last part ends in an empty name. A part that is neither the last nor has a name in it would lead nowhere. */
+function partOf(payload: string): DirectoryPart | undefined {
+  const end = payload.indexOf('\0');
+  const part = payload.slice(end + 1);
+  if (end < 0 || part.length === 0) throw new Error('it has no generation and names');
+  const isLast = part === '\0' || part.endsWith('\0\0');
+  return { generation: payload.slice(0, end), part: isLast ? part.slice(0, -1) : part, isLast };
+}
+
+/** The transaction that a request belongs to. */
+interface Within {
+  readonly id: number;
+  readonly signal: AbortSignal | undefined;
+  over: boolean;
+}
+
+function requests(client: Client, within: Within | undefined): XsRequests {
+  const ask = <T>(kind: Ask<T>, strings: readonly string[], options?: CallOptions): Promise<T> =>
+    client.request(kind, { strings, within, signal: options?.signal });
   return {
-    read: async (path) => await ask(XsType.Read, path).catch(unlessMissing),
-    directory: (path) => directory(client, tx, path).catch(unlessMissing),
-    write: async (path, value) => {
-      await client.request(XsType.Write, tx, stringsOf(path) + bytesOf(value));
-    },
-    mkdir: async (path) => {
-      await ask(XsType.Mkdir, path);
-    },
-    rm: async (path) => (await ask(XsType.Rm, path).catch(unlessMissing)) !== undefined,
-    getPerms: async (path) => {
-      const payload = await ask(XsType.GetPerms, path).catch(unlessMissing);
-      return payload === undefined ? undefined : splitStrings(payload).map(permOf);
-    },
-    setPerms: async (path, perms) => {
-      await ask(XsType.SetPerms, path, ...perms.map(formatPerm));
-    },
+    read: (path, options) => ask(asks.read, [path], options),
+    directory: (path, options) => directory(client, within, path, options?.signal),
+    write: (path, value, options) => client.request(asks.write, { strings: [path], value, within, signal: options?.signal }),
+    mkdir: (path, options) => ask(asks.mkdir, [path], options),
+    rm: (path, options) => ask(asks.rm, [path], options),
+    getPerms: (path, options) => ask(asks.getPerms, [path], options),
+    setPerms: (path, perms, options) => ask(asks.setPerms, [path, ...perms.map(formatPerm)], options),
   };
-}
-
-function permOf(text: string): Perm {
-  const perm = parsePerm(text);
-  if (!perm) throw new Error(`the server said ${JSON.stringify(text)} for a permission`);
-  return perm;
-}
-
-/** A byte string, checked. A character that is no byte is a mistake of the caller's, and must not be cut to one. */
-function bytesOf(value: string): string {
-  if (/[^\x00-\xff]/.test(value)) throw new Error(`${JSON.stringify(value)} is text, not bytes: pass it through byteString`);
-  return value;
-}
-
-/** Strings for the wire. One with a NUL within it would arrive as two. */
-function stringsOf(...strings: readonly string[]): string {
-  const split = strings.find((string) => string.includes('\0'));
-  if (split !== undefined) throw new XsError('EINVAL', `${JSON.stringify(split)} has a NUL in it`);
-  return bytesOf(joinStrings(...strings));
 }
 
 /** One list. What does not fit into one reply comes in parts, and from the start again if it changes between them. */
-async function directory(client: Client, tx: number, path: string): Promise<string[]> {
+async function directory(
+  client: Client,
+  within: Within | undefined,
+  path: string,
+  signal: AbortSignal | undefined,
+): Promise<string[] | undefined> {
+  const whole = client.request(asks.directory, { strings: [path], within, signal });
+  let tooBig: XsError;
   try {
-    return splitStrings(await client.request(XsType.Directory, tx, stringsOf(path)));
+    return await whole;
   } catch (error) {
-    if (!(error instanceof XsError && error.errno === 'E2BIG')) throw error;
+    if (!isErrno(error, 'E2BIG')) throw error;
+    tooBig = error;
   }
-  for (let tries = 0; tries < directoryTriesMax; tries += 1) {
-    const list = await directoryInParts(client, tx, path);
-    if (list) return splitStrings(list);
+  const part = (offset: number) => client.request(asks.directoryPart, { strings: [path, String(offset)], within, signal });
+  try {
+    for (let tries = 0; tries < directoryTriesMax; tries += 1) {
+      const list = await directoryInParts(part);
+      if (list !== 'changed') return list === undefined ? undefined : splitStrings(list);
+    }
+  } catch (error) {
+    // A server that cannot list in parts leaves it at that.
+    throw isErrno(error, 'ENOSYS') ? tooBig : error;
   }
-  throw new XsError('EAGAIN', `the list of ${path} changed each of the ${directoryTriesMax} times that it was read`);
+  const detail = `the list of ${path} changed each of the ${directoryTriesMax} times that it was read`;
+  throw new XsRequestError('EAGAIN', typeName(XsType.DirectoryPart), path, detail);
 }
 
-/** The whole list, or undefined when the node's generation changed on the way. */
-async function directoryInParts(client: Client, tx: number, path: string): Promise<string | undefined> {
+/** The whole list; undefined when the node is missing, `changed` when its generation was another on the way. */
+async function directoryInParts(
+  read: (offset: number) => Promise<DirectoryPart | undefined>,
+): Promise<string | undefined | 'changed'> {
   let list = '';
-  let generation: string | undefined;
-  let offset = 0;
+  let first: string | undefined;
   for (;;) {
-    const reply = await client.request(XsType.DirectoryPart, tx, stringsOf(path, String(offset)));
-    const end = reply.indexOf('\0');
-    const found = reply.slice(0, end);
-    generation ??= found;
-    if (found !== generation) return undefined;
-    const part = reply.slice(end + 1);
-    // The last part ends in an empty name.
-    const isLast = part === '\0' || part.endsWith('\0\0');
-    list += isLast ? part.slice(0, -1) : part;
-    if (isLast) return list;
-    if (part.length === 0) throw new Error(`the server said nothing at ${offset} of the list of ${path}`);
-    offset += part.length;
+    const found = await read(list.length);
+    if (!found) return undefined;
+    first ??= found.generation;
+    if (found.generation !== first) return 'changed';
+    list += found.part;
+    if (found.isLast) return list;
   }
 }
 
-async function transaction<T>(client: Client, body: (tx: XsTransaction) => Promise<T | typeof abort>): Promise<T | typeof abort> {
+async function transaction<T>(
+  client: Client,
+  body: (tx: XsTransaction) => Promise<T | typeof abort>,
+  signal: AbortSignal | undefined,
+): Promise<T | typeof abort> {
+  const end = (id: number, how: 'T' | 'F') => client.request(asks.transactionEnd, { tx: id, strings: [how] });
+  const drop = (id: number) => end(id, 'F').catch(nothing);
   for (let tries = 0; tries < transactionTriesMax; tries += 1) {
-    const id = Number(only(await client.request(XsType.TransactionStart, 0, joinStrings(''))));
-    const end = (how: 'T' | 'F') => client.request(XsType.TransactionEnd, id, joinStrings(how));
+    // The server has no use for the empty string, but libxenstore sends it.
+    const id = await client.request(asks.transactionStart, { strings: [''], signal, late: drop });
+    const within: Within = { id, signal, over: false };
     let result: T | typeof abort;
     try {
-      result = await body({ ...requests(client, id), id });
+      result = await untilAborted(body({ ...requests(client, within), id }), signal);
     } catch (error) {
+      within.over = true;
       // The error that ended it is the one to tell; a connection that is gone takes the transaction with it.
-      await end('F').catch(() => undefined);
+      const dropped = drop(id);
+      if (!signal?.aborted) await dropped;
       throw error;
     }
+    within.over = true;
     if (result === abort) {
-      await end('F');
+      await untilAborted(end(id, 'F'), signal);
       return result;
     }
     try {
-      await end('T');
+      await untilAborted(end(id, 'T'), signal);
       return result;
     } catch (error) {
-      if (!(error instanceof XsError && error.errno === 'EAGAIN')) throw error;
+      if (!isErrno(error, 'EAGAIN')) throw error;
     }
   }
-  throw new XsError('EAGAIN', `a transaction met others in its way ${transactionTriesMax} times and gave up`);
+  const detail = `a transaction met others in its way ${transactionTriesMax} times and gave up`;
+  throw new XsRequestError('EAGAIN', typeName(XsType.TransactionEnd), undefined, detail);
+}
+
+/** `work`, or the signal's reason, whichever is first. What becomes of the other is nobody's business then. */
+function untilAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return work;
+  return new Promise((resolve, reject) => {
+    const leave = onAbort(signal, () => reject(signal.reason));
+    work.then(resolve, reject).finally(leave);
+  });
+}
+
+function isErrno(error: unknown, errno: XsErrno): error is XsError {
+  return error instanceof XsError && error.errno === errno;
+}
+
+async function watchByCallback(
+  client: Client,
+  path: string,
+  onEvent: (path: string) => void,
+  options: WatchOptions | string = {},
+): Promise<XsWatch> {
+  const { token = client.freeToken(), signal }: WatchOptions = typeof options === 'string' ? { token: options } : options;
+  signal?.throwIfAborted();
+  let leave = nothing;
+  const event = (changed: string): void => {
+    try {
+      onEvent(changed);
+    } catch (error) {
+      // A mistake of the callback's is not the connection's, which has more to deliver.
+      queueMicrotask(() => {
+        throw error;
+      });
+    }
+  };
+  const listener: Listener = { event, end: () => leave() };
+  const registered = client.listen(path, token, listener);
+  const close = () => {
+    leave();
+    return client.unlisten(path, token, listener);
+  };
+  if (signal) leave = onAbort(signal, () => void close().catch(nothing));
+  try {
+    await untilAborted(registered, signal);
+  } catch (error) {
+    leave();
+    throw error;
+  }
+  return { path, token, close };
+}
+
+function watchByLoop(client: Client, path: string, { token = client.freeToken(), signal }: WatchOptions = {}): XsEvents {
+  type Result = IteratorResult<XsEvent, undefined>;
+  const done: Result = { done: true, value: undefined };
+  /** The paths of the events that wait. A set keeps the order and is how two of the same are found. */
+  const waiting = new Set<string>();
+  const takers: { readonly resolve: (result: Result) => void; readonly reject: (error: unknown) => void }[] = [];
+  let missed = false;
+  let isOver = false;
+  /** Why it ended, until somebody was told. */
+  let failure: { readonly error: unknown } | undefined;
+  let leave = nothing;
+
+  const eventOf = (changed: string): Result => {
+    const value: XsEvent = { path: changed, token, missed };
+    missed = false;
+    return { done: false, value };
+  };
+  const finish = (given?: { readonly error: unknown }): void => {
+    if (isOver) return;
+    isOver = true;
+    leave();
+    const [first, ...others] = takers.splice(0);
+    if (first && given) first.reject(given.error);
+    else {
+      first?.resolve(done);
+      failure = given;
+    }
+    for (const { resolve } of others) resolve(done);
+  };
+  const event = (changed: string): void => {
+    const taker = takers.shift();
+    if (taker) {
+      taker.resolve(eventOf(changed));
+    } else if (waiting.size < watchQueueMax || waiting.has(changed)) {
+      waiting.add(changed);
+    } else {
+      waiting.clear();
+      waiting.add(path);
+      missed = true;
+    }
+  };
+  const listener: Listener = { event, end: (error) => finish(error && { error }) };
+  const stop = async (): Promise<void> => {
+    waiting.clear();
+    finish();
+    failure = undefined;
+    // What the server does not have, or what ended with the connection, needs no letting go.
+    await client.unlisten(path, token, listener).catch((error: unknown) => {
+      if (error instanceof XsError && error.errno !== 'ENOENT') throw error;
+    });
+  };
+  if (signal?.aborted) {
+    finish({ error: signal.reason });
+  } else {
+    client.listen(path, token, listener).catch((error: unknown) => finish({ error }));
+    if (signal) {
+      leave = onAbort(signal, () => {
+        waiting.clear();
+        finish({ error: signal.reason });
+        client.unlisten(path, token, listener).catch(nothing);
+      });
+    }
+  }
+
+  const events: XsEvents = {
+    path,
+    token,
+    next: () => {
+      for (const first of waiting) {
+        waiting.delete(first);
+        return Promise.resolve(eventOf(first));
+      }
+      if (failure) {
+        const { error } = failure;
+        failure = undefined;
+        return Promise.reject(error);
+      }
+      return isOver ? Promise.resolve(done) : new Promise((resolve, reject) => takers.push({ resolve, reject }));
+    },
+    return: async () => {
+      await stop();
+      return done;
+    },
+    [Symbol.asyncIterator]: () => events,
+    [Symbol.asyncDispose]: stop,
+  };
+  return events;
+}
+
+async function waitFor<V extends string | undefined>(
+  client: Client,
+  path: string,
+  isSo: (value: string | undefined) => boolean,
+  { signal }: CallOptions = {},
+): Promise<V> {
+  for await (const _ of watchByLoop(client, path, { signal })) {
+    const value = await client.request(asks.read, { strings: [path], signal });
+    if (isSo(value)) return value as V;
+  }
+  throw new ConnectionClosed(`the watch of ${path} ended before its value came to be what was waited for`);
+}
+
+/** Who waits for which signal to abort: one listener a signal, however many requests have it. */
+const signals = new WeakMap<AbortSignal, Set<() => void>>();
+
+/** Calls `run` when `signal` aborts, at once if it has, until the function that is returned is called. */
+function onAbort(signal: AbortSignal, run: () => void): () => void {
+  if (signal.aborted) {
+    run();
+    return nothing;
+  }
+  let runs = signals.get(signal);
+  if (!runs) {
+    runs = new Set();
+    signals.set(signal, runs);
+    signal.addEventListener('abort', aborted, { once: true });
+  }
+  const all = runs.add(run);
+  return () => {
+    if (!all.delete(run) || all.size > 0 || signal.aborted) return;
+    signals.delete(signal);
+    signal.removeEventListener('abort', aborted);
+  };
+}
+
+function aborted(event: Event): void {
+  const signal = event.target as AbortSignal;
+  const runs = [...(signals.get(signal) ?? [])];
+  signals.delete(signal);
+  for (const run of runs) run();
+}
+
+/** A request as it is made. */
+interface Made<T> {
+  readonly strings: readonly string[];
+  /** What follows the strings, without a NUL of its own. */
+  readonly value?: string | Uint8Array;
+  /** The transaction's number, where that is known to be open; else the transaction itself. */
+  readonly tx?: number;
+  readonly within?: Within | undefined;
+  readonly signal?: AbortSignal | undefined;
+  /** Gets the answer of a request whose caller has gone: what it brought into being must be taken back. */
+  readonly late?: (answer: T) => void;
+}
+
+/** A request on its way. */
+interface Pending {
+  readonly ask: Ask<unknown>;
+  readonly path: string | undefined;
+  readonly resolve: (answer: unknown) => void;
+  readonly reject: (error: unknown) => void;
+  readonly late: ((answer: never) => void) | undefined;
+  /** Whether somebody waits for the answer still. */
+  isWanted: boolean;
+  /** Ends the wait for the signals. */
+  leave: () => void;
+}
+
+interface Listener {
+  readonly event: (path: string) => void;
+  /** The watch is no more, and not because its owner said so: with the reason, or undefined where that is what was wanted. */
+  readonly end: (reason: Error | undefined) => void;
 }
 
 /** The connection: what is awaited, and who hears of what. */
 class Client {
+  readonly ended: Promise<Error | undefined>;
+  readonly #transport: XsTransport;
   readonly #pending = new Map<number, Pending>();
-  readonly #watches = new Map<string, (path: string) => void>();
+  readonly #listeners = new Map<string, Listener>();
   #lastRequest = 0;
   #lastToken = 0;
-  #ended: Error | undefined;
+  /** Why it has ended, once it has. */
+  #end: Error | undefined;
+  #tellEnd: (reason: Error | undefined) => void = nothing;
 
-  constructor(private readonly transport: XsTransport) {
+  constructor(transport: XsTransport) {
+    this.#transport = transport;
+    this.ended = new Promise((resolve) => {
+      this.#tellEnd = resolve;
+    });
     transport.receive({
       packet: (packet) => this.#receive(packet),
-      closed: (reason) => this.#end(reason ?? new Error('the connection to xenstored was closed')),
+      closed: (reason) => this.#finish(reason ?? closedHere()),
     });
   }
 
-  request(type: number, txId: number, payload: string): Promise<string> {
-    if (this.#ended) return Promise.reject(this.#ended);
-    if (payload.length > XENSTORE_PAYLOAD_MAX) {
-      const detail = `a ${typeName(type)} of ${payload.length} bytes, and ${XENSTORE_PAYLOAD_MAX} is all that a request can have`;
-      return Promise.reject(new XsError('E2BIG', detail));
-    }
+  request<T>(ask: Ask<T>, made: Made<T>): Promise<T> {
     return new Promise((resolve, reject) => {
+      const { within, signal } = made;
+      const path = ask.hasPath ? made.strings[0] : undefined;
+      if (this.#end) throw this.#end;
+      signal?.throwIfAborted();
+      within?.signal?.throwIfAborted();
+      if (within?.over) throw new Error(`transaction ${within.id} has ended: make the request before its body returns`);
+      const payload = payloadOf(ask.type, path, made);
+      const pending: Pending = {
+        ask,
+        path,
+        resolve: resolve as (answer: unknown) => void,
+        reject,
+        late: made.late,
+        isWanted: true,
+        leave: nothing,
+      };
+      if (signal) dropOnAbort(pending, signal);
+      if (within?.signal && within.signal !== signal) dropOnAbort(pending, within.signal);
       const reqId = this.#freeRequest();
-      this.#pending.set(reqId, { type, resolve, reject });
-      this.transport.send({ type, reqId, txId, payload });
+      this.#pending.set(reqId, pending);
+      this.#transport.send({ type: ask.type, reqId, txId: within?.id ?? made.tx ?? 0, payload });
     });
   }
 
-  async watch(path: string, onEvent: (path: string) => void, given?: string): Promise<XsWatch> {
-    const token = given ?? this.#freeToken();
-    if (this.#watches.has(token)) throw new Error(`the token ${token} belongs to another watch of this client`);
-    this.#watches.set(token, onEvent);
+  /** Registers a watch. A listener whose registering fails is forgotten. */
+  async listen(path: string, token: string, listener: Listener): Promise<void> {
+    if (this.#listeners.has(token)) throw new Error(`the token ${token} belongs to another watch of this client`);
+    this.#listeners.set(token, listener);
     try {
-      await this.request(XsType.Watch, 0, stringsOf(path, token));
+      await this.request(asks.watch, { strings: [path, token] });
     } catch (error) {
-      this.#watches.delete(token);
+      if (this.#listeners.get(token) === listener) this.#listeners.delete(token);
       throw error;
     }
-    return {
-      path,
-      token,
-      close: async () => {
-        if (this.#watches.get(token) !== onEvent) return;
-        this.#watches.delete(token);
-        if (!this.#ended) await this.request(XsType.Unwatch, 0, stringsOf(path, token));
-      },
+  }
+
+  /** Forgets a listener, and then the server does. Nothing happens to one that is forgotten already. */
+  async unlisten(path: string, token: string, listener: Listener): Promise<void> {
+    if (this.#listeners.get(token) !== listener) return;
+    this.#listeners.delete(token);
+    if (!this.#end) await this.request(asks.unwatch, { strings: [path, token] });
+  }
+
+  async resetWatches(signal: AbortSignal | undefined): Promise<void> {
+    const before = [...this.#listeners];
+    const reset = () => {
+      for (const [token, listener] of before) {
+        if (this.#listeners.get(token) !== listener) continue;
+        this.#listeners.delete(token);
+        listener.end(undefined);
+      }
     };
+    await this.request(asks.resetWatches, { strings: [''], signal, late: reset });
+    reset();
   }
 
   close(): void {
-    this.transport.close();
-    this.#end(new Error('the connection to xenstored was closed'));
+    if (this.#end) return;
+    this.#transport.close();
+    this.#finish(closedHere());
+  }
+
+  freeToken(): string {
+    do this.#lastToken += 1;
+    while (this.#listeners.has(String(this.#lastToken)));
+    return String(this.#lastToken);
   }
 
   #receive(packet: XsPacket): void {
+    if (this.#end) return;
     if (packet.type === XsType.WatchEvent) {
-      const [path = '', token = ''] = splitStrings(packet.payload);
-      this.#watches.get(token)?.(path);
+      const [path, token] = splitStrings(packet.payload);
+      // There may be no such watch any more: its end and the event have met on the way.
+      if (path !== undefined && token !== undefined) this.#listeners.get(token)?.event(path);
+      else this.#leave('a watch event has no path and token');
       return;
     }
     const pending = this.#pending.get(packet.reqId);
-    if (!pending) return;
-    this.#pending.delete(packet.reqId);
-    if (packet.type === pending.type) pending.resolve(packet.payload);
-    else if (packet.type === XsType.Error) pending.reject(new XsError(errnoOf(packet.payload), typeName(pending.type)));
-    else pending.reject(new Error(`a ${typeName(pending.type)} was answered by a ${typeName(packet.type)}`));
+    if (!pending) {
+      this.#leave(`request ${packet.reqId}, which nobody made, was answered`);
+    } else if (packet.type !== pending.ask.type && packet.type !== XsType.Error) {
+      this.#leave(`a ${typeName(pending.ask.type)} was answered by a ${typeName(packet.type)}`);
+    } else {
+      this.#pending.delete(packet.reqId);
+      pending.leave();
+      settle(pending, packet);
+    }
   }
 
-  #end(reason: Error): void {
-    if (this.#ended) return;
-    this.#ended = reason;
-    this.#watches.clear();
-    for (const { reject } of this.#pending.values()) reject(reason);
+  /** Ends the connection to a server that does not keep to the protocol: which answer belongs to what is unknown now. */
+  #leave(why: string): void {
+    this.#finish(new ConnectionEnded(`the connection was given up, for the server does not speak the XenStore protocol: ${why}`));
+    this.#transport.close();
+  }
+
+  #finish(reason: Error): void {
+    if (this.#end) return;
+    this.#end = reason;
+    const wanted = reason instanceof ConnectionClosed ? undefined : reason;
+    this.#tellEnd(wanted);
+    const listeners = [...this.#listeners.values()];
+    this.#listeners.clear();
+    const pending = [...this.#pending.values()];
     this.#pending.clear();
+    for (const { end } of listeners) end(wanted);
+    for (const { leave, reject } of pending) {
+      leave();
+      reject(reason);
+    }
   }
 
   #freeRequest(): number {
@@ -300,16 +780,75 @@ class Client {
     } while (this.#lastRequest === 0 || this.#pending.has(this.#lastRequest));
     return this.#lastRequest;
   }
-
-  #freeToken(): string {
-    do this.#lastToken += 1;
-    while (this.#watches.has(String(this.#lastToken)));
-    return String(this.#lastToken);
-  }
 }
 
-/** The errno of an XS_ERROR. One that the protocol does not have is reported as EINVAL, as xenstored does. */
+/** Lets the caller go when `signal` aborts. The request stays, for its answer will come. */
+function dropOnAbort(pending: Pending, signal: AbortSignal): void {
+  const leaveOther = pending.leave;
+  const leave = onAbort(signal, () => {
+    pending.isWanted = false;
+    pending.leave();
+    pending.reject(signal.reason);
+  });
+  pending.leave = () => {
+    leaveOther();
+    leave();
+  };
+}
+
+function settle({ ask, path, resolve, reject, late, isWanted }: Pending, { type, payload }: XsPacket): void {
+  if (!isWanted && !late) return;
+  if (type === XsType.Error) {
+    const errno = errnoOf(payload);
+    if (ask.missing && errno === 'ENOENT') resolve(ask.missing.value);
+    else reject(new XsRequestError(errno, typeName(ask.type), path));
+    return;
+  }
+  let answer: unknown;
+  try {
+    answer = ask.take(payload);
+  } catch (error) {
+    const what = path === undefined ? typeName(ask.type) : `${typeName(ask.type)} ${path}`;
+    reject(new Error(`the server's answer to ${what} makes no sense: ${(error as Error).message}`));
+    return;
+  }
+  if (isWanted) resolve(answer);
+  else late?.(answer as never);
+}
+
+function closedHere(): ConnectionClosed {
+  return new ConnectionClosed('the connection to xenstored was closed');
+}
+
+/**
+ * The bytes of a request, checked. A string with a NUL within it would arrive as two; a character that is no byte is a
+ * mistake of the caller's, and must not be cut to one.
+ */
+function payloadOf(type: number, path: string | undefined, { strings, value = '' }: Made<never>): string {
+  for (const string of strings) {
+    if (string.includes('\0')) {
+      throw new XsRequestError('EINVAL', typeName(type), path, `${typeName(type)}: ${JSON.stringify(string)} has a NUL in it`);
+    }
+  }
+  const tail = typeof value === 'string' ? value : latin1(value);
+  const payload = joinStrings(...strings) + tail;
+  if (payload.length > XENSTORE_PAYLOAD_MAX) {
+    const detail = `a ${typeName(type)} of ${payload.length} bytes, and ${XENSTORE_PAYLOAD_MAX} is all that a request can have`;
+    throw new XsRequestError('E2BIG', typeName(type), path, detail);
+  }
+  if (/[^\x00-\xff]/.test(payload)) {
+    const text = [...strings, tail].find((string) => /[^\x00-\xff]/.test(string));
+    throw new Error(`${JSON.stringify(text)} is text, not bytes: pass it through byteString`);
+  }
+  return payload;
+}
+
+function latin1(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1');
+}
+
+/** The errno of an XS_ERROR. One that the protocol does not have is reported as EINVAL, as libxenstore does. */
 function errnoOf(payload: string): XsErrno {
-  const name = splitStrings(payload)[0];
+  const name = only(payload);
   return xsErrnos.find((errno) => errno === name) ?? 'EINVAL';
 }
