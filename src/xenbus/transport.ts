@@ -130,8 +130,9 @@ function transportOf(socket: Socket, path: string): XsTransport {
       socket.write(encode(...packets.slice(at, at + writePacketsMax)));
     }
   };
-  socket.on('error', (error) => {
-    reason = error.message;
+  socket.on('error', (error: NodeJS.ErrnoException) => {
+    // That is how a write hears of it.
+    if (error.code !== 'EPIPE' && error.code !== 'ECONNRESET') reason = error.message;
   });
   return {
     send: (packet) => {
