@@ -227,8 +227,12 @@ export function textOf(bytes: string): string {
 /** The client of `transport`, which nobody else uses. */
 export function xsClient(transport: XsTransport): Xs {
   const client = new Client(transport);
-  const domain = <T>(ask: Ask<T>, numbers: readonly number[], options?: CallOptions) =>
-    client.request(ask, { strings: numbers.map(String), signal: options?.signal });
+  const domain = async <T>(ask: Ask<T>, numbers: readonly number[], options?: CallOptions) => {
+    // The server would take what is no number for 0, which is dom0.
+    const wrong = numbers.find((number) => !Number.isSafeInteger(number) || number < 0);
+    if (wrong !== undefined) throw new TypeError(`${typeName(ask.type)}: ${wrong} is no domid, frame or port`);
+    return client.request(ask, { strings: numbers.map(String), signal: options?.signal });
+  };
   function watch(path: string, onEvent: (path: string) => void, options?: WatchOptions | string): Promise<XsWatch>;
   function watch(path: string, options?: WatchOptions): XsEvents;
   function watch(path: string, second?: ((path: string) => void) | WatchOptions, third?: WatchOptions | string) {
@@ -431,7 +435,8 @@ function untilAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Pro
   if (!signal) return work;
   return new Promise((resolve, reject) => {
     const leave = onAbort(signal, () => reject(signal.reason));
-    work.then(resolve, reject).finally(leave);
+    // Not all who write a body in JavaScript return a promise.
+    Promise.resolve(work).then(resolve, reject).finally(leave);
   });
 }
 
@@ -826,6 +831,7 @@ function closedHere(): ConnectionClosed {
  */
 function payloadOf(type: number, path: string | undefined, { strings, value = '' }: Made<never>): string {
   for (const string of strings) {
+    if (typeof string !== 'string') throw new TypeError(`${typeName(type)}: ${String(string)} is no path or other string`);
     if (string.includes('\0')) {
       throw new XsRequestError('EINVAL', typeName(type), path, `${typeName(type)}: ${JSON.stringify(string)} has a NUL in it`);
     }
@@ -844,6 +850,7 @@ function payloadOf(type: number, path: string | undefined, { strings, value = ''
 }
 
 function latin1(bytes: Uint8Array): string {
+  if (!ArrayBuffer.isView(bytes)) throw new TypeError(`a value is a byte string or a Uint8Array, not ${String(bytes)}`);
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1');
 }
 

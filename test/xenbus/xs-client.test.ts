@@ -189,6 +189,27 @@ describe('requests', () => {
     expect(await xs.read('/a')).toBeUndefined();
   });
 
+  test('of what is no path, value or domid are refused before they are sent', async () => {
+    const sent: XsPacket[] = [];
+    const xs = xsClient(tapped(store().link(), { sends: (packet) => sent.push(packet) }).transport);
+    const as = <T>(value: unknown) => value as T;
+    const errors = [
+      failure(xs.read(as(undefined))),
+      failure(xs.write('/a', as(5))),
+      failure(xs.getDomainPath(Number.NaN)),
+      failure(xs.release(-1)),
+      failure(xs.introduce(1, 0.5, 1)),
+    ];
+    expect((await Promise.all(errors)).map(String)).toEqual([
+      'TypeError: READ: undefined is no path or other string',
+      'TypeError: a value is a byte string or a Uint8Array, not 5',
+      'TypeError: GET_DOMAIN_PATH: NaN is no domid, frame or port',
+      'TypeError: RELEASE: -1 is no domid, frame or port',
+      'TypeError: INTRODUCE: 0.5 is no domid, frame or port',
+    ]);
+    expect(sent).toEqual([]);
+  });
+
   test('that are open when the connection ends all fail, and so do later ones', async () => {
     const xs = store().client();
     const open = [failure(xs.read('/a')), failure(xs.read('/b'))];
@@ -755,6 +776,12 @@ describe('signals', () => {
       }
       expect(points).toBeGreaterThan(0);
     });
+  });
+
+  test('are no trouble to a body that returns no promise', async () => {
+    const { signal } = new AbortController();
+    const body = (() => 'at once') as unknown as (tx: XsTransaction) => Promise<string>;
+    expect(await store().client().transaction(body, { signal })).toBe('at once');
   });
 
   test('that abort a transaction need no server that answers', async () => {
