@@ -30,7 +30,7 @@ import {
   runDirAt,
   takeRight,
 } from './xenbus/run-dir.js';
-import { ConnectionEnded, socketTransport, type XsTransport } from './xenbus/transport.js';
+import { ConnectionEnded, socketTransport } from './xenbus/transport.js';
 import { type Xs, xsClient } from './xenbus/xs-client.js';
 import { XsError } from './xenbus/xs-wire.js';
 
@@ -313,40 +313,18 @@ export async function withForeignStore<T>(
     const gone = guest === undefined ? '' : `; domain ${guest} is gone, or dom0 is: \`eval "$(xl dom0 env)"\` leaves it`;
     throw new XlFailure(1, `xl: no store answers at XENSTORED_PATH=${path}: ${error.message}${gone}`);
   });
-  let over = false;
-  const { heard, lost } = hearingOfItsEnd(transport);
-  const xs = xsClient(heard);
-  const ended = lost.then((reason) => {
-    if (!over) throw reason;
+  const xs = xsClient(transport);
+  // Who waits for an event alone would never hear of the end of the connection.
+  const lost = xs.ended.then((reason) => {
+    if (reason) throw reason;
   });
   try {
-    return (await Promise.race([body(makeCtx(xc, xs, dir, globals)), ended])) as T;
+    return (await Promise.race([body(makeCtx(xc, xs, dir, globals)), lost])) as T;
   } catch (error) {
     throw error instanceof XsError && error.errno === 'EACCES' ? needsDom0(command, dir, path) : error;
   } finally {
-    over = true;
     xs.close();
   }
-}
-
-/** The transport, and its end when that is not ours: who waits for an event alone would never hear of it. */
-function hearingOfItsEnd(transport: XsTransport): { readonly heard: XsTransport; readonly lost: Promise<Error> } {
-  let lose: (reason: Error) => void = () => undefined;
-  const lost = new Promise<Error>((resolve) => {
-    lose = resolve;
-  });
-  const heard: XsTransport = {
-    ...transport,
-    receive: ({ packet, closed }) =>
-      transport.receive({
-        packet,
-        closed: (reason) => {
-          closed(reason);
-          if (reason) lose(reason);
-        },
-      }),
-  };
-  return { heard, lost };
 }
 
 /**
