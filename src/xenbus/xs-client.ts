@@ -227,10 +227,10 @@ export function textOf(bytes: string): string {
 /** The client of `transport`, which nobody else uses. */
 export function xsClient(transport: XsTransport): Xs {
   const client = new Client(transport);
-  const domain = async <T>(ask: Ask<T>, numbers: readonly number[], options?: CallOptions) => {
+  const domain = <T>(ask: Ask<T>, numbers: readonly number[], options?: CallOptions): Promise<T> => {
     // The server would take what is no number for 0, which is dom0.
     const wrong = numbers.find((number) => !Number.isSafeInteger(number) || number < 0);
-    if (wrong !== undefined) throw new TypeError(`${typeName(ask.type)}: ${wrong} is no domid, frame or port`);
+    if (wrong !== undefined) return Promise.reject(new TypeError(`${typeName(ask.type)}: ${wrong} is no domid, frame or port`));
     return client.request(ask, { strings: numbers.map(String), signal: options?.signal });
   };
   function watch(path: string, onEvent: (path: string) => void, options?: WatchOptions | string): Promise<XsWatch>;
@@ -349,32 +349,27 @@ function requests(client: Client, within: Within | undefined): XsRequests {
 }
 
 /** One list. What does not fit into one reply comes in parts, and from the start again if it changes between them. */
-async function directory(
+function directory(
   client: Client,
   within: Within | undefined,
   path: string,
   signal: AbortSignal | undefined,
 ): Promise<string[] | undefined> {
-  const whole = client.request(asks.directory, { strings: [path], within, signal });
-  let tooBig: XsError;
-  try {
-    return await whole;
-  } catch (error) {
-    if (!isErrno(error, 'E2BIG')) throw error;
-    tooBig = error;
-  }
   const part = (offset: number) => client.request(asks.directoryPart, { strings: [path, String(offset)], within, signal });
-  try {
-    for (let tries = 0; tries < directoryTriesMax; tries += 1) {
-      const list = await directoryInParts(part);
-      if (list !== 'changed') return list === undefined ? undefined : splitStrings(list);
+  const inParts = async (tooBig: XsRequestError): Promise<string[] | undefined> => {
+    try {
+      for (let tries = 0; tries < directoryTriesMax; tries += 1) {
+        const list = await directoryInParts(part);
+        if (list !== 'changed') return list === undefined ? undefined : splitStrings(list);
+      }
+    } catch (error) {
+      // A server that cannot list in parts leaves it at that.
+      throw isErrno(error, 'ENOSYS') ? tooBig : error;
     }
-  } catch (error) {
-    // A server that cannot list in parts leaves it at that.
-    throw isErrno(error, 'ENOSYS') ? tooBig : error;
-  }
-  const detail = `the list of ${path} changed each of the ${directoryTriesMax} times that it was read`;
-  throw new XsRequestError('EAGAIN', typeName(XsType.DirectoryPart), path, detail);
+    const detail = `the list of ${path} changed each of the ${directoryTriesMax} times that it was read`;
+    throw new XsRequestError('EAGAIN', typeName(XsType.DirectoryPart), path, detail);
+  };
+  return client.request(asks.directory, { strings: [path], within, signal, tooBig: inParts });
 }
 
 /** The whole list; undefined when the node is missing, `changed` when its generation was another on the way. */
@@ -620,6 +615,8 @@ interface Made<T> {
   readonly tx?: number;
   readonly within?: Within | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** Another way to the answer, where this one is too big for the server (E2BIG). */
+  readonly tooBig?: (error: XsRequestError) => Promise<T>;
   /** Gets the answer of a request whose caller has gone: what it brought into being must be taken back. */
   readonly late?: (answer: T) => void;
 }
@@ -630,6 +627,7 @@ interface Pending {
   readonly path: string | undefined;
   readonly resolve: (answer: unknown) => void;
   readonly reject: (error: unknown) => void;
+  readonly tooBig: ((error: XsRequestError) => Promise<unknown>) | undefined;
   readonly late: ((answer: never) => void) | undefined;
   /** Whether somebody waits for the answer still. */
   isWanted: boolean;
@@ -680,6 +678,7 @@ class Client {
         path,
         resolve: resolve as (answer: unknown) => void,
         reject,
+        tooBig: made.tooBig,
         late: made.late,
         isWanted: true,
         leave: nothing,
@@ -801,12 +800,18 @@ function dropOnAbort(pending: Pending, signal: AbortSignal): void {
   };
 }
 
-function settle({ ask, path, resolve, reject, late, isWanted }: Pending, { type, payload }: XsPacket): void {
+/** Carries an answer to its promise, in this very moment: answers that come together settle in their order. */
+function settle({ ask, path, resolve, reject, tooBig, late, isWanted }: Pending, { type, payload }: XsPacket): void {
   if (!isWanted && !late) return;
   if (type === XsType.Error) {
     const errno = errnoOf(payload);
-    if (ask.missing && errno === 'ENOENT') resolve(ask.missing.value);
-    else reject(new XsRequestError(errno, typeName(ask.type), path));
+    if (ask.missing && errno === 'ENOENT') {
+      resolve(ask.missing.value);
+      return;
+    }
+    const error = new XsRequestError(errno, typeName(ask.type), path);
+    if (tooBig && errno === 'E2BIG') resolve(tooBig(error));
+    else reject(error);
     return;
   }
   let answer: unknown;
@@ -829,7 +834,11 @@ function closedHere(): ConnectionClosed {
  * The bytes of a request, checked. A string with a NUL within it would arrive as two; a character that is no byte is a
  * mistake of the caller's, and must not be cut to one.
  */
-function payloadOf(type: number, path: string | undefined, { strings, value = '' }: Made<never>): string {
+function payloadOf(
+  type: number,
+  path: string | undefined,
+  { strings, value = '' }: Pick<Made<unknown>, 'strings' | 'value'>,
+): string {
   for (const string of strings) {
     if (typeof string !== 'string') throw new TypeError(`${typeName(type)}: ${String(string)} is no path or other string`);
     if (string.includes('\0')) {

@@ -161,6 +161,45 @@ describe('requests', () => {
     expect(values).toEqual(Array.from({ length: 10_000 }, (_, i) => String(i)));
   });
 
+  test('settle in the order of the calls, whatever their kind, when the answers come together', async () => {
+    const xs = store().client();
+    const settledInOrder: string[] = [];
+    const note = (name: string, asked: Promise<unknown>) =>
+      asked.then(
+        () => settledInOrder.push(name),
+        () => settledInOrder.push(name),
+      );
+    const asked = [
+      note('introduce', xs.introduce(5, 1, 1)),
+      note('read of a missing node', xs.read('/a')),
+      note('control', xs.control('quota')),
+      note('directory', xs.directory('/')),
+      note('refused', xs.read('/a//b')),
+      note('rm', xs.rm('/x/y')),
+      note('perms', xs.getPerms('/')),
+      note('domain path', xs.getDomainPath(5)),
+      note('write', xs.write('/a', '1')),
+      note('release', xs.release(5)),
+      note('mkdir', xs.mkdir('/b')),
+      note('read', xs.read('/a')),
+    ];
+    await Promise.all(asked);
+    expect(settledInOrder).toEqual([
+      'introduce',
+      'read of a missing node',
+      'control',
+      'directory',
+      'refused',
+      'rm',
+      'perms',
+      'domain path',
+      'write',
+      'release',
+      'mkdir',
+      'read',
+    ]);
+  });
+
   test('carry every byte there and back, and refuse what is no byte', async () => {
     const xs = store().client();
     const bytes = String.fromCharCode(...Array.from({ length: 256 }, (_, i) => i));
