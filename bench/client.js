@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// What the XenStore client does a second: `node bench/xenstore.js [SOCKET]`. Without a socket, on a store of its own.
+// What the XenStore client does a second: `node bench/client.js [SOCKET]`. Without a socket, on a store of its own.
 // Medians of five rounds. The server is the limit as a rule: compare two servers, or two clients, in the same run.
 import { connect, localStore } from '../dist/xenstore.js';
 
