@@ -45,19 +45,19 @@ export interface QuotaName {
 }
 
 export const hardQuotas: readonly QuotaName[] = [
-  { quota: 'nodes', name: 'nodes', about: 'nodes that a domain owns' },
-  { quota: 'watches', name: 'watches', about: 'watches of a domain' },
-  { quota: 'transactions', name: 'transactions', about: 'open transactions of a domain' },
-  { quota: 'outstanding', name: 'outstanding', about: 'requests of a domain not yet answered' },
-  { quota: 'transactionNodes', name: 'transaction-nodes', about: 'nodes that a transaction accesses' },
-  { quota: 'memory', name: 'memory', about: 'bytes of a domain, refused past this' },
-  { quota: 'nodeSize', name: 'node-size', about: 'bytes of a node' },
-  { quota: 'pathMax', name: 'path-max', about: 'bytes of a path' },
-  { quota: 'permissions', name: 'permissions', about: 'permissions of a node' },
+  { quota: 'nodes', name: 'nodes', about: 'Nodes per domain' },
+  { quota: 'watches', name: 'watches', about: 'Watches per domain' },
+  { quota: 'transactions', name: 'transactions', about: 'Transactions per domain' },
+  { quota: 'outstanding', name: 'outstanding', about: 'Outstanding requests per domain' },
+  { quota: 'transactionNodes', name: 'transaction-nodes', about: 'Max. number of accessed nodes per transaction' },
+  { quota: 'memory', name: 'memory', about: 'Total Xenstore memory per domain (error level)' },
+  { quota: 'nodeSize', name: 'node-size', about: 'Max. size of a node' },
+  { quota: 'pathMax', name: 'path-max', about: 'Max. length of a node path' },
+  { quota: 'permissions', name: 'permissions', about: 'Max. number of permissions per node' },
 ];
 
 export const softQuotas: readonly QuotaName[] = [
-  { quota: 'memorySoft', name: 'memory', about: 'bytes of a domain, logged past this' },
+  { quota: 'memorySoft', name: 'memory', about: 'Total Xenstore memory per domain (warning level)' },
 ];
 
 /** The quotas in force, and what has been said about them. */

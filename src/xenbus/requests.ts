@@ -42,6 +42,8 @@ export interface Domain {
   shutdown: boolean;
   /** A domain whose rights it has too (XS_SET_TARGET). */
   target: number | undefined;
+  /** The domains that have it for a target. */
+  readonly targetOf: Set<Domain>;
 }
 
 export interface Request {
@@ -260,7 +262,7 @@ function transactionEnd(core: Xenstored, request: Request): string {
     if (isChecked && count >= core.quotas.limits.nodes) core.quotas.refuse('nodes', domid, 'ENOSPC');
   }
   if (!transaction.isCurrent()) throw new XsError('EAGAIN');
-  applyChanges(transaction, core.store, ({ path, before, fire }) => {
+  applyChanges(transaction, core.store, core.settled, ({ path, before, fire }) => {
     if (fire !== 'none') core.fire(undefined, path, fire === 'exact', { before });
   });
   return ok;
@@ -314,7 +316,10 @@ function setTarget(core: Xenstored, { payload }: Request): string {
   const [domid, target] = terminatedStrings(payload);
   if (domid === undefined || target === undefined) throw new XsError('EINVAL', 'not two domids');
   const domain = introducedDomain(core, atoi(domid) >>> 0);
-  domain.target = introducedDomain(core, atoi(target) >>> 0).domid;
+  const meant = introducedDomain(core, atoi(target) >>> 0);
+  if (domain.target !== undefined) core.domain(domain.target)?.targetOf.delete(domain);
+  domain.target = meant.domid;
+  meant.targetOf.add(domain);
   return ok;
 }
 
@@ -384,6 +389,7 @@ function quotaControl(core: Xenstored, args: readonly string[], names: readonly 
       nodes: core.store.ownedNodes(domid),
       watches: conns.reduce((sum, { id }) => sum + core.watches.usage(id).count, 0),
       transactions: conns.reduce((sum, { transactions }) => sum + transactions.size, 0),
+      outstanding: core.outstanding(domid),
       memory: core.memoryOf(domid),
     }),
   );

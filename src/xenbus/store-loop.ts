@@ -134,7 +134,7 @@ export class StoreLoop implements StorePort {
 
   constructor(options: StoreLoopOptions) {
     this.#options = options;
-    this.core = new Xenstored(options);
+    this.core = new Xenstored({ ...options, outstanding: (domid) => this.#accountOf(domid).outstanding });
   }
 
   get connections(): number {

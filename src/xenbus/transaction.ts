@@ -36,7 +36,7 @@ import {
   type Store,
   type StoreNode,
 } from './store.js';
-import { XsError } from './xs-wire.js';
+import { type XsErrno, XsError } from './xs-wire.js';
 
 /** What a transaction knows of one node that it accessed. */
 interface Access {
@@ -74,6 +74,8 @@ export class Transaction implements NodeSpace {
   /** What its copies take, for the memory quota of its domain. */
   bytes = 0;
   readonly #accessed = new Map<string, Access>();
+  /** Who owned a node that the transaction wrote where there was none, or another's: at 0 until they are counted. */
+  readonly #owners = new Map<number, number>();
 
   constructor(
     readonly id: number,
@@ -90,6 +92,7 @@ export class Transaction implements NodeSpace {
   put(path: string, value: string, perms: NodePerms): StoreNode {
     const access = this.#access(path);
     const node: StoreNode = { value, perms, generation: this.store.nextGeneration() };
+    if (access.now?.perms[0].domid !== perms[0].domid) this.#owners.set(perms[0].domid, 0);
     if (!access.now && path !== '/') this.#enter(this.#access(parentPath(path)), baseName(path));
     this.#replace(access, path, node);
     return node;
@@ -106,7 +109,7 @@ export class Transaction implements NodeSpace {
   }
 
   #removeBelow(path: string, removed: Removed | undefined): void {
-    const access = this.#access(path);
+    const access = this.#access(path, 'EIO');
     const node = access.now;
     if (!node) throw new XsError('EIO', `${path} is listed and missing`);
     for (const name of this.names(path)) this.#removeBelow(join(path, name), removed);
@@ -164,9 +167,9 @@ export class Transaction implements NodeSpace {
     return changes;
   }
 
-  /** By how much each owner's number of nodes changes; an owner who loses one and gains one is there with 0. */
+  /** By how much each owner's number of nodes changes; one whose nodes came and went is there with 0. */
   ownerChanges(): Map<number, number> {
-    const counts = new Map<number, number>();
+    const counts = new Map<number, number>(this.#owners);
     const count = (node: StoreNode | undefined, by: number) => {
       if (node) counts.set(node.perms[0].domid, (counts.get(node.perms[0].domid) ?? 0) + by);
     };
@@ -178,12 +181,13 @@ export class Transaction implements NodeSpace {
     return counts;
   }
 
-  #access(path: string): Access {
+  /** A node's access; past the bound the transaction is spoilt, and `errno` is the answer. */
+  #access(path: string, errno: XsErrno = 'ENOSPC'): Access {
     const known = this.#accessed.get(path);
     if (known) return known;
     if (this.#accessed.size >= this.nodesMax) {
       this.failed = true;
-      throw new XsError('ENOSPC', `a transaction of over ${this.nodesMax} nodes`);
+      throw new XsError(errno, `a transaction of over ${this.nodesMax} nodes`);
     }
     const place = this.store.borrow(path);
     const before = place?.node;
@@ -239,13 +243,18 @@ function lists({ children, removed, added }: Access, name: string): boolean {
 
 /**
  * Applies the changes of `transaction`, in the order of first access, and after each tells `applied`, so that its
- * watches see the tree as it is at that point. The caller has checked that the transaction is current, and ended it.
+ * watches see the tree as it is at that point. `settled` strikes out what it gave to domains that have ended since. The caller has checked that the transaction is current, and ended it.
  */
-export function applyChanges(transaction: Transaction, store: Store, applied: (change: TransactionChange) => void): void {
+export function applyChanges(
+  transaction: Transaction,
+  store: Store,
+  settled: (node: StoreNode) => NodePerms,
+  applied: (change: TransactionChange) => void,
+): void {
   const changes = transaction.changes();
   const mark = store.order;
   for (const change of changes) {
-    if (change.now) store.put(change.path, change.now.value, change.now.perms);
+    if (change.now) store.put(change.path, change.now.value, settled(change.now));
     else if (change.before) store.remove(change.path);
     // What came and went within the transaction nobody ever saw.
     if (change.now || change.before) applied(change);

@@ -55,6 +55,8 @@ export interface XenstoredOptions {
   /** Asks the hypervisor for a domain; undefined when there is none. Dom0 is never asked for. */
   readonly domain: (domid: number) => { readonly dying: boolean; readonly shutdown: boolean } | undefined;
   readonly quotas?: Partial<Quotas>;
+  /** How many requests of a domain are not done with; who queues them knows. */
+  readonly outstanding?: (domid: number) => number;
 }
 
 /**
@@ -71,12 +73,17 @@ export class Xenstored {
   /** Who may hear of the special events, and who may say who may. */
   readonly #special = new Map<string, NodePerms>(specialNames.map((name) => [name, ownedByDom0]));
   readonly #askHypervisor: XenstoredOptions['domain'];
+  /** How many requests of a domain are not done with. */
+  readonly outstanding: (domid: number) => number;
   #effects: XenstoredEffect[] = [];
   #known = 0;
+  /** Introduced since the last VIRQ, which may have been raised for them before that. */
+  readonly #unseen = new Set<number>();
   #stepping = false;
 
   constructor(options: XenstoredOptions) {
     this.#askHypervisor = options.domain;
+    this.outstanding = options.outstanding ?? (() => 0);
     this.quotas = new QuotaKeeper(options.quotas ?? {}, (line) => this.#emit({ do: 'log', line }));
     this.#knowDomain(0).introduced = true;
     for (const path of ['/', '/tool', '/tool/xenstored']) this.store.put(path, '', ownedByDom0);
@@ -150,6 +157,7 @@ export class Xenstored {
       introduced: false,
       shutdown: false,
       target: undefined,
+      targetOf: new Set(),
     };
     this.#domains.set(domid, domain);
     return domain;
@@ -164,14 +172,15 @@ export class Xenstored {
 
   /**
    * Introduces a domain, once: later calls renew its event channel, which here means that its connections start afresh.
-   * A domain that the hypervisor does not have is ENOENT, because its ring cannot be mapped.
+   * A domain that the hypervisor does not have is EINVAL, because its ring cannot be mapped.
    */
   introduce(domid: number, mfn: number, port: number): void {
     const domain = this.existingDomain(domid);
-    if (!domain) throw new XsError('ENOENT', `no domain ${domid}`);
+    if (!domain) throw new XsError('EINVAL', `no domain ${domid}`);
     if (!domain.introduced) {
       domain.introduced = true;
       domain.shutdown = false;
+      this.#unseen.add(domid);
       this.#emit({ do: 'introduced', domid, mfn, port });
       this.#fireSpecial('@introduceDomain');
     }
@@ -183,7 +192,9 @@ export class Xenstored {
    * that became known last comes first.
    */
   #checkDomains(domids: Iterable<number> = this.#domains.keys()): void {
-    const domains = [...domids].flatMap((domid) => (domid === 0 ? [] : (this.#domains.get(domid) ?? [])));
+    const asked = new Set([...domids, ...this.#unseen]);
+    this.#unseen.clear();
+    const domains = [...asked].flatMap((domid) => (domid === 0 ? [] : (this.#domains.get(domid) ?? [])));
     let announce = false;
     for (const domain of domains.sort((a, b) => b.order - a.order)) {
       const info = this.#askHypervisor(domain.domid);
@@ -210,7 +221,12 @@ export class Xenstored {
       this.#disconnect(conn.id);
       this.#emit({ do: 'close', conn: conn.id, reason: `domain ${domid} was released` });
     }
+    // The root stays, whoever owned it.
+    const root = this.store.get('/');
+    if (root?.perms[0].domid === domid) this.store.put('/', root.value, [{ ...root.perms[0], domid: 0 }, ...root.perms.slice(1)]);
     for (const path of this.store.ownedRoots(domid)) this.removeTree(this.store, undefined, path);
+    for (const other of domain.targetOf) other.target = undefined;
+    if (domain.target !== undefined) this.#domains.get(domain.target)?.targetOf.delete(domain);
     for (const [name, [owner, ...others]] of this.#special) {
       const kept = others.filter((perm) => perm.domid !== domid);
       this.#special.set(name, [owner.domid === domid ? { ...owner, domid: 0 } : owner, ...kept]);
@@ -286,7 +302,7 @@ export class Xenstored {
   /** Whether the domain of that name is the one that a node of this generation could mean. */
   #isSince(domid: number, generation: number): boolean {
     const domain = this.#domains.get(domid);
-    return domain !== undefined && domain.generation <= generation;
+    return domain !== undefined && domain.generation < generation;
   }
 
   /** The permissions of a node, those of domains that are gone struck out; a new domain of that number gets none of them. */

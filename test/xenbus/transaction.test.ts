@@ -26,12 +26,13 @@ function commit(tx: Transaction, store: Store): string[] | 'EAGAIN' {
   if (!tx.isCurrent()) return 'EAGAIN';
   tx.end();
   const fired: string[] = [];
-  applyChanges(tx, store, ({ path, fire }) => {
+  applyChanges(tx, store, asIs, ({ path, fire }) => {
     if (fire !== 'none') fired.push(path);
   });
   return fired;
 }
 
+const asIs = (node: StoreNode) => node.perms;
 const text = (node: StoreNode | undefined) => node?.value;
 const begin = (store: Store) => new Transaction(1, store, Number.POSITIVE_INFINITY);
 

@@ -187,7 +187,7 @@ describe('mistakes', () => {
     ['dom0', 0, 'END X', 'EINVAL'],
     ['dom0', 0, 'RELEASE 0', 'EINVAL'],
     ['dom0', 0, 'RELEASE 9', 'ENOENT'],
-    ['dom0', 0, 'INTRODUCE 9 1 1', 'ENOENT'],
+    ['dom0', 0, 'INTRODUCE 9 1 1', 'EINVAL'],
     ['dom0', 0, 'INTRODUCE 1 1 0', 'EINVAL'],
     ['dom0', 0, 'INTRODUCE 1', 'EINVAL'],
     ['dom0', 0, 'CONTROL nonsense', 'EINVAL'],
