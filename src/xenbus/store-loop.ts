@@ -30,9 +30,12 @@ export interface StoreLoopOptions extends XenstoredOptions {
   readonly released?: (domid: number) => void;
 }
 
-/** What a domain has asked and is not done with, by all of its connections. */
+/** What a domain has on its way, over all of its connections. */
 interface Account {
+  /** Requests that are not done with. */
   outstanding: number;
+  /** Bytes that it has not taken yet. */
+  unread: number;
 }
 
 /** A request that is not done with until its reply and its events are delivered. */
@@ -115,7 +118,7 @@ interface Served {
  *
  * Replies and events reach a peer in order. To a peer that is `full` they wait here; past `outputHoldBytes` its
  * requests wait too, past `outputDropBytes` it is dropped. An event that is the same as one still waiting for the same
- * peer is left out, as in C xenstored, except for the special ones.
+ * peer is left out, as in C xenstored, except for the special ones; so is one that would take a guest past its memory.
  */
 export class StoreLoop implements StorePort {
   readonly core: Xenstored;
@@ -175,7 +178,7 @@ export class StoreLoop implements StorePort {
       const served = this.#served.get(id);
       if (served) return served.account;
     }
-    return { outstanding: 0 };
+    return { outstanding: 0, unread: 0 };
   }
 
   virq(domid: number): void {
@@ -257,6 +260,7 @@ export class StoreLoop implements StorePort {
     served.open = false;
     this.#served.delete(served.id);
     this.#held.delete(served);
+    served.account.unread -= served.outputBytes;
     while (served.input.shift());
     for (let next = served.output.shift(); next; next = served.output.shift()) this.#settle(next);
   }
@@ -277,6 +281,7 @@ export class StoreLoop implements StorePort {
       if (!to) continue;
       const { packet } = effect;
       const isEvent = packet.type === XsType.WatchEvent;
+      if (isEvent && this.#isOverMemory(to, packet)) continue;
       const key = isEvent && !packet.payload.startsWith('@') ? packet.payload : undefined;
       if (key !== undefined) {
         if (to.queued.has(key)) continue;
@@ -290,6 +295,15 @@ export class StoreLoop implements StorePort {
     }
     for (const { to, packet } of events ?? []) traced?.(to.id, to.peer.who, to.peer.domid, packet, undefined);
     if (cause) this.#release(cause);
+  }
+
+  /** Whether an event would take a guest that does not read past its memory: then it is left out, and the log says so. */
+  #isOverMemory({ account, peer }: Served, packet: XsPacket): boolean {
+    if (peer.domid === 0 || account.unread === 0) return false;
+    const used = this.core.memoryOf(peer.domid) + account.unread + XS_HEADER_SIZE + packet.payload.length;
+    if (used < this.core.quotas.limits.memory) return false;
+    this.core.quotas.say('memory', peer.domid, 'events that it does not read are left out');
+    return true;
   }
 
   /** Carries the queued effects out, in order. What a peer does meanwhile only queues more. */
@@ -319,6 +333,7 @@ export class StoreLoop implements StorePort {
     } else {
       to.output.push(outgoing);
       to.outputBytes += XS_HEADER_SIZE + packet.payload.length;
+      to.account.unread += XS_HEADER_SIZE + packet.payload.length;
       if (to.outputBytes > outputDropBytes) {
         this.#disconnect(to, `it left over ${outputDropBytes} bytes unread`);
       }
@@ -330,6 +345,7 @@ export class StoreLoop implements StorePort {
     while (next && served.open && !served.peer.full?.()) {
       served.output.shift();
       served.outputBytes -= XS_HEADER_SIZE + next.packet.payload.length;
+      served.account.unread -= XS_HEADER_SIZE + next.packet.payload.length;
       this.#settle(next);
       served.peer.deliver(next.packet);
       next = served.output.first;

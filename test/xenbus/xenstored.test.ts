@@ -884,6 +884,28 @@ describe('the loop', () => {
     expect([guest.got, another.got]).toEqual([['OK', 'OK', 'OK', 'OK'], ['v']]);
   });
 
+  test('leaves events out that would take a guest which does not read past its memory, and says so once', () => {
+    const { join, run, log } = loopWith({ quotas: { memory: 400 }, domain: () => ({ dying: false, shutdown: false }) });
+    const dom0 = join('dom0');
+    const guest = join('guest', 1, 'domU-kernel');
+    for (const request of ['WRITE /a ', 'SET_PERMS /a r0', 'RM /a', 'WRITE /a ', 'SET_PERMS /a r0']) {
+      dom0.link.push(packet(0, request));
+    }
+    guest.link.push(packet(0, 'WATCH /a t'));
+    run();
+    guest.full = true;
+    for (let i = 0; i < 40; i += 1) dom0.link.push(packet(0, `WRITE /a/${i} v`));
+    run();
+    guest.full = false;
+    guest.link.resume();
+    expect(guest.got.length).toBeGreaterThan(5);
+    expect(guest.got.length).toBeLessThan(25);
+    expect(log).toEqual(['xenstored: domain 1 is at its quota memory of 400: events that it does not read are left out']);
+    dom0.link.push(packet(0, 'WRITE /a/again v'));
+    run();
+    expect(guest.got.at(-1)).toBe('/a/again t');
+  });
+
   test('counts the transactions of a guest over all of its connections', () => {
     const { join, run } = loopWith({ quotas: { transactions: 1 }, domain: () => ({ dying: false, shutdown: false }) });
     const [one, two] = [join('kernel', 1, 'domU-kernel'), join('agent', 1)];
