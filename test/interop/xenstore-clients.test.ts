@@ -10,7 +10,7 @@ import { StoreLoop } from '../../src/xenbus/store-loop.js';
 import { socketTransport } from '../../src/xenbus/transport.js';
 import { xsClient } from '../../src/xenbus/xs-client.js';
 import { decode, encode, joinStrings, XsType } from '../../src/xenbus/xs-wire.js';
-import { testWith } from './clients.js';
+import { testWith, testWithPython } from './clients.js';
 
 const withTools = testWith('xenstore-ls');
 const withTestXenstore = testWith('test-xenstore');
@@ -33,7 +33,8 @@ beforeEach(async () => {
       }
     }
   };
-  loop = new StoreLoop({ domain: () => undefined, wake: () => setImmediate(turn), log: (line) => log.push(line) });
+  const domain = (domid: number) => (domid === 3 || domid === 4 ? { dying: false, shutdown: false } : undefined);
+  loop = new StoreLoop({ domain, wake: () => setImmediate(turn), log: (line) => log.push(line) });
   server = await listenStore(loop, { path, domid: 0, who: 'client', log: (line) => log.push(line) });
 });
 
@@ -121,6 +122,70 @@ withTestXenstore("Xen's own test-xenstore passes all of its tests, conflicts amo
 
 withTestXenstore("Xen's own test-xenstore finds nothing in a second of random work", async (testXenstore) => {
   expect(await run(testXenstore, '-r', '1')).toBe('');
+});
+
+testWithPython('pyxs')('every call of pyxs is answered as it should be', async (python) => {
+  const script = `
+import errno, pyxs
+pyxs.Client.SU = True  # as on a host that runs Xen
+def refused(call, *args):
+    try:
+        call(*args)
+    except pyxs.PyXSError as error:
+        return errno.errorcode[error.args[0]]
+with pyxs.Client() as c, pyxs.Client() as other:
+    c.mkdir(b"/t/dir")
+    c.write(b"/t/a", b"one"); c[b"/t/b"] = b"two"
+    print(c.read(b"/t/a"), c[b"/t/b"], c.read(b"/t/none", b"default"), refused(c.read, b"/t/none"))
+    print(c.list(b"/t"), refused(c.list, b"/none"), c.exists(b"/t/a"), c.exists(b"/t/none"))
+    c.set_perms(b"/t/a", [b"b0", b"r3"])
+    print(c.get_perms(b"/t/a"), refused(c.set_perms, b"/t/none", [b"b0"]))
+    print(list(c.walk(b"/t")))
+    del c[b"/t/b"]
+    c.delete(b"/t/b")
+    print(c.list(b"/t"), refused(c.delete, b"/none/at/all"))
+    c.introduce_domain(3, 1, 1); c.introduce_domain(4, 1, 1)
+    c.set_target(4, 3); c.resume_domain(3)
+    print(c.get_domain_path(3), c.is_domain_introduced(3), c.is_domain_introduced(9))
+    c.release_domain(3)
+    print(c.is_domain_introduced(3), refused(c.resume_domain, 3), refused(c.introduce_domain, 9, 1, 1))
+    monitor = c.monitor()
+    monitor.watch(b"/t", b"token"); monitor.watch(b"@releaseDomain", b"special")
+    events = monitor.wait()
+    print(next(events), next(events))
+    other.transaction()
+    other[b"/t/c"] = b"v"; other[b"/t/d"] = b"v"
+    print(c.exists(b"/t/c"), other.exists(b"/t/c"), refused(other.transaction))
+    print(other.commit(), next(events), next(events))
+    other.transaction()
+    other[b"/t/e"] = b"v"
+    other.rollback()
+    print(c.exists(b"/t/e"))
+    other.transaction()
+    other[b"/t/a"]
+    c[b"/t/a"] = b"changed"
+    print(next(events), other.commit())
+    c.release_domain(4)
+    print(next(events))
+    monitor.close()
+    print(refused(monitor.unwatch, b"/t", b"token"))
+`;
+  expect((await run(python, '-c', script)).trim().split('\n')).toEqual([
+    "b'one' b'two' b'default' ENOENT",
+    "[b'dir', b'a', b'b'] ENOENT True False",
+    "[b'b0', b'r3'] ENOENT",
+    "[(b'/t', b'', [b'dir', b'a', b'b']), (b'/t/dir', b'', []), (b'/t/a', b'one', []), (b'/t/b', b'two', [])]",
+    "[b'dir', b'a'] ENOENT",
+    "b'/local/domain/3' True False",
+    'False ENOENT EINVAL',
+    "Event(path=b'/t', token=b'token') Event(path=b'@releaseDomain', token=b'special')",
+    'False True EALREADY',
+    "True Event(path=b'/t/c', token=b'token') Event(path=b'/t/d', token=b'token')",
+    'False',
+    "Event(path=b'/t/a', token=b'token') False",
+    "Event(path=b'@releaseDomain', token=b'special')",
+    'ENOENT',
+  ]);
 });
 
 describe('our client over the socket', () => {
