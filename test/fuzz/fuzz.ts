@@ -156,6 +156,7 @@ export function failureText({ seed, round, input, error, actions }: FuzzFailure,
     actions === undefined
       ? `npm run fuzz -- --seed ${seed} --inputs ${inputsAsked}    (the round alone, on a fresh store, does not fail)`
       : `npm run fuzz -- --seed ${seed} --round ${round}`;
-  const list = actions === undefined ? '' : `\nthe actions that are left of it:\n  ${actions.slice(0, 60).join('\n  ')}`;
+  const few = actions && (actions.length > 60 ? [...actions.slice(0, 10), '...', ...actions.slice(-50)] : actions);
+  const list = few === undefined ? '' : `\nthe actions that are left of it:\n  ${few.join('\n  ')}`;
   return `seed ${seed}, round ${round}, after ${input} inputs: ${stack}\nagain: ${again}${list}`;
 }

@@ -6,7 +6,7 @@
  */
 import { seeded } from '../../src/xenbus/clock.js';
 import { joinStrings, XENSTORE_PAYLOAD_MAX, XS_HEADER_SIZE, type XsPacket, XsType } from '../../src/xenbus/xs-wire.js';
-import { type Action, type Conn, guestDomids, packetBytes, type Rig, slots } from './rig.js';
+import { type Action, type Conn, guestDomids, packetBytes, type Rig, ringSlot, slots } from './rig.js';
 
 /** Slots whose connections send what is not even framed; the others keep to the framing. */
 const rudeSlots = 6;
@@ -167,9 +167,9 @@ export function inputs(draw: Draw, rig: Rig): () => Action {
   let reqId = 0;
 
   const request = (conn: Conn): XsPacket => {
-    const kind = draw.pick(kinds);
-    const { type, payload } = requests[kind](draw, conn.domid);
     const open = [...conn.transactions];
+    const kind = open.length > 0 && draw(8) === 0 ? 'end' : draw.pick(kinds);
+    const { type, payload } = requests[kind](draw, conn.domid);
     const wantsTx = kind === 'end' || (open.length > 0 && draw(3) > 0 && kind !== 'start');
     const stray = draw(40) === 0 ? draw.pick([1, 2, 77, 0xffffffff]) : 0;
     const txId = stray || (wantsTx ? (open[draw(Math.max(1, open.length))] ?? 0) : 0);
@@ -231,10 +231,15 @@ export function inputs(draw: Draw, rig: Rig): () => Action {
     return { do: 'open', slot, domid, buffer: draw.pick([0, 200, 4000, 64 * 1024]) };
   };
 
+  /** A slot that goes on for a while, so that some transactions end before anybody comes between. */
+  let busy = { slot: 0, left: 0 };
+
   return () => {
     const chance = draw(2000);
-    const isRing = draw(4) === 0;
-    const slot = isRing ? slots + draw.pick(guestDomids) : draw(slots);
+    if (busy.left > 0) busy.left -= 1;
+    else busy = { slot: draw(4) === 0 ? ringSlot(draw.pick(guestDomids)) : draw(slots), left: draw(4) === 0 ? draw(20) : 0 };
+    const { slot } = busy;
+    const isRing = slot >= slots;
     const conn = rig.conns.get(slot);
     if (chance < 5) return { do: 'virq' };
     if (chance < 20) {
@@ -244,6 +249,7 @@ export function inputs(draw: Draw, rig: Rig): () => Action {
     if (chance < 23) return { do: 'close', slot };
     if (chance < 25) return { do: 'half-close', slot };
     if (chance < 40) return { do: 'read', slot, yes: draw(3) > 0 };
+    if (chance < 55) return { do: 'drain', slot };
     if (!conn?.open || conn.ending) {
       if (!isRing) return freshSlot(slot);
       const payload = joinStrings(String(slot - slots), '1', '1');
@@ -253,7 +259,7 @@ export function inputs(draw: Draw, rig: Rig): () => Action {
       if (asker && !carried.has(asker[0])) return { do: 'bytes', slot: asker[0], bytes, step: 0, serve: 3 };
       return { do: 'open', slot: 0, domid: 0, buffer: 0 };
     }
-    const isRude = slot < rudeSlots || slot === slots + 5;
+    const isRude = slot < rudeSlots || slot === ringSlot(5);
     const bytes = isRude ? rude(slot, conn) : framed(slot, conn);
     return { do: 'bytes', slot, bytes, step: draw(30) === 0 ? 1 + draw(20) * draw(2) : 0, serve: draw.pick([0, 1, 1, 2, 2, 3]) };
   };

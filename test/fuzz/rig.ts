@@ -43,7 +43,9 @@ export type Action =
   | { readonly do: 'bytes'; readonly slot: number; readonly bytes: Buffer; readonly step: number; readonly serve: number }
   | { readonly do: 'half-close'; readonly slot: number }
   | { readonly do: 'close'; readonly slot: number }
+  /** Whether anybody reads what is delivered. The store hears of it with `drain`, as a socket's event comes later. */
   | { readonly do: 'read'; readonly slot: number; readonly yes: boolean }
+  | { readonly do: 'drain'; readonly slot: number }
   | { readonly do: 'domain'; readonly domid: number; readonly is: 'there' | 'shut down' | 'dying' | 'gone' }
   | { readonly do: 'virq' }
   | { readonly do: 'check' };
@@ -84,6 +86,7 @@ export interface Conn {
   readonly halfClose: () => void;
   readonly close: () => void;
   readonly setReading: (yes: boolean) => void;
+  readonly drain: () => void;
 }
 
 export interface Rig {
@@ -91,6 +94,8 @@ export interface Rig {
   readonly conns: ReadonlyMap<number, Conn>;
   /** Every connection that is open, the bystanders' and the auditor's among them. */
   readonly open: ReadonlySet<Conn>;
+  /** The numbers of the connections that were closed since the last call. */
+  takeGone(): number[];
   readonly domains: Map<number, { dying: boolean; shutdown: boolean }>;
   /** The lines of the store's log since the last call. */
   takeLog(): string[];
@@ -236,6 +241,7 @@ export function makeRig({ wild }: { readonly wild: boolean }): Rig {
   const conns = new Map<number, Conn>();
   const open = new Set<Conn>();
   const byId = new Map<number, Conn>();
+  const gone: number[] = [];
   const bystanders: Bystander[] = [];
   let lastId = 0;
   let serves = 0;
@@ -341,6 +347,13 @@ export function makeRig({ wild }: { readonly wild: boolean }): Rig {
 
   // Connections, as server.ts has them.
 
+  const forget = (conn: Conn): void => {
+    conn.open = false;
+    open.delete(conn);
+    byId.delete(conn.id);
+    gone.push(conn.id);
+  };
+
   function connect(name: string, domid: number, buffer: number, took?: (packet: XsPacket) => void): Conn {
     const reader = new PacketReader();
     const plain = plainFraming();
@@ -352,10 +365,8 @@ export function makeRig({ wild }: { readonly wild: boolean }): Rig {
 
     const shut = (): void => {
       if (!conn.open) return;
-      conn.open = false;
-      open.delete(conn);
+      forget(conn);
       link.close();
-      byId.delete(conn.id);
     };
     const finish = (): void => {
       if (conn.ending && inbox.length === 0 && waiting.length === 0 && conn.unanswered.length === 0) shut();
@@ -417,9 +428,10 @@ export function makeRig({ wild }: { readonly wild: boolean }): Rig {
       close: shut,
       setReading: (yes) => {
         conn.reading = yes;
-        if (!yes || !conn.open) return;
-        unread = 0;
-        link.resume();
+        if (yes) unread = 0;
+      },
+      drain: () => {
+        if (conn.open) link.resume();
       },
     };
     byId.set(conn.id, conn);
@@ -454,9 +466,7 @@ export function makeRig({ wild }: { readonly wild: boolean }): Rig {
         takeIn();
       },
       closed: (reason) => {
-        conn.open = false;
-        open.delete(conn);
-        byId.delete(conn.id);
+        forget(conn);
         const isDue = reason === `domain ${domid} was released` && domid !== 0 && domid !== bystanderDomid;
         if (!isDue) throw new Broken('who is closed has died', `${name} of domain ${domid}: ${reason}`);
       },
@@ -548,14 +558,22 @@ export function makeRig({ wild }: { readonly wild: boolean }): Rig {
     for (const bystander of bystanders) bystander.next();
   }
 
-  const settle = (): void => {
-    for (const conn of [...open]) if (!conn.reading) conn.setReading(true);
+  const serveAll = (): void => {
     for (let left = settleServesMax; serveOne(); left -= 1) {
       if (left === 0) throw new Broken('the store comes to rest', `${settleServesMax} turns were not enough`);
     }
+  };
+
+  const settle = (): void => {
+    serveAll();
+    // Whatever waits for a slow reader must go on by what is read alone.
+    for (const conn of [...open]) {
+      conn.setReading(true);
+      conn.drain();
+    }
+    serveAll();
     for (const bystander of bystanders) {
       if (bystander.waits()) throw new Broken('a bystander is answered in the end', bystander.name);
-      bystander.next();
     }
   };
 
@@ -566,10 +584,11 @@ export function makeRig({ wild }: { readonly wild: boolean }): Rig {
   };
 
   const release = (): void => {
-    for (const conn of conns.values()) conn.close();
-    conns.clear();
     for (const domid of guestDomids) domains.delete(domid);
     virq();
+    settle();
+    for (const conn of conns.values()) conn.close();
+    conns.clear();
     settle();
   };
 
@@ -597,6 +616,9 @@ export function makeRig({ wild }: { readonly wild: boolean }): Rig {
       case 'read':
         conns.get(action.slot)?.setReading(action.yes);
         return;
+      case 'drain':
+        conns.get(action.slot)?.drain();
+        return;
       case 'domain':
         if (action.is === 'gone') domains.delete(action.domid);
         else domains.set(action.domid, { dying: action.is === 'dying', shutdown: action.is === 'shut down' });
@@ -614,6 +636,7 @@ export function makeRig({ wild }: { readonly wild: boolean }): Rig {
     loop,
     conns,
     open,
+    takeGone: () => gone.splice(0),
     domains,
     takeLog: () => log.splice(0),
     get requests() {
