@@ -166,10 +166,16 @@ export function inputs(draw: Draw, rig: Rig): () => Action {
   const carried = new Map<number, Buffer>();
   let reqId = 0;
 
+  /** The end of a watch that there is, half of the time. */
+  const ofItsOwn = (conn: Conn): { type: number; payload: string } | undefined => {
+    const watch = draw(2) === 0 && conn.watches.size > 0 ? [...conn.watches.values()][draw(conn.watches.size)] : undefined;
+    return watch && { type: XsType.Unwatch, payload: joinStrings(watch.path, watch.token) };
+  };
+
   const request = (conn: Conn): XsPacket => {
     const open = [...conn.transactions];
     const kind = open.length > 0 && draw(8) === 0 ? 'end' : draw.pick(kinds);
-    const { type, payload } = requests[kind](draw, conn.domid);
+    const { type, payload } = (kind === 'unwatch' && ofItsOwn(conn)) || requests[kind](draw, conn.domid);
     const wantsTx = kind === 'end' || (open.length > 0 && draw(3) > 0 && kind !== 'start');
     const stray = draw(40) === 0 ? draw.pick([1, 2, 77, 0xffffffff]) : 0;
     const txId = stray || (wantsTx ? (open[draw(Math.max(1, open.length))] ?? 0) : 0);
@@ -225,6 +231,19 @@ export function inputs(draw: Draw, rig: Rig): () => Action {
     }
   };
 
+  /** What a toolstack sends for a domain: its home, then the domain. */
+  const birth = (domid: number): Buffer => {
+    const home = `/local/domain/${domid}`;
+    const steps: readonly (readonly [type: number, ...strings: string[]])[] = [
+      [XsType.Mkdir, home],
+      [XsType.SetPerms, home, `n${domid}`],
+      [XsType.Introduce, String(domid), '1', '1'],
+    ];
+    return Buffer.concat(
+      steps.map(([type, ...strings]) => packetBytes({ type, reqId: 0, txId: 0, payload: joinStrings(...strings) })),
+    );
+  };
+
   const freshSlot = (slot: number): Action => {
     carried.delete(slot);
     const domid = draw(3) === 0 ? 0 : draw.pick([...guestDomids]);
@@ -252,8 +271,7 @@ export function inputs(draw: Draw, rig: Rig): () => Action {
     if (chance < 55) return { do: 'drain', slot };
     if (!conn?.open || conn.ending) {
       if (!isRing) return freshSlot(slot);
-      const payload = joinStrings(String(slot - slots), '1', '1');
-      const bytes = packetBytes({ type: XsType.Introduce, reqId: 0, txId: 0, payload });
+      const bytes = birth(slot - slots);
       const asker = [...rig.conns].find(([, other]) => other.open && other.domid === 0 && !other.ending);
       if (!rig.domains.has(slot - slots)) return { do: 'domain', domid: slot - slots, is: 'there' };
       if (asker && !carried.has(asker[0])) return { do: 'bytes', slot: asker[0], bytes, step: 0, serve: 3 };
