@@ -78,6 +78,8 @@ export interface Conn {
   reading: boolean;
   /** Requests that were fed and not answered, the oldest first. */
   readonly unanswered: XsPacket[];
+  /** Replies that the store keeps for it. */
+  undelivered: number;
   // What the model says the store holds for it.
   readonly watches: Map<string, Watched>;
   readonly transactions: Set<number>;
@@ -262,6 +264,8 @@ export function makeRig({ wild }: { readonly wild: boolean }): Rig {
       if (!conn) throw new Broken('connections are numbered as they come', `the store served connection ${id}`);
       if (reply) {
         requests += 1;
+        if (domid !== 0) mayBeServed(conn);
+        conn.undelivered += 1;
         served(conn, packet, reply);
         if (domid !== 0) withinQuotas(conn, packet, reply);
       } else {
@@ -313,6 +317,26 @@ export function makeRig({ wild }: { readonly wild: boolean }): Rig {
   const usage = (domid: number) => ({ nodes: core.store.ownedNodes(domid), bytes: core.store.ownedBytes(domid) });
   const before = new Map<number, ReturnType<typeof usage>>(guestDomids.map((domid) => [domid, usage(domid)]));
 
+  /** The quota of open requests at its highest since all was settled. */
+  let openMost = core.quotas.limits.outstanding;
+
+  /**
+   * At its quota of open requests a guest is not served. Those of its connections whose turn was to come already are
+   * served once more.
+   */
+  function mayBeServed({ name, domid }: Conn): void {
+    let [undelivered, connections] = [0, 0];
+    for (const other of open) {
+      if (other.domid !== domid) continue;
+      undelivered += other.undelivered;
+      connections += 1;
+    }
+    openMost = Math.max(openMost, core.quotas.limits.outstanding);
+    if (undelivered >= openMost + connections - 1) {
+      throw new Broken('a guest has no more requests open than the quota', `${name} of domain ${domid} has ${undelivered}`);
+    }
+  }
+
   function withinQuotas(conn: Conn, { type, txId, payload }: XsPacket, reply: XsPacket): void {
     const { limits } = core.quotas;
     const name = `${conn.name} of domain ${conn.domid}`;
@@ -333,15 +357,18 @@ export function makeRig({ wild }: { readonly wild: boolean }): Rig {
     if (type === XsType.SetPerms && strings.length - 1 > limits.permissions) {
       throw new Broken('a guest sets no more permissions than the quota', `${name} set ${strings.length - 1}`);
     }
-    if (conn.transactions.size > limits.transactions + 1 && type === XsType.TransactionStart) {
-      throw new Broken('a guest opens one transaction more than the quota at most', `${name} has ${conn.transactions.size}`);
+    const total = (of: (other: Conn) => number): number => {
+      let sum = 0;
+      for (const other of open) if (other.domid === conn.domid) sum += of(other);
+      return sum;
+    };
+    const transactions = type === XsType.TransactionStart ? total((other) => other.transactions.size) : 0;
+    if (transactions > limits.transactions + 1) {
+      throw new Broken('a guest opens one transaction more than the quota at most', `${name} has ${transactions}`);
     }
-    if (type === XsType.Watch) {
-      let count = 0;
-      for (const other of open) if (other.domid === conn.domid) count += other.watches.size;
-      if (count > limits.watches + 1) {
-        throw new Broken('a guest has one watch more than the quota at most', `${name} has ${count}`);
-      }
+    const watches = type === XsType.Watch ? total((other) => other.watches.size) : 0;
+    if (watches > limits.watches + 1) {
+      throw new Broken('a guest has one watch more than the quota at most', `${name} has ${watches}`);
     }
   }
 
@@ -413,6 +440,7 @@ export function makeRig({ wild }: { readonly wild: boolean }): Rig {
       ending: false,
       reading: true,
       unanswered: [],
+      undelivered: 0,
       watches: new Map(),
       transactions: new Set(),
       feed: (chunk) => {
@@ -449,6 +477,7 @@ export function makeRig({ wild }: { readonly wild: boolean }): Rig {
         }
         if (packet.type !== XsType.WatchEvent) {
           const request = conn.unanswered.shift();
+          conn.undelivered -= 1;
           const fits = packet.type === request?.type || packet.type === XsType.Error;
           if (!request || !fits || packet.reqId !== request.reqId || packet.txId !== request.txId) {
             const asked = request ? shown(request) : 'nothing';
@@ -572,6 +601,7 @@ export function makeRig({ wild }: { readonly wild: boolean }): Rig {
       conn.drain();
     }
     serveAll();
+    openMost = core.quotas.limits.outstanding;
     for (const bystander of bystanders) {
       if (bystander.waits()) throw new Broken('a bystander is answered in the end', bystander.name);
     }

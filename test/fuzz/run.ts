@@ -9,8 +9,8 @@ import { parseArgs } from 'node:util';
 import { SystemClock } from '../../src/xenbus/clock.js';
 import { failureText, fuzz, roundInputs } from './fuzz.js';
 
-/** How much the heap may grow from 10 % to 100 % of a run. */
-const heapGrowthMaxBytes = 2 * 1024 * 1024;
+/** How much the heap may grow from 10 % to 100 % of a run. The store remembers some thousands of paths, long ones among them. */
+const heapGrowthMaxBytes = 8 * 1024 * 1024;
 const progressEveryMs = 5_000;
 
 const { values } = parseArgs({
