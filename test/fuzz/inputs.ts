@@ -260,7 +260,7 @@ export function inputs(draw: Draw, rig: Rig): () => Action {
     const { slot } = busy;
     const isRing = slot >= slots;
     const conn = rig.conns.get(slot);
-    if (chance < 5) return { do: 'virq' };
+    if (chance < 5) return { do: 'virq', domid: draw.pick([...guestDomids, 0, 7]) };
     if (chance < 20) {
       const is = draw.pick(['there', 'there', 'there', 'there', 'shut down', 'dying', 'gone'] as const);
       return { do: 'domain', domid: draw.pick(guestDomids), is };

@@ -46,8 +46,10 @@ export type Action =
   /** Whether anybody reads what is delivered. The store hears of it with `drain`, as a socket's event comes later. */
   | { readonly do: 'read'; readonly slot: number; readonly yes: boolean }
   | { readonly do: 'drain'; readonly slot: number }
+  /** What the hypervisor has, with its VIRQ_DOM_EXC. */
   | { readonly do: 'domain'; readonly domid: number; readonly is: 'there' | 'shut down' | 'dying' | 'gone' }
-  | { readonly do: 'virq' }
+  /** VIRQ_DOM_EXC, for nothing. */
+  | { readonly do: 'virq'; readonly domid: number }
   | { readonly do: 'check' };
 
 /** Something that must hold did not. `law` is which, for comparing failures; the message has the facts. */
@@ -247,6 +249,7 @@ export function makeRig({ wild }: { readonly wild: boolean }): Rig {
   const bystanders: Bystander[] = [];
   let lastId = 0;
   let serves = 0;
+  /** Serves that VIRQs take before anybody's turn comes. */
   let virqs = 0;
   let requests = 0;
   let events = 0;
@@ -509,7 +512,7 @@ export function makeRig({ wild }: { readonly wild: boolean }): Rig {
   }
 
   const serveOne = (): boolean => {
-    if (virqs > 0) virqs -= 1;
+    virqs = 0;
     serves += 1;
     const did = loop.serveOne();
     for (const bystander of bystanders) {
@@ -607,15 +610,17 @@ export function makeRig({ wild }: { readonly wild: boolean }): Rig {
     }
   };
 
-  const virq = (): void => {
-    virqs += 1;
+  const virq = (domid: number): void => {
+    virqs = 1;
     for (const bystander of bystanders) bystander.deadline += 1;
-    loop.virq();
+    loop.virq(domid);
   };
 
   const release = (): void => {
-    for (const domid of guestDomids) domains.delete(domid);
-    virq();
+    for (const domid of guestDomids) {
+      domains.delete(domid);
+      virq(domid);
+    }
     settle();
     for (const conn of conns.values()) conn.close();
     conns.clear();
@@ -652,9 +657,10 @@ export function makeRig({ wild }: { readonly wild: boolean }): Rig {
       case 'domain':
         if (action.is === 'gone') domains.delete(action.domid);
         else domains.set(action.domid, { dying: action.is === 'dying', shutdown: action.is === 'shut down' });
+        if (action.is !== 'there') virq(action.domid);
         return;
       case 'virq':
-        virq();
+        virq(action.domid);
         return;
       case 'check':
         settle();
