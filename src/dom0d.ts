@@ -45,7 +45,7 @@ import {
   runDirAt,
   takeRight,
 } from './xenbus/run-dir.js';
-import { listenStore } from './xenbus/server.js';
+import { guestConnectionsMax, listenStore } from './xenbus/server.js';
 import type { TraceLine } from './xenbus/trace.js';
 import { linkTransport, type StorePeer, type StorePort, type Who } from './xenbus/transport.js';
 import { xsClient } from './xenbus/xs-client.js';
@@ -361,7 +361,13 @@ async function listenAsGuest(
 ): Promise<GuestListener> {
   makeGuestDir(dir, domid);
   try {
-    const listener = await listenStore(port, { path: guestSocketPath(dir, domid), domid, who: 'client', log });
+    const listener = await listenStore(port, {
+      path: guestSocketPath(dir, domid),
+      domid,
+      who: 'client',
+      log,
+      connectionsMax: guestConnectionsMax,
+    });
     return {
       close: () => {
         if (!isOurs()) return Promise.resolve();

@@ -8,7 +8,18 @@ const src = fileURLToPath(new URL('../src', import.meta.url));
 const xenbus = (...names: string[]) => names.map((name) => `xenbus/${name}`);
 const levels: Record<string, readonly string[]> = {
   'xenbus 0': xenbus('clock', 'xs-wire', 'paths', 'xenbus', 'privcmd', 'transport'),
-  'xenbus 1': xenbus('store', 'transaction', 'watch', 'quota', 'requests', 'xenstored', 'store-loop', 'hypervisor', 'trace'),
+  'xenbus 1': xenbus(
+    'store',
+    'transaction',
+    'watch',
+    'quota',
+    'requests',
+    'xenstored',
+    'store-loop',
+    'hypervisor',
+    'trace',
+    'sparing',
+  ),
   'xenbus 2': xenbus('xs-client', 'fault', 'guest', 'xenconsoled'),
   'xenbus 3': xenbus('dom0', 'server', 'guest-sockets', 'privcmd-server', 'privcmd-client', 'run-dir'),
   'command line': ['argv', 'xl', 'version', 'xenstore-text', 'xenstore-tool'],

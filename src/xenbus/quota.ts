@@ -5,6 +5,7 @@
  * The comparisons are odd where the real ones are: a domain has 129 watches before the quota of 128 refuses one. The
  * real server's limit on the rate of writes is left out, because nothing in here knows the time.
  */
+import { isPowerOfTwo, withCount } from './sparing.js';
 import { XENSTORE_REL_PATH_MAX, type XsErrno, XsError } from './xs-wire.js';
 
 export interface Quotas {
@@ -37,6 +38,10 @@ export const defaultQuotas: Quotas = {
   memorySoft: 2 * 1024 * 1024,
 };
 
+/** Of one connection of dom0, which has no quotas: past this it is not a client but a leak. */
+export const dom0TransactionsMax = 16_384;
+export const dom0WatchesMax = 262_144;
+
 /** A quota as xenstore-control names it, with a word about it. */
 export interface QuotaName {
   readonly quota: Quota;
@@ -63,7 +68,8 @@ export const softQuotas: readonly QuotaName[] = [
 /** The quotas in force, and what has been said about them. */
 export class QuotaKeeper {
   #limits: Quotas;
-  readonly #said = new Map<number, Set<Quota>>();
+  /** How often a domain came to a quota, and whether it has been there since. */
+  readonly #said = new Map<number, Map<Quota, { times: number; isThere: boolean }>>();
 
   constructor(
     limits: Partial<Quotas>,
@@ -81,22 +87,30 @@ export class QuotaKeeper {
     this.#said.clear();
   }
 
-  /** Refuses a request of `domid` with `errno`. The log has one line for each domain and quota, however often it tries. */
+  /**
+   * Refuses a request of `domid` with `errno`. The log has one line for each domain and quota, however often it tries; if
+   * it comes and goes, one for the first time, the second, the fourth, and so on.
+   */
   refuse(quota: Quota, domid: number, errno: XsErrno): never {
     this.say(quota, domid, errno);
     throw new XsError(errno, `quota ${quota}`);
   }
 
   say(quota: Quota, domid: number, consequence: string): void {
-    const said = this.#said.get(domid) ?? new Set<Quota>();
-    if (said.has(quota)) return;
-    this.#said.set(domid, said.add(quota));
-    this.log(`xenstored: domain ${domid} is at its quota ${quotaName(quota)} of ${this.#limits[quota]}: ${consequence}`);
+    const quotas = this.#said.get(domid) ?? new Map<Quota, { times: number; isThere: boolean }>();
+    this.#said.set(domid, quotas);
+    const { times, isThere } = quotas.get(quota) ?? { times: 0, isThere: false };
+    if (isThere) return;
+    quotas.set(quota, { times: times + 1, isThere: true });
+    if (!isPowerOfTwo(times + 1)) return;
+    const line = `xenstored: domain ${domid} is at its quota ${quotaName(quota)} of ${this.#limits[quota]}: ${consequence}`;
+    this.log(withCount(line, times + 1));
   }
 
   /** Lets a quota be logged again, for a domain that came back below it. */
   recovered(quota: Quota, domid: number): void {
-    this.#said.get(domid)?.delete(quota);
+    const said = this.#said.get(domid)?.get(quota);
+    if (said) said.isThere = false;
   }
 
   forget(domid: number): void {

@@ -4,7 +4,15 @@
  * What a request does to the store is in here; who may ask, and what becomes of it, is the core's (`xenstored.ts`).
  */
 import { canonical, domainPath, parentPath } from './paths.js';
-import { hardQuotas, type QuotaName, quotaReport, softQuotas, usageReport } from './quota.js';
+import {
+  dom0TransactionsMax,
+  dom0WatchesMax,
+  hardQuotas,
+  type QuotaName,
+  quotaReport,
+  softQuotas,
+  usageReport,
+} from './quota.js';
 import { faults, type NodePerm, type NodePerms, type NodeSpace, ownString } from './store.js';
 import { applyChanges, Transaction } from './transaction.js';
 import type { Watch } from './watch.js';
@@ -211,7 +219,9 @@ function watch(core: Xenstored, request: Request): string {
   if (special && name.length > XENSTORE_REL_PATH_MAX) throw new XsError('EINVAL', 'too long a name');
   const path = special ? name : core.path(conn, name);
   if (core.watches.has(conn.id, path, token)) throw new XsError('EEXIST');
-  if (conn.domid !== 0) {
+  if (conn.domid === 0) {
+    if (core.watches.usage(conn.id).count >= dom0WatchesMax) throw new XsError('E2BIG', `${dom0WatchesMax} are set`);
+  } else {
     const conns = core.domain(conn.domid)?.conns ?? [];
     const count = [...conns].reduce((sum, { id }) => sum + core.watches.usage(id).count, 0);
     if (count > core.quotas.limits.watches) core.quotas.refuse('watches', conn.domid, 'E2BIG');
@@ -232,7 +242,9 @@ function unwatch(core: Xenstored, request: Request): string {
 function transactionStart(core: Xenstored, { conn, transaction }: Request): string {
   if (transaction) throw new XsError('EBUSY', 'no transactions within transactions');
   const { limits } = core.quotas;
-  if (conn.domid !== 0) {
+  if (conn.domid === 0) {
+    if (conn.transactions.size >= dom0TransactionsMax) throw new XsError('ENOSPC', `${dom0TransactionsMax} are open`);
+  } else {
     const conns = core.domain(conn.domid)?.conns ?? [];
     const open = [...conns].reduce((sum, { transactions }) => sum + transactions.size, 0);
     if (open > limits.transactions) core.quotas.refuse('transactions', conn.domid, 'ENOSPC');
@@ -353,7 +365,7 @@ const controls: Readonly<Record<string, { readonly usage: string; readonly run: 
       usage: '<string>',
       run: (core, [text, ...more]) => {
         if (text === undefined || more.length > 0) throw new XsError('EINVAL');
-        core.log(`xenstored: control: ${text}`);
+        core.log(`xenstored: control: ${printable(text)}`);
         return ok;
       },
     },
@@ -368,6 +380,11 @@ const controls: Readonly<Record<string, { readonly usage: string; readonly run: 
       },
     },
   };
+
+/** A text that stays on one line, and is nothing but text for whoever looks at it. */
+function printable(text: string): string {
+  return text.replace(/[^ -~]/g, (byte) => `\\x${byte.charCodeAt(0).toString(16).padStart(2, '0')}`);
+}
 
 function quotaControl(core: Xenstored, args: readonly string[], names: readonly QuotaName[]): string {
   const [first, name, value, ...more] = args;

@@ -6,6 +6,7 @@
  */
 import { chmod, lstat, unlink } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
+import { sparingly } from './sparing.js';
 import { PacketReader, type StoreLink, type StorePort, type Who } from './transport.js';
 import { encode, XS_HEADER_SIZE, type XsPacket, XsType } from './xs-wire.js';
 
@@ -15,6 +16,8 @@ export const socketPathMax = 107;
 export const backlogMax = 512;
 /** Connections of one socket at a time; further ones are closed at once. */
 export const connectionsMax = 4096;
+/** Connections as one guest. */
+export const guestConnectionsMax = 64;
 /** Bytes that may lie in a socket's buffer before the store keeps what is for it. */
 export const socketBufferBytes = 64 * 1024;
 
@@ -25,6 +28,8 @@ export interface ListenOptions {
   readonly domid: number;
   readonly who: Who;
   readonly log: (line: string) => void;
+  /** Connections at a time; `connectionsMax` unless it is given. */
+  readonly connectionsMax?: number;
 }
 
 /**
@@ -35,6 +40,8 @@ export interface ListenOptions {
  */
 export async function listenStore(port: StorePort, options: ListenOptions): Promise<{ close(): Promise<void> }> {
   const { path, log } = options;
+  const logSparingly = sparingly(log);
+  const most = options.connectionsMax ?? connectionsMax;
   const length = Buffer.byteLength(path);
   if (length > socketPathMax) {
     throw new Error(
@@ -44,14 +51,14 @@ export async function listenStore(port: StorePort, options: ListenOptions): Prom
   await removeSocket(path);
   const sockets = new Set<Socket>();
   const server = createServer({ allowHalfOpen: true }, (socket) => {
-    if (sockets.size >= connectionsMax) {
-      log(`xenstored: ${path}: over ${connectionsMax} connections, one more is turned away`);
+    if (sockets.size >= most) {
+      logSparingly('turned away', `xenstored: ${path}: over ${most} connections, one more is turned away`);
       socket.destroy();
       return;
     }
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
-    serve(port, socket, options);
+    serve(port, socket, options, logSparingly);
   });
   await listening(server, path);
   await chmod(path, 0o600);
@@ -87,7 +94,12 @@ function listening(server: Server, path: string): Promise<void> {
  * One connection. Bytes in become packets for the store, as many as its queue takes; then the socket is not read until
  * the queue has room. Packets out go to the socket until its buffer is full; then the store keeps them.
  */
-function serve(port: StorePort, socket: Socket, { path, domid, who, log }: ListenOptions): void {
+function serve(
+  port: StorePort,
+  socket: Socket,
+  { path, domid, who }: ListenOptions,
+  logSparingly: (kind: string, line: string) => void,
+): void {
   const reader = new PacketReader();
   /** Read, but not taken by the store yet. */
   let waiting: readonly XsPacket[] = none;
@@ -168,7 +180,7 @@ function serve(port: StorePort, socket: Socket, { path, domid, who, log }: Liste
     const { packets, bad } = reader.read(chunk);
     waiting = waiting.length === 0 ? packets : [...waiting, ...packets];
     if (bad !== undefined) {
-      log(`xenstored: ${path}: a connection of ${who} does not speak the protocol: ${bad}`);
+      logSparingly('protocol', `xenstored: ${path}: a connection of ${who} does not speak the protocol: ${bad}`);
       isEnding = true;
     }
     push();

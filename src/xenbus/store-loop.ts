@@ -6,6 +6,7 @@
  * That one request is served a turn is C xenstored's rule, and so is that the queue of what goes out is where an event
  * is found to be the same as one still waiting.
  */
+import { sparingly } from './sparing.js';
 import type { StoreLink, StorePeer, StorePort, Who } from './transport.js';
 import { Xenstored, type XenstoredEffect, type XenstoredOptions } from './xenstored.js';
 import { XS_HEADER_SIZE, type XsPacket, XsType } from './xs-wire.js';
@@ -16,6 +17,8 @@ export const inputQueueMax = 64;
 export const outputHoldBytes = 64 * 1024;
 /** Bytes that a peer may leave undelivered before it is dropped. Events of others come whether it reads or not. */
 export const outputDropBytes = 16 * 1024 * 1024;
+/** Bytes that all peers together may leave undelivered before the one with the most of them is dropped. */
+export const outputTotalBytes = 256 * 1024 * 1024;
 
 /** Told in the server's order of every request with its reply, and of every event, which has none. */
 export type Traced = (conn: number, who: Who, domid: number, packet: XsPacket, reply: XsPacket | undefined) => void;
@@ -28,14 +31,19 @@ export interface StoreLoopOptions extends XenstoredOptions {
   /** A domain was introduced: the moment to connect its ring. Called from the loop, ahead of `@introduceDomain`. */
   readonly introduced?: (domid: number, mfn: number, port: number) => void;
   readonly released?: (domid: number) => void;
+  /** `outputTotalBytes`, unless it is given. */
+  readonly outputTotalBytes?: number;
 }
 
 /** What a domain has on its way, over all of its connections. */
 interface Account {
+  readonly domid: number;
   /** Requests that are not done with. */
   outstanding: number;
-  /** Bytes that it has not taken yet. */
+  /** Bytes that are on their way to it. */
   unread: number;
+  /** Its connections whose requests wait until it uses less. */
+  readonly waiting: Set<Served>;
 }
 
 /** A request that is not done with until its reply and its events are delivered. */
@@ -126,8 +134,13 @@ export class StoreLoop implements StorePort {
   readonly #served = new Map<number, Served>();
   /** The connections with a request to serve, in the order of their turns. */
   readonly #ready = new Queue<Served>();
-  /** Those that have one and must wait. */
-  readonly #held = new Set<Served>();
+  readonly #accounts = new Map<number, Account>();
+  /** Those with connections that wait until their domain uses less. */
+  readonly #waiting = new Set<Account>();
+  /** Bytes that all peers together have left undelivered. */
+  #outputTotal = 0;
+  readonly #outputTotalMax: number;
+  readonly #logSparingly: (kind: string, line: string) => void;
   readonly #effects = new Queue<Outgoing | Exclude<XenstoredEffect, { do: 'send' }>>();
   /** Domains that VIRQ_DOM_EXC was raised for. */
   #changed = new Set<number>();
@@ -137,6 +150,8 @@ export class StoreLoop implements StorePort {
 
   constructor(options: StoreLoopOptions) {
     this.#options = options;
+    this.#logSparingly = sparingly(options.log);
+    this.#outputTotalMax = options.outputTotalBytes ?? outputTotalBytes;
     this.core = new Xenstored({ ...options, outstanding: (domid) => this.#accountOf(domid).outstanding });
   }
 
@@ -172,13 +187,13 @@ export class StoreLoop implements StorePort {
     };
   }
 
-  /** The account of a domain is that of its oldest open connection. */
+  /** The account of a domain, which outlives its connections and ends with it. */
   #accountOf(domid: number): Account {
-    for (const { id } of this.core.domain(domid)?.conns ?? []) {
-      const served = this.#served.get(id);
-      if (served) return served.account;
-    }
-    return { outstanding: 0, unread: 0 };
+    const known = this.#accounts.get(domid);
+    if (known) return known;
+    const account: Account = { domid, outstanding: 0, unread: 0, waiting: new Set() };
+    this.#accounts.set(domid, account);
+    return account;
   }
 
   virq(domid: number): void {
@@ -207,7 +222,7 @@ export class StoreLoop implements StorePort {
       }
     }
     this.#deliver();
-    if (this.#held.size > 0) for (const held of this.#held) this.#queue(held);
+    this.#reconsider();
     return true;
   }
 
@@ -222,22 +237,42 @@ export class StoreLoop implements StorePort {
 
   /** Puts a connection with requests where it belongs: among those whose turn comes, or those who wait. */
   #queue(served: Served): void {
-    const { peer } = served;
-    const isOver = peer.domid !== 0 && served.account.outstanding >= this.core.quotas.limits.outstanding;
-    if (served.outputBytes > outputHoldBytes || isOver || this.core.isStalled(peer.domid)) {
-      this.#held.add(served);
-      return;
-    }
-    this.#held.delete(served);
-    if (!served.ready) this.#ready.push(served);
+    if (served.ready || !this.#isAdmitted(served)) return;
+    this.#ready.push(served);
     served.ready = true;
     this.#wake();
+  }
+
+  /** Whether a connection may be served now. If not, it comes back when its peer has read, or its domain uses less. */
+  #isAdmitted(served: Served): boolean {
+    const { account } = served;
+    if (served.outputBytes > outputHoldBytes) return false;
+    if (!this.#isOver(account)) return true;
+    account.waiting.add(served);
+    this.#waiting.add(account);
+    return false;
+  }
+
+  #isOver({ domid, outstanding }: Account): boolean {
+    return domid !== 0 && (outstanding >= this.core.quotas.limits.outstanding || this.core.isStalled(domid));
+  }
+
+  /** Lets those go on whose domain uses less by now. */
+  #reconsider(): void {
+    if (this.#waiting.size === 0) return;
+    for (const account of this.#waiting) {
+      if (this.#isOver(account)) continue;
+      this.#waiting.delete(account);
+      const waiting = [...account.waiting];
+      account.waiting.clear();
+      for (const served of waiting) this.#queue(served);
+    }
   }
 
   #nextReady(): Served | undefined {
     for (let served = this.#ready.shift(); served; served = this.#ready.shift()) {
       served.ready = false;
-      if (served.open) return served;
+      if (served.open && this.#isAdmitted(served)) return served;
     }
     return undefined;
   }
@@ -253,14 +288,15 @@ export class StoreLoop implements StorePort {
     this.#drop(served);
     this.#take(this.core.step({ on: 'disconnect', conn: served.id }));
     this.#deliver();
+    this.#reconsider();
   }
 
   /** Forgets a connection and whatever is on its way to or from it. */
   #drop(served: Served): void {
     served.open = false;
     this.#served.delete(served.id);
-    this.#held.delete(served);
-    served.account.unread -= served.outputBytes;
+    served.account.waiting.delete(served);
+    this.#outputTotal -= served.outputBytes;
     while (served.input.shift());
     for (let next = served.output.shift(); next; next = served.output.shift()) this.#settle(next);
   }
@@ -288,6 +324,7 @@ export class StoreLoop implements StorePort {
         to.queued.add(key);
       }
       if (cause) cause.left += 1;
+      to.account.unread += XS_HEADER_SIZE + packet.payload.length;
       const outgoing: Outgoing = { to, packet, key, cause };
       this.#effects.push(outgoing);
       if (isEvent) events?.push(outgoing);
@@ -315,12 +352,17 @@ export class StoreLoop implements StorePort {
         if ('to' in effect) this.#hand(effect);
         else if (effect.do === 'log') this.#options.log(effect.line);
         else if (effect.do === 'introduced') this.#options.introduced?.(effect.domid, effect.mfn, effect.port);
-        else if (effect.do === 'released') this.#options.released?.(effect.domid);
+        else if (effect.do === 'released') this.#released(effect.domid);
         else this.#closeFor(this.#served.get(effect.conn), effect.reason);
       }
     } finally {
       this.#isDelivering = false;
     }
+  }
+
+  #released(domid: number): void {
+    this.#accounts.delete(domid);
+    this.#options.released?.(domid);
   }
 
   #hand(outgoing: Outgoing): void {
@@ -333,10 +375,9 @@ export class StoreLoop implements StorePort {
     } else {
       to.output.push(outgoing);
       to.outputBytes += XS_HEADER_SIZE + packet.payload.length;
-      to.account.unread += XS_HEADER_SIZE + packet.payload.length;
-      if (to.outputBytes > outputDropBytes) {
-        this.#disconnect(to, `it left over ${outputDropBytes} bytes unread`);
-      }
+      this.#outputTotal += XS_HEADER_SIZE + packet.payload.length;
+      if (to.outputBytes > outputDropBytes) this.#disconnect(to, `it left over ${outputDropBytes} bytes unread`);
+      else if (this.#outputTotal > this.#outputTotalMax) this.#dropGreediest();
     }
   }
 
@@ -345,16 +386,17 @@ export class StoreLoop implements StorePort {
     while (next && served.open && !served.peer.full?.()) {
       served.output.shift();
       served.outputBytes -= XS_HEADER_SIZE + next.packet.payload.length;
-      served.account.unread -= XS_HEADER_SIZE + next.packet.payload.length;
+      this.#outputTotal -= XS_HEADER_SIZE + next.packet.payload.length;
       this.#settle(next);
       served.peer.deliver(next.packet);
       next = served.output.first;
     }
-    if (served.open && this.#held.has(served)) this.#queue(served);
+    if (served.open && served.input.length > 0) this.#queue(served);
   }
 
   /** A packet has left: it is no longer the twin of later events, and its request may be done with. */
-  #settle({ to, key, cause }: Outgoing): void {
+  #settle({ to, packet, key, cause }: Outgoing): void {
+    to.account.unread -= XS_HEADER_SIZE + packet.payload.length;
     if (key !== undefined) to.queued.delete(key);
     if (cause) this.#release(cause);
   }
@@ -363,14 +405,21 @@ export class StoreLoop implements StorePort {
     cause.left -= 1;
     if (cause.left > 0) return;
     cause.of.outstanding -= 1;
-    for (const held of this.#held) if (held.account === cause.of) this.#queue(held);
+    if (cause.of.waiting.size > 0) this.#reconsider();
+  }
+
+  #dropGreediest(): void {
+    let greediest: Served | undefined;
+    for (const served of this.#served.values()) {
+      if (served.outputBytes > (greediest?.outputBytes ?? 0)) greediest = served;
+    }
+    if (greediest) this.#disconnect(greediest, `of over ${this.#outputTotalMax} bytes unread by all it left the most`);
   }
 
   /** Drops a peer that does not keep to the rules. */
   #disconnect(served: Served, reason: string): void {
-    this.#options.log(
-      `xenstored: connection ${served.id} of ${served.peer.who} (domain ${served.peer.domid}) is dropped: ${reason}`,
-    );
+    const line = `xenstored: connection ${served.id} of ${served.peer.who} (domain ${served.peer.domid}) is dropped: ${reason}`;
+    this.#logSparingly(`dropped ${served.peer.domid}`, line);
     this.#take(this.core.step({ on: 'disconnect', conn: served.id }));
     this.#closeFor(served, reason);
   }

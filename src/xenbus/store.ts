@@ -262,7 +262,7 @@ export class Store implements NodeSpace {
     const waiting: OwnPlace[] = [this.#root];
     for (let place = waiting.pop(); place; place = waiting.pop()) {
       yield place;
-      waiting.push(...[...place.children.values()].reverse());
+      for (const child of [...place.children.values()].reverse()) waiting.push(child);
     }
   }
 

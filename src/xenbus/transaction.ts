@@ -71,7 +71,10 @@ export class Transaction implements NodeSpace {
   created = false;
   /** Set by a failure that cannot be undone: the commit answers ENOMEM. */
   failed = false;
-  /** What its copies take, for the memory quota of its domain. */
+  /**
+   * What its copies take, for the memory quota of its domain. As in xenstored 4.17 nodes that were not there are free:
+   * they are bounded by the nodes of a transaction and the length of a path.
+   */
   bytes = 0;
   readonly #accessed = new Map<string, Access>();
   /** Who owned a node that the transaction wrote where there was none, or another's: at 0 until they are counted. */

@@ -49,6 +49,9 @@ export interface StorePort {
   connect(peer: StorePeer): StoreLink;
 }
 
+/** Pieces of a packet that is not whole yet, before they are put together. */
+const piecesMax = 16;
+
 /** Takes chunks of any size and gives the packets in them, in order. A peer may send one byte at a time. */
 export class PacketReader {
   #rest: Buffer[] = [];
@@ -62,7 +65,11 @@ export class PacketReader {
     if (this.#have > 0) {
       this.#rest.push(chunk);
       this.#have += chunk.length;
-      if (this.#have < this.#need) return { packets };
+      if (this.#have < this.#need) {
+        // One byte at a time must not cost a buffer a byte.
+        if (this.#rest.length > piecesMax) this.#rest = [Buffer.concat(this.#rest, this.#have)];
+        return { packets };
+      }
       bytes = Buffer.concat(this.#rest, this.#have);
       this.#rest = [];
       this.#have = 0;

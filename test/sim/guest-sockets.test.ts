@@ -89,7 +89,7 @@ test('a place that cannot be opened is told in one line, and the domain goes on 
 
 test('an introduction that is refused opens nothing', async () => {
   note('introduced', xs.introduce(7, 1, 1));
-  expect(await news()).toEqual(['introduced: ENOENT: INTRODUCE']);
+  expect(await news()).toEqual(['introduced: EINVAL: INTRODUCE']);
 });
 
 test('a domain that is introduced once more keeps its place', async () => {

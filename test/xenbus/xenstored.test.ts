@@ -906,6 +906,48 @@ describe('the loop', () => {
     expect(guest.got.at(-1)).toBe('/a/again t');
   });
 
+  test('lets no connections of a guest past its quota together, and none by leaving and coming back', () => {
+    const { join, run } = loopWith({ quotas: { outstanding: 2 }, domain: () => ({ dying: false, shutdown: false }) });
+    const dom0 = join('dom0');
+    for (const request of ['WATCH /local/domain/1 t', 'WRITE /local/domain/1 ', 'SET_PERMS /local/domain/1 n1']) {
+      dom0.link.push(packet(0, request));
+    }
+    run();
+    dom0.full = true;
+    const agents = [1, 2, 3, 4].map((i) => join(`agent ${i}`, 1));
+    for (const [i, { link }] of agents.entries()) link.push(packet(0, `WRITE ${i} v`));
+    run();
+    expect(agents.map(({ got }) => got)).toEqual([['OK'], ['OK'], [], []]);
+    for (const { link } of agents) link.close();
+    const again = join('agent', 1);
+    again.link.push(packet(0, 'WRITE again v'));
+    run();
+    expect(again.got).toEqual([]);
+    dom0.full = false;
+    dom0.link.resume();
+    run();
+    expect(again.got).toEqual(['OK']);
+  });
+
+  test('drops who has left the most unread when it is too much for all', () => {
+    const { join, run, log } = loopWith({ outputTotalBytes: 3000 });
+    const [asks, writes, a, b] = [join('asks'), join('writes'), join('a'), join('b')];
+    a.link.push(packet(0, 'WATCH /w t'));
+    b.link.push(packet(0, 'WATCH /w/x a-much-longer-token'));
+    run();
+    a.full = true;
+    b.full = true;
+    for (let i = 0; i < 60; i += 1) writes.link.push(packet(0, i % 2 ? `WRITE /w/x/${i} v` : `WRITE /w/${i} v`));
+    run();
+    for (let i = 0; i < 60; i += 1) writes.link.push(packet(0, i % 2 ? `WRITE /w/x/${i + 60} v` : `WRITE /w/${i + 60} v`));
+    run();
+    expect([a.closed, b.closed]).toEqual([expect.stringMatching(/by all it left the most/), undefined]);
+    expect(log).toHaveLength(1);
+    asks.link.push(packet(0, 'READ /w/0'));
+    run();
+    expect(asks.got).toEqual(['v']);
+  });
+
   test('counts the transactions of a guest over all of its connections', () => {
     const { join, run } = loopWith({ quotas: { transactions: 1 }, domain: () => ({ dying: false, shutdown: false }) });
     const [one, two] = [join('kernel', 1, 'domU-kernel'), join('agent', 1)];
