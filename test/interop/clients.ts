@@ -43,8 +43,16 @@ function testFound(name: string, path: string | undefined): TestWith {
   if (process.env['XL_TEST_CLIENTS'] === 'required') {
     return (title) =>
       test(title, () => {
-        throw new Error(`${name} is not installed: apt-get install xenstore-utils xen-utils-4.17 python3-pyxs`);
+        throw new Error(
+          `${name} is not installed: apt-get install xenstore-utils xen-utils-4.17 python3-pyxs libxen-dev gcc libc6-dev`,
+        );
       });
   }
   return (title) => test.skip(`${title} (skipped: no ${name})`, () => {});
+}
+
+/** `test` for what needs Debian packages of which some are `missing`. */
+export function testUnless(missing: readonly string[]): (title: string, body: () => Promise<void>) => void {
+  const run = testFound(missing.join(', '), missing.length === 0 ? '' : undefined);
+  return (title, body) => run(title, () => body());
 }
