@@ -184,7 +184,8 @@ export async function startOurs(quotas: Partial<Quotas> = {}): Promise<Started> 
       if (state === 'gone') domains.delete(domid);
       else if (state === 'running') domains.set(domid, { dying: false, shutdown: false });
       else if (domain) domain[state] = true;
-      if (state !== 'running') loop.virq(domid);
+      // The real VIRQ names no domain: C looks at all that it knows.
+      if (state !== 'running') for (const each of new Set([domid, ...domains.keys()])) loop.virq(each);
     },
     ring: async (domid) => {
       const name = `guest-${domid}`;
