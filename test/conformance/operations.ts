@@ -128,7 +128,7 @@ const controls = [
 
 /** Quotas under which a short run meets them, and the defaults of both servers. */
 export const quotaSettings = {
-  tight: { nodes: 40, watches: 6, transactions: 3, 'transaction-nodes': 20, 'node-size': 160, 'path-max': 100, permissions: 4 },
+  tight: { nodes: 9, watches: 2, transactions: 1, 'transaction-nodes': 12, 'node-size': 128, 'path-max': 100, permissions: 3 },
   usual: {
     nodes: 1000,
     watches: 128,
@@ -191,6 +191,8 @@ export function generate({ seed, count, guests: withGuests }: Generating): Opera
     return `/t/${deep}`;
   };
   const value = (): string => {
+    // With the permissions, some of these come to just the size that a node may have.
+    if (withGuests && chance(0.2)) return 'S'.repeat(8 * pick([8, 9, 10, 11, 12, 13]));
     if (chance(0.8)) return pick(['', '1', '2', 'v', 'value', 'x'.repeat(30)]);
     if (chance(0.5))
       return String.fromCharCode(...Array.from({ length: Math.floor(random() * 12) }, () => Math.floor(random() * 256)));
@@ -280,7 +282,10 @@ export function generate({ seed, count, guests: withGuests }: Generating): Opera
   };
 
   const step = (): Operation => {
-    let conn = Math.floor(random() * who.length);
+    let conn =
+      withGuests && chance(isTight(seed) ? 0.6 : 0.4)
+        ? dom0Connections + Math.floor(random() * guests.length)
+        : Math.floor(random() * dom0Connections);
     const isGuest = who[conn] !== 0;
     const what = weighted({
       WRITE: 24,
@@ -367,8 +372,39 @@ export function generate({ seed, count, guests: withGuests }: Generating): Opera
     return request(conn, what as TypeName, chance(0.04) ? mangled(payload) : payload, inTx);
   };
 
-  return [...(withGuests ? prologue(seed) : []), ...Array.from({ length: count }, step)];
+  const operations: Operation[] = withGuests ? prologue(seed) : [];
+  /** When guests that ended come back, so that what was granted to their predecessors is met again. */
+  const returning = new Map<number, number>();
+  for (let i = 0; i < count; i += 1) {
+    const op = step();
+    operations.push(op);
+    const ended = withGuests ? endedBy(op) : undefined;
+    if (ended !== undefined && !returning.has(ended)) returning.set(ended, i + 4 + Math.floor(random() * 12));
+    for (const [domid, at] of returning) {
+      if (at > i) continue;
+      returning.delete(domid);
+      if (chance(0.5)) operations.push({ kind: 'domain', domid, becomes: 'gone' });
+      operations.push({ kind: 'domain', domid, becomes: 'running' }, request(0, 'INTRODUCE', `${domid}\x001\x001\0`));
+      operations.push(request(0, 'MKDIR', `/local/domain/${domid}\0`));
+      operations.push(request(0, 'SET_PERMS', `/local/domain/${domid}\0n${domid}\0`));
+    }
+  }
+  return operations;
 }
+
+/** The guest that may have ended with an operation. */
+function endedBy(op: Operation): number | undefined {
+  const domid =
+    op.kind === 'domain' && (op.becomes === 'dying' || op.becomes === 'gone')
+      ? op.domid
+      : op.kind === 'request' && op.type === types.RELEASE
+        ? Number.parseInt(op.payload, 10)
+        : 0;
+  return guests.find((guest) => guest === domid);
+}
+
+/** Whether the quotas of an episode are tight; then guests do most of it, otherwise what dom0 permits them matters more. */
+const isTight = (seed: number): boolean => seed % 2 === 0;
 
 /** Whether guest 2 is the target of guest 1 in an episode: then 1 has the rights of 2 as well, and 2 stays till the end. */
 const targets = (seed: number): boolean => seed % 5 === 0;
@@ -376,7 +412,7 @@ const targets = (seed: number): boolean => seed % 5 === 0;
 /** What an episode with guests begins with: quotas, tight in every other one, and nodes that guests may use. */
 function prologue(seed: number): Operation[] {
   const ask = (type: TypeName, payload: string): Operation => ({ kind: 'request', conn: 0, type: types[type], payload });
-  const quotas = quotaSettings[seed % 2 === 0 ? 'tight' : 'usual'];
+  const quotas = quotaSettings[isTight(seed) ? 'tight' : 'usual'];
   return [
     ...Object.entries(quotas).map(([name, limit]) => ask('CONTROL', `quota\0set\0${name}\0${limit}\0`)),
     ask('SET_PERMS', '/t\0b0\0'),
@@ -384,7 +420,7 @@ function prologue(seed: number): Operation[] {
     ask('SET_PERMS', '/t/a\0n0\0r1\0b2\0'),
     ask('WRITE', '/t/b\0v'),
     ask('SET_PERMS', '/t/b\0n1\0b2\0'),
-    ...(targets(seed) ? [ask('SET_TARGET', '1\x002\0')] : []),
+    ...(targets(seed) ? [ask('SET_TARGET', '1\x002\0'), ask('WRITE', '/t/c\0v'), ask('SET_PERMS', '/t/c\0n0\0b2\0')] : []),
     ask('SET_PERMS', seed % 3 === 0 ? '@releaseDomain\0r0\0' : '@releaseDomain\0n0\0r1\0'),
   ];
 }

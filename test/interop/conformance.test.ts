@@ -49,7 +49,7 @@ describe('against C xenstored', () => {
   });
 
   withPeers('guests have the same rights, quotas and events, and leave the same when they end', async () => {
-    const { failures, tally } = await compare([startCxenstored(), startOurs()], seeds(30), true);
+    const { failures, tally } = await compare([startCxenstored(), startOurs()], seeds(40), true);
     expect(failures).toEqual([]);
     for (const what of [
       [types.WRITE, 'EACCES'],
