@@ -331,8 +331,10 @@ xenevtchn_port_or_error_t xenevtchn_pending(xenevtchn_handle *x)
 static void *map_page(unsigned domid)
 {
 	int fd = open_in_directory("ring", domid, O_RDWR);
-	if (fd < 0)
+	if (fd < 0) {
+		errno = EINVAL; /* as for a grant that is not there */
 		return NULL;
+	}
 	void *p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	close(fd);
 	return p == MAP_FAILED ? NULL : p;
