@@ -50,7 +50,8 @@ export const accepted: readonly Accepted[] = [
       'a transaction met a node whose list of children is older than what somebody else did to one of them, or it met its ' +
       'quota within an RM: it can only fail in the end (which is checked). RM in it is EIO in C, having removed a part, and a ' +
       'child made anew is listed twice in C; what is seen in it afterwards is not compared',
-    covers: ({ op, torn }) => torn && !isRequest(op, types.TRANSACTION_END),
+    covers: ({ op, torn }, reference, tested) =>
+      torn && (!isRequest(op, types.TRANSACTION_END) || (reference.reply !== 'OK' && tested.reply !== 'OK')),
   },
   {
     id: 'release-reply-order',
