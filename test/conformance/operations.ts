@@ -373,10 +373,13 @@ export function generate({ seed, count, guests: withGuests }: Generating): Opera
   };
 
   const operations: Operation[] = withGuests ? prologue(seed) : [];
+  /** Comes between the end of a domain and the next one of its number: without a change between them C's rule is not ours. */
+  const change = (): Operation => request(0, 'WRITE', '/local/domain/0\0');
   /** When guests that ended come back, so that what was granted to their predecessors is met again. */
   const returning = new Map<number, number>();
   for (let i = 0; i < count; i += 1) {
     const op = step();
+    if (withGuests && op.kind === 'request' && op.type === types.INTRODUCE) operations.push(change());
     operations.push(op);
     const ended = withGuests ? endedBy(op) : undefined;
     if (ended !== undefined && !returning.has(ended)) returning.set(ended, i + 4 + Math.floor(random() * 12));
@@ -384,7 +387,7 @@ export function generate({ seed, count, guests: withGuests }: Generating): Opera
       if (at > i) continue;
       returning.delete(domid);
       if (chance(0.5)) operations.push({ kind: 'domain', domid, becomes: 'gone' });
-      operations.push({ kind: 'domain', domid, becomes: 'running' }, request(0, 'INTRODUCE', `${domid}\x001\x001\0`));
+      operations.push({ kind: 'domain', domid, becomes: 'running' }, change(), request(0, 'INTRODUCE', `${domid}\x001\x001\0`));
       operations.push(request(0, 'MKDIR', `/local/domain/${domid}\0`));
       operations.push(request(0, 'SET_PERMS', `/local/domain/${domid}\0n${domid}\0`));
     }
