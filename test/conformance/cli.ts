@@ -3,8 +3,8 @@
  *
  *   npm run conformance -- [options] [REFERENCE_SOCKET [SECOND_SOCKET] TESTED_SOCKET]
  *
- * Without sockets it starts Debian's C xenstored, oxenstored and our server itself, and ends them; they lose what is
- * below /t, /local/domain and a few other nodes at the beginning of every episode, so give it no store that is in use.
+ * Without sockets it starts Debian's C xenstored, oxenstored and our server itself, and ends them. All that they store is
+ * removed at the beginning of every episode, so give it no store that is in use.
  *
  *   --seed S      the first seed (default 1); `random` takes one from the clock and prints it
  *   --ops N       operations in all (default 20000)

@@ -240,11 +240,17 @@ export class Session {
       await this.#ask(0, types.RELEASE, `${domid}\0`);
       machine?.set(domid, 'gone');
     }
+    for (const [path, kept] of [
+      ['/', 'tool'],
+      ['/tool', 'xenstored'],
+    ] as const) {
+      const names = await this.#list(path);
+      // oxenstored shows its special nodes, which stay.
+      for (const name of typeof names === 'string' ? [] : names.filter((each) => each !== kept && !each.startsWith('@'))) {
+        await this.#ask(0, types.RM, `${path === '/' ? '' : path}/${name}\0`);
+      }
+    }
     const steps: [number, string][] = [
-      ...['/t', '/local/domain', '/a', '/b', '/c', '/d', '/x', '/yyyyyyy'].map((path): [number, string] => [
-        types.RM,
-        `${path}\0`,
-      ]),
       [types.MKDIR, '/t\0'],
       [types.MKDIR, '/local/domain/0\0'],
       ...['/', '/local'].map((path): [number, string] => [types.WRITE, `${path}\0`]),
