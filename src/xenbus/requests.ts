@@ -206,6 +206,7 @@ function setPerms(core: Xenstored, request: Request): string {
   const before = core.lookup(request, path, mayWrite | mayOwn);
   if (!before) throw new XsError('ENOENT');
   if (conn.domid !== 0 && owner.domid !== before.perms[0].domid) throw new XsError('EPERM');
+  transaction?.countOwner(owner.domid);
   // Most say again what was inherited: such nodes go on sharing it.
   const node = core.rewrite(request, path, before, before.value, areSame(before.perms, perms) ? before.perms : perms);
   core.fire(transaction, path, false, { before, node });

@@ -77,7 +77,7 @@ export class Transaction implements NodeSpace {
    */
   bytes = 0;
   readonly #accessed = new Map<string, Access>();
-  /** Who owned a node that the transaction wrote where there was none, or another's: at 0 until they are counted. */
+  /** Who was given a node in it, if only for a time: at 0, until they are counted. */
   readonly #owners = new Map<number, number>();
 
   constructor(
@@ -95,7 +95,7 @@ export class Transaction implements NodeSpace {
   put(path: string, value: string, perms: NodePerms): StoreNode {
     const access = this.#access(path);
     const node: StoreNode = { value, perms, generation: this.store.nextGeneration() };
-    if (access.now?.perms[0].domid !== perms[0].domid) this.#owners.set(perms[0].domid, 0);
+    if (access.now?.perms[0].domid !== perms[0].domid) this.countOwner(perms[0].domid);
     if (!access.now && path !== '/') this.#enter(this.#access(parentPath(path)), baseName(path));
     this.#replace(access, path, node);
     return node;
@@ -139,6 +139,11 @@ export class Transaction implements NodeSpace {
 
   isListed(path: string): boolean {
     return lists(this.#access(parentPath(path)), baseName(path));
+  }
+
+  /** Notes an owner whose number of nodes the commit must look at, although it may not change. */
+  countOwner(domid: number): void {
+    this.#owners.set(domid, 0);
   }
 
   /** Ends it: what it has borrowed of the store is given back. Nothing but `changes` may be asked of it any more. */

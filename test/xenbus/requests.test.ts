@@ -759,6 +759,21 @@ describe('quotas', () => {
     ]);
   });
 
+  test('of nodes are looked at by a commit when the permissions of an own node were set in it, but not when it was written', () => {
+    expectDialogue([
+      ['dom1', 0, 'WRITE x v', 'OK'],
+      ['dom0', 0, 'CONTROL quota set nodes 2', 'OK'],
+      ['dom1', 0, 'START ', '1'],
+      ['dom1', 1, 'WRITE z v', 'ENOSPC'],
+      ['dom1', 1, 'SET_PERMS /local/domain/1/x n1', 'OK'],
+      ['dom1', 1, 'END T', 'ENOSPC'],
+      ['dom1', 0, 'START ', '2'],
+      ['dom1', 2, 'WRITE z v', 'ENOSPC'],
+      ['dom1', 2, 'WRITE x w', 'OK'],
+      ['dom1', 2, 'END T', 'OK'],
+    ]);
+  });
+
   test('of a node hold for its parent too, which grows by the name of a child', () => {
     expectDialogue([
       ['dom0', 0, 'CONTROL quota set node-size 60', 'OK'],
