@@ -67,6 +67,8 @@ export type Children = ReadonlyMap<string, Place>;
 
 /** Places that the store remembers by their path; past the bound it forgets them all. */
 const rememberedMax = 4096;
+/** Names that are kept as one string each; past the bound it begins anew. */
+const namesMax = 4096;
 
 /** Where a node is. It is empty while a request or a commit is half done: its node comes later, or is gone already. */
 export interface Place {
@@ -78,17 +80,22 @@ export interface Place {
   readonly listBytes: number;
 }
 
-/** What every place without children has, and nobody changes. */
-const noChildren = new Map<string, OwnPlace>();
-
-class OwnPlace implements Place {
-  node: StoreNode | undefined;
-  children = noChildren;
-  listBytes = 0;
+class Directory {
+  children = new Map<string, OwnPlace>();
+  /** The length of the list of their names. */
+  bytes = 0;
   /** The list as DIRECTORY sends it. Kept, because a directory is often listed unchanged. */
   list: string | undefined;
   /** Transactions that hold `children` as it is; it must not be changed then, but be replaced. */
   holders = 0;
+}
+
+/** What every place without children has, and nobody changes. */
+const noDirectory = new Directory();
+
+class OwnPlace implements Place {
+  node: StoreNode | undefined;
+  directory = noDirectory;
 
   constructor(
     readonly name: string,
@@ -96,6 +103,14 @@ class OwnPlace implements Place {
     /** Rises with every place that is added to the store; the order among siblings. */
     public order: number,
   ) {}
+
+  get children(): Map<string, OwnPlace> {
+    return this.directory.children;
+  }
+
+  get listBytes(): number {
+    return this.directory.bytes;
+  }
 }
 
 interface Owned {
@@ -112,6 +127,7 @@ export class Store implements NodeSpace {
   readonly #owned = new Map<number, Owned>();
   /** Places that were found lately, by path: most requests are about a few of them. */
   readonly #remembered = new Map<string, OwnPlace>();
+  readonly #names = new Map<string, string>();
   #generation = 0;
   #order = 0;
   #size = 0;
@@ -174,8 +190,9 @@ export class Store implements NodeSpace {
   list(path: string): string {
     const place = this.#find(path);
     if (!place) return '';
-    place.list ??= listOf(place.children.keys());
-    return place.list;
+    if (place.directory === noDirectory) return '';
+    place.directory.list ??= listOf(place.children.keys());
+    return place.directory.list;
   }
 
   listBytes(path: string): number {
@@ -189,13 +206,13 @@ export class Store implements NodeSpace {
   /** The place of `path`, for a transaction: its present `children` stay as they are until it is given back with them. */
   borrow(path: string): Place | undefined {
     const place = this.#find(path);
-    if (place && place.children !== noChildren) place.holders += 1;
+    if (place && place.directory !== noDirectory) place.directory.holders += 1;
     return place;
   }
 
   giveBack(place: Place | undefined, children: Children | undefined): void {
-    const own = place as OwnPlace | undefined;
-    if (own && children !== noChildren && own.children === children) own.holders -= 1;
+    const { directory } = (place as OwnPlace | undefined) ?? { directory: noDirectory };
+    if (directory !== noDirectory && directory.children === children) directory.holders -= 1;
   }
 
   /** A mark in time: places that are added later have a higher order. */
@@ -294,7 +311,7 @@ export class Store implements NodeSpace {
       const slash = path.indexOf('/', from);
       const end = slash < 0 ? path.length : slash;
       const name = path.slice(from, end);
-      at = at.children.get(name) ?? this.#attach(at, ownString(name));
+      at = at.children.get(name) ?? this.#attach(at, name);
       from = end + 1;
       this.visits += 1;
     }
@@ -303,8 +320,8 @@ export class Store implements NodeSpace {
 
   #attach(parent: OwnPlace, name: string): OwnPlace {
     this.#order += 1;
-    const place = new OwnPlace(name, parent, this.#order);
-    this.#changeable(parent).set(name, place);
+    const place = new OwnPlace(this.#shared(name), parent, this.#order);
+    this.#changeable(parent).set(place.name, place);
     this.#resize(parent, name.length + 1);
     return place;
   }
@@ -312,8 +329,8 @@ export class Store implements NodeSpace {
   #detach(place: OwnPlace, parent: OwnPlace): void {
     const children = this.#changeable(parent);
     children.delete(place.name);
-    if (children.size === 0) parent.children = noChildren;
     this.#resize(parent, -(place.name.length + 1));
+    if (children.size === 0) parent.directory = noDirectory;
   }
 
   /** Takes empty places without children away, from `place` upwards. */
@@ -323,14 +340,26 @@ export class Store implements NodeSpace {
 
   /** The children of `place`, to be changed: another Map when a transaction holds the present one. */
   #changeable(place: OwnPlace): Map<string, OwnPlace> {
-    if (place.children === noChildren || place.holders > 0) place.children = new Map(place.children);
-    place.holders = 0;
-    place.list = undefined;
-    return place.children;
+    if (place.directory === noDirectory) place.directory = new Directory();
+    const { directory } = place;
+    if (directory.holders > 0) directory.children = new Map(directory.children);
+    directory.holders = 0;
+    directory.list = undefined;
+    return directory.children;
+  }
+
+  /** The one string of that name: the same few hundred names are in every domain. */
+  #shared(name: string): string {
+    const known = this.#names.get(name);
+    if (known !== undefined) return known;
+    if (this.#names.size >= namesMax) this.#names.clear();
+    const own = ownString(name);
+    this.#names.set(own, own);
+    return own;
   }
 
   #resize(place: OwnPlace, by: number): void {
-    place.listBytes += by;
+    place.directory.bytes += by;
     const owned = place.node && this.#owned.get(place.node.perms[0].domid);
     if (owned) owned.bytes += by;
   }
@@ -346,10 +375,10 @@ export class Store implements NodeSpace {
         removed,
       );
     }
-    place.children = noChildren;
     const { node } = place;
     this.nextGeneration();
     this.#set(place, undefined, pathLength);
+    place.directory = noDirectory;
     if (node) removed?.(path, node, place.parent?.node);
   }
 
