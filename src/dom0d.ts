@@ -403,6 +403,7 @@ function countClients(port: StorePort, changed: () => void): { readonly port: St
     return {
       push: (packet: Parameters<typeof link.push>[0]) => link.push(packet),
       resume: () => link.resume(),
+      end: () => link.end(),
       close: () => {
         leave();
         link.close();

@@ -18,7 +18,7 @@ const levels: Record<string, readonly string[]> = {
     'store-loop',
     'hypervisor',
     'trace',
-    'sparing',
+    'sparing-log',
   ),
   'xenbus 2': xenbus('xs-client', 'fault', 'guest', 'xenconsoled'),
   'xenbus 3': xenbus('dom0', 'server', 'guest-sockets', 'privcmd-server', 'privcmd-client', 'run-dir'),

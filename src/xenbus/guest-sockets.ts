@@ -101,7 +101,7 @@ function portUntil(port: StorePort, isOver: () => boolean): StorePort {
     connect: (peer) => {
       if (!isOver()) return port.connect(peer);
       peer.closed('the domain was released');
-      return { push: () => false, resume: () => undefined, close: () => undefined };
+      return { push: () => false, resume: () => undefined, end: () => undefined, close: () => undefined };
     },
   };
 }
@@ -142,6 +142,7 @@ function withheld(
   return {
     push: (packet) => link.push(packet),
     resume: () => link.resume(),
+    end: () => link.end(),
     close: () => {
       isOpen = false;
       link.close();

@@ -5,7 +5,7 @@
  * The comparisons are odd where the real ones are: a domain has 129 watches before the quota of 128 refuses one. The
  * real server's limit on the rate of writes is left out, because nothing in here knows the time.
  */
-import { isPowerOfTwo, withCount } from './sparing.js';
+import { isPowerOfTwo, withCount } from './sparing-log.js';
 import { XENSTORE_REL_PATH_MAX, type XsErrno, XsError } from './xs-wire.js';
 
 export interface Quotas {
@@ -69,7 +69,7 @@ export const softQuotas: readonly QuotaName[] = [
 export class QuotaKeeper {
   #limits: Quotas;
   /** How often a domain came to a quota, and whether it has been there since. */
-  readonly #said = new Map<number, Map<Quota, { times: number; isThere: boolean }>>();
+  readonly #said = new Map<number, Map<Quota | 'unread', { times: number; isThere: boolean }>>();
 
   constructor(
     limits: Partial<Quotas>,
@@ -88,20 +88,24 @@ export class QuotaKeeper {
   }
 
   /**
-   * Refuses a request of `domid` with `errno`. The log has one line for each domain and quota, however often it tries; if
-   * it comes and goes, one for the first time, the second, the fourth, and so on.
+   * Refuses a request of `domid` with `errno`. The log has one line for each domain and quota, however often it tries.
    */
   refuse(quota: Quota, domid: number, errno: XsErrno): never {
     this.say(quota, domid, errno);
     throw new XsError(errno, `quota ${quota}`);
   }
 
-  say(quota: Quota, domid: number, consequence: string): void {
-    const quotas = this.#said.get(domid) ?? new Map<Quota, { times: number; isThere: boolean }>();
+  /**
+   * Says that a domain is at a quota, once until it has `recovered`; of the times that it comes back the second, the
+   * fourth, the eighth. What it does not read counts for its memory, and is told by itself.
+   */
+  say(about: Quota | 'unread', domid: number, consequence: string): void {
+    const quota = about === 'unread' ? 'memory' : about;
+    const quotas = this.#said.get(domid) ?? new Map<Quota | 'unread', { times: number; isThere: boolean }>();
     this.#said.set(domid, quotas);
-    const { times, isThere } = quotas.get(quota) ?? { times: 0, isThere: false };
+    const { times, isThere } = quotas.get(about) ?? { times: 0, isThere: false };
     if (isThere) return;
-    quotas.set(quota, { times: times + 1, isThere: true });
+    quotas.set(about, { times: times + 1, isThere: true });
     if (!isPowerOfTwo(times + 1)) return;
     const line = `xenstored: domain ${domid} is at its quota ${quotaName(quota)} of ${this.#limits[quota]}: ${consequence}`;
     this.log(withCount(line, times + 1));

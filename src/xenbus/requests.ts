@@ -15,7 +15,7 @@ import {
 } from './quota.js';
 import { faults, type NodePerm, type NodePerms, type NodeSpace, ownString } from './store.js';
 import { applyChanges, Transaction } from './transaction.js';
-import type { Watch } from './watch.js';
+import { type Watch, watchBytes } from './watch.js';
 import { DOMID_FIRST_RESERVED } from './xenbus.js';
 import type { Xenstored } from './xenstored.js';
 import {
@@ -226,7 +226,7 @@ function watch(core: Xenstored, request: Request): string {
     const conns = core.domain(conn.domid)?.conns ?? [];
     const count = [...conns].reduce((sum, { id }) => sum + core.watches.usage(id).count, 0);
     if (count > core.quotas.limits.watches) core.quotas.refuse('watches', conn.domid, 'E2BIG');
-    const used = core.memoryOf(conn.domid) + path.length + token.length;
+    const used = core.memoryOf(conn.domid) + watchBytes(path, token);
     if (used >= core.quotas.limits.memory) core.quotas.refuse('memory', conn.domid, 'ENOMEM');
   }
   const isRelative = !special && !name.startsWith('/');

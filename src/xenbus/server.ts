@@ -6,7 +6,7 @@
  */
 import { chmod, lstat, unlink } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
-import { sparingly } from './sparing.js';
+import { sparingly } from './sparing-log.js';
 import { PacketReader, type StoreLink, type StorePort, type Who } from './transport.js';
 import { encode, XS_HEADER_SIZE, type XsPacket, XsType } from './xs-wire.js';
 
@@ -171,7 +171,14 @@ function serve(
     },
     closed: () => {
       isOpen = false;
-      socket.destroy();
+      // Who reads gets what was answered before; nobody waits for who does not.
+      if (socket.writableLength > 0 || outgoing.length === 0) {
+        socket.destroy();
+      } else {
+        socket.write(encode(...outgoing));
+        outgoing = [];
+        socket.destroySoon();
+      }
     },
   });
 
@@ -189,6 +196,7 @@ function serve(
   socket.on('drain', resume);
   socket.on('end', () => {
     isEnding = true;
+    link.end();
     finish();
   });
   socket.on('error', () => shut(() => socket.destroy()));

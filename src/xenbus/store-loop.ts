@@ -6,7 +6,7 @@
  * That one request is served a turn is C xenstored's rule, and so is that the queue of what goes out is where an event
  * is found to be the same as one still waiting.
  */
-import { sparingly } from './sparing.js';
+import { sparingly } from './sparing-log.js';
 import type { StoreLink, StorePeer, StorePort, Who } from './transport.js';
 import { Xenstored, type XenstoredEffect, type XenstoredOptions } from './xenstored.js';
 import { XS_HEADER_SIZE, type XsPacket, XsType } from './xs-wire.js';
@@ -109,6 +109,8 @@ interface Served {
   ready: boolean;
   /** It was told to push no more. */
   stopped: boolean;
+  /** It will push no more. */
+  ending: boolean;
   open: boolean;
 }
 
@@ -175,6 +177,7 @@ export class StoreLoop implements StorePort {
       account: this.#accountOf(peer.domid),
       ready: false,
       stopped: false,
+      ending: false,
       open: true,
     };
     this.#served.set(served.id, served);
@@ -183,6 +186,7 @@ export class StoreLoop implements StorePort {
     return {
       push: (packet) => this.#push(served, packet),
       resume: () => this.#resume(served),
+      end: () => this.#end(served),
       close: () => this.#close(served),
     };
   }
@@ -247,7 +251,8 @@ export class StoreLoop implements StorePort {
   #isAdmitted(served: Served): boolean {
     const { account } = served;
     if (served.outputBytes > outputHoldBytes) return false;
-    if (!this.#isOver(account)) return true;
+    // What is left of an ending connection is little, and may be what its domain waits for.
+    if (served.ending || !this.#isOver(account)) return true;
     account.waiting.add(served);
     this.#waiting.add(account);
     return false;
@@ -281,6 +286,11 @@ export class StoreLoop implements StorePort {
     if (this.#isAwake) return;
     this.#isAwake = true;
     this.#options.wake();
+  }
+
+  #end(served: Served): void {
+    served.ending = true;
+    if (served.account.waiting.delete(served)) this.#queue(served);
   }
 
   #close(served: Served): void {
@@ -339,7 +349,7 @@ export class StoreLoop implements StorePort {
     if (peer.domid === 0 || account.unread === 0) return false;
     const used = this.core.memoryOf(peer.domid) + account.unread + XS_HEADER_SIZE + packet.payload.length;
     if (used < this.core.quotas.limits.memory) return false;
-    this.core.quotas.say('memory', peer.domid, 'events that it does not read are left out');
+    this.core.quotas.say('unread', peer.domid, 'events that it does not read are left out');
     return true;
   }
 

@@ -30,6 +30,7 @@ import {
   listOf,
   type NodePerms,
   type NodeSpace,
+  ownString,
   type Place,
   type Removed,
   recordBytes,
@@ -211,7 +212,7 @@ export class Transaction implements NodeSpace {
       listBytes,
       fire: 'none',
     };
-    this.#accessed.set(path, access);
+    this.#accessed.set(ownString(path), access);
     if (before) this.bytes += recordBytes(before.value, before.perms, listBytes) + path.length;
     return access;
   }
@@ -251,7 +252,8 @@ function lists({ children, removed, added }: Access, name: string): boolean {
 
 /**
  * Applies the changes of `transaction`, in the order of first access, and after each tells `applied`, so that its
- * watches see the tree as it is at that point. `settled` strikes out what it gave to domains that have ended since. The caller has checked that the transaction is current, and ended it.
+ * watches see the tree as it is at that point. `settled` strikes out what it gave to domains that have ended since. The
+ * caller has checked that the transaction is current, and ended it.
  */
 export function applyChanges(
   transaction: Transaction,

@@ -3,7 +3,7 @@
  * a unix socket and a direct link within one process. The server's end of a socket is in server.ts.
  */
 import { connect, type Socket } from 'node:net';
-import { decode, encode, type XsPacket } from './xs-wire.js';
+import { decode, encode, type XsPacket, XsType } from './xs-wire.js';
 
 /** Who speaks on a connection, by where it came in; for the trace. */
 export type Who = 'xl' | 'hotplug' | 'dom0-kernel' | 'domU-kernel' | 'xenconsoled' | 'monitor' | 'client';
@@ -41,6 +41,8 @@ export interface StoreLink {
   push(packet: XsPacket): boolean;
   /** The peer, which was `full`, takes packets again. */
   resume(): void;
+  /** The peer will push no more: what it has pushed is served, whatever its domain uses. */
+  end(): void;
   close(): void;
 }
 
@@ -178,6 +180,12 @@ export function linkTransport(port: StorePort, { domid, who }: { readonly domid:
   let hasRoom = true;
   let handlers: Parameters<XsTransport['receive']>[0] | undefined;
   let isOpen = true;
+  /** Closed by the client: what it has sent is served, and nobody hears of it. */
+  let isEnding = false;
+  let unanswered = 0;
+  const leaveWhenDone = (): void => {
+    if (isEnding && unanswered === 0) link.close();
+  };
   const drain = (): void => {
     for (let packet = waiting[next]; hasRoom && packet; packet = waiting[next]) {
       next += 1;
@@ -190,19 +198,25 @@ export function linkTransport(port: StorePort, { domid, who }: { readonly domid:
   const link = port.connect({
     domid,
     who,
-    deliver: (packet) => handlers?.packet(packet),
+    deliver: (packet) => {
+      if (packet.type !== XsType.WatchEvent) unanswered -= 1;
+      if (isOpen) handlers?.packet(packet);
+      else leaveWhenDone();
+    },
     drained: () => {
       hasRoom = true;
       drain();
     },
     closed: (reason) => {
+      if (isOpen) handlers?.closed(new ConnectionEnded(reason));
       isOpen = false;
-      handlers?.closed(new ConnectionEnded(reason));
+      isEnding = false;
     },
   });
   return {
     send: (packet) => {
       if (!isOpen) return;
+      unanswered += 1;
       if (hasRoom && waiting.length === 0) {
         hasRoom = link.push(packet);
       } else {
@@ -215,8 +229,9 @@ export function linkTransport(port: StorePort, { domid, who }: { readonly domid:
     close: () => {
       if (!isOpen) return;
       isOpen = false;
-      waiting = [];
-      link.close();
+      isEnding = true;
+      link.end();
+      leaveWhenDone();
       handlers?.closed();
     },
   };

@@ -28,6 +28,15 @@ const keyOf = (path: string, token: string): string => `${path}\0${token}`;
 
 const inOrder = (a: Watch, b: Watch): number => a.conn - b.conn || a.order - b.order;
 
+/** A path of more names than this is nobody's, and costs what its entries in the tree take. */
+const ordinaryNames = 32;
+const nameBytes = 512;
+
+/** What a watch counts for: the bytes of its path and token, as in C xenstored. */
+export function watchBytes(path: string, token: string): number {
+  return path.length + token.length + nameBytes * Math.max(0, namesOf(path).length - ordinaryNames);
+}
+
 interface OfConnection {
   readonly watches: Map<string, Watch>;
   bytes: number;
@@ -60,7 +69,7 @@ export class WatchTable {
     const watch: Watch = { conn, path, token, prefix, order: this.#order++ };
     const ofConn = this.#byConn.get(conn) ?? { watches: new Map(), bytes: 0 };
     ofConn.watches.set(keyOf(path, token), watch);
-    ofConn.bytes += path.length + token.length;
+    ofConn.bytes += watchBytes(path, token);
     this.#byConn.set(conn, ofConn);
     let at = path.startsWith('@') ? this.#special : this.#root;
     for (const name of namesOf(path)) {
@@ -82,7 +91,7 @@ export class WatchTable {
     const watch = ofConn?.watches.get(keyOf(path, token));
     if (!ofConn || !watch) return undefined;
     ofConn.watches.delete(keyOf(path, token));
-    ofConn.bytes -= path.length + token.length;
+    ofConn.bytes -= watchBytes(path, token);
     if (ofConn.watches.size === 0) this.#byConn.delete(conn);
     this.#forget(watch);
     return watch;

@@ -641,6 +641,9 @@ interface Listener {
   readonly end: (reason: Error | undefined) => void;
 }
 
+/** Keeps a token from others while its watch ends. */
+const deaf: Listener = { event: nothing, end: nothing };
+
 /** The connection: what is awaited, and who hears of what. */
 class Client {
   readonly ended: Promise<Error | undefined>;
@@ -706,8 +709,13 @@ class Client {
   /** Forgets a listener, and then the server does. Nothing happens to one that is forgotten already. */
   async unlisten(path: string, token: string, listener: Listener): Promise<void> {
     if (this.#listeners.get(token) !== listener) return;
-    this.#listeners.delete(token);
-    if (!this.#end) await this.request(asks.unwatch, { strings: [path, token] });
+    // Events may be on their way until it is answered: the next watch of that token must not get them.
+    this.#listeners.set(token, deaf);
+    try {
+      if (!this.#end) await this.request(asks.unwatch, { strings: [path, token] });
+    } finally {
+      if (this.#listeners.get(token) === deaf) this.#listeners.delete(token);
+    }
   }
 
   async resetWatches(signal: AbortSignal | undefined): Promise<void> {

@@ -207,6 +207,29 @@ describe('the socket', () => {
     expect(statSync(path).mode & 0o777).toBe(0o600);
   });
 
+  test('gets what was answered before the store ended the connection in the same turn', async () => {
+    const other = join(directory, 'other');
+    const ending = await listenStore(
+      {
+        connect: (peer) => ({
+          push: (packet) => {
+            peer.deliver({ ...packet, payload: joinStrings('last words') });
+            peer.closed('for a test');
+            return true;
+          },
+          resume: () => undefined,
+          end: () => undefined,
+          close: () => undefined,
+        }),
+      },
+      { path: other, domid: 3, who: 'client', log: (line) => log.push(line) },
+    );
+    const xs = xsClient(await socketTransport(other));
+    expect(await xs.read('name')).toBe('last words\0');
+    expect(await xs.ended).toBeInstanceOf(Error);
+    await ending.close();
+  });
+
   test('of too long a path is refused with the path, the limit and the way out', async () => {
     const long = join(directory, 'x'.repeat(socketPathMax));
     await expect(listenStore(loop, { path: long, domid: 0, who: 'client', log: () => undefined })).rejects.toThrow(

@@ -124,6 +124,23 @@ describe('conflicts', () => {
   });
 });
 
+test('gives back what it has borrowed: the store then changes a directory where it is', () => {
+  const store = storeWith('/s', '/s/a');
+  const tx = begin(store);
+  const place = store.borrow('/s');
+  store.giveBack(place, place?.children);
+  const before = place?.children;
+  expect(tx.names('/s')).toEqual(['a']);
+  put(store, '/s/b', 'v');
+  expect([place?.children === before, tx.names('/s')]).toEqual([false, ['a']]);
+  const present = place?.children;
+  const another = begin(store);
+  another.names('/s');
+  another.end();
+  put(store, '/s/c', 'v');
+  expect(place?.children).toBe(present);
+});
+
 test('counts what its owners gain and lose', () => {
   const store = storeWith('/a', '/b');
   const tx = begin(store);

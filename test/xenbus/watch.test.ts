@@ -45,6 +45,27 @@ test('what is removed is found no more, and what is left stays', () => {
   expect([table.usage(1), tokens(table, '/b'), tokens(table, '/a')]).toEqual([{ count: 0, bytes: 0 }, [], ['z']]);
 });
 
+test('nothing is kept of a path that leads to no watch any more', () => {
+  const table = new WatchTable();
+  table.add(1, '/a/b/c', 'x', 0);
+  table.add(1, '/a/b', 'y', 0);
+  expect([table.isWatchedBelow('/a/b'), table.isWatchedBelow('/a')]).toEqual([true, true]);
+  table.remove(1, '/a/b/c', 'x');
+  expect([table.isWatchedBelow('/a/b'), table.isWatchedBelow('/a')]).toEqual([false, true]);
+  table.removeAll(1);
+  expect(table.isWatchedBelow('/')).toBe(false);
+});
+
+test('a path of very many names counts for what its entries take', () => {
+  const table = new WatchTable();
+  table.add(1, '/local/domain/1/device/vif/0/state', 'token', 0);
+  expect(table.usage(1).bytes).toBe('/local/domain/1/device/vif/0/state'.length + 'token'.length);
+  table.add(1, '/a'.repeat(1000), '', 0);
+  expect(table.usage(1).bytes).toBeGreaterThan(400_000);
+  table.removeAll(1);
+  expect(table.usage(1).bytes).toBe(0);
+});
+
 test('special events are found by their exact name', () => {
   const table = new WatchTable();
   table.add(1, '@releaseDomain', 'x', 0);

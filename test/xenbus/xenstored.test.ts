@@ -290,6 +290,41 @@ describe('events', () => {
 });
 
 describe('transactions', () => {
+  test('list children in the order in which they were added, not in that of access', () => {
+    expectDialogue([
+      ['dom0', 0, 'MKDIR /s', 'OK'],
+      ['dom0', 0, 'START ', '1'],
+      ['dom0', 1, 'READ /s/b', 'ENOENT'],
+      ['dom0', 1, 'WRITE /s/a v', 'OK'],
+      ['dom0', 1, 'WRITE /s/b v', 'OK'],
+      ['dom0', 1, 'END T', 'OK'],
+      ['dom0', 0, 'DIRECTORY /s', 'a b'],
+      ['dom0', 0, 'START ', '2'],
+      ['dom0', 2, 'RM /s/a', 'OK'],
+      ['dom0', 2, 'WRITE /s/a v', 'OK'],
+      ['dom0', 2, 'DIRECTORY /s', 'b a'],
+      ['dom0', 2, 'END T', 'OK'],
+      ['dom0', 0, 'DIRECTORY /s', 'b a'],
+    ]);
+  });
+
+  test('hold a directory against the size of a node as it has become in them', () => {
+    expectDialogue(
+      [
+        ['dom0', 0, 'WRITE /local/domain/1 ', 'OK'],
+        ['dom0', 0, 'SET_PERMS /local/domain/1 n1', 'OK'],
+        ['dom1', 0, 'MKDIR aaaaaaaaaa', 'OK'],
+        ['dom1', 0, 'MKDIR bbbbbbbbbb', 'OK'],
+        ['dom1', 0, 'MKDIR cccccccccc', 'ENOSPC'],
+        ['dom1', 0, 'START ', '1'],
+        ['dom1', 1, 'RM aaaaaaaaaa', 'OK'],
+        ['dom1', 1, 'MKDIR cccccccccc', 'OK'],
+        ['dom1', 1, 'MKDIR dddddddddd', 'ENOSPC'],
+      ],
+      stage({ quotas: { nodeSize: 60 } }),
+    );
+  });
+
   test('fire at the commit, in the order of first access, each node once', () => {
     expectDialogue([
       ['dom0', 0, 'WRITE /a v', 'OK'],
@@ -904,6 +939,7 @@ describe('the loop', () => {
     dom0.link.push(packet(0, 'WRITE /a/again v'));
     run();
     expect(guest.got.at(-1)).toBe('/a/again t');
+    expect(log).toHaveLength(1);
   });
 
   test('lets no connections of a guest past its quota together, and none by leaving and coming back', () => {
@@ -946,6 +982,50 @@ describe('the loop', () => {
     asks.link.push(packet(0, 'READ /w/0'));
     run();
     expect(asks.got).toEqual(['v']);
+  });
+
+  test('lets a guest go on when another connection of it closes, and what that one held is free', () => {
+    const { join, run, wakes } = loopWith({ quotas: { memory: 4500 }, domain: () => ({ dying: false, shutdown: false }) });
+    const dom0 = join('dom0');
+    for (const request of ['WRITE /local/domain/1 ', 'SET_PERMS /local/domain/1 n1']) dom0.link.push(packet(0, request));
+    run();
+    const [a, b] = [join('a', 1), join('b', 1)];
+    const ask = (tx: number, request: string) => {
+      a.link.push(packet(tx, request));
+      run();
+    };
+    ask(0, `WRITE big ${'v'.repeat(1500)}`);
+    for (const tx of [1, 2]) {
+      ask(0, 'START ');
+      ask(tx, 'READ big');
+    }
+    b.link.push(packet(0, 'GET_PERMS /local/domain/1'));
+    run();
+    expect(b.got).toEqual([]);
+    wakes.length = 0;
+    a.link.close();
+    expect(wakes).toEqual(['wake']);
+    run();
+    expect(b.got).toEqual(['n1']);
+  });
+
+  test('serves what an ending connection has asked, although it is what its domain waits for', () => {
+    const { join, run } = loopWith({ quotas: { memory: 4500 }, domain: () => ({ dying: false, shutdown: false }) });
+    const dom0 = join('dom0');
+    for (const request of ['WRITE /local/domain/1 ', 'SET_PERMS /local/domain/1 n1']) dom0.link.push(packet(0, request));
+    run();
+    const a = join('a', 1);
+    a.link.push(packet(0, `WRITE big ${'v'.repeat(1500)}`));
+    for (const tx of [1, 2]) {
+      a.link.push(packet(0, 'START '));
+      a.link.push(packet(tx, 'READ big'));
+    }
+    a.link.push(packet(0, 'READ big'));
+    run();
+    expect(a.got).toHaveLength(5);
+    a.link.end();
+    run();
+    expect(a.got).toHaveLength(6);
   });
 
   test('counts the transactions of a guest over all of its connections', () => {

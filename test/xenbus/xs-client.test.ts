@@ -419,6 +419,21 @@ describe('transactions', () => {
 });
 
 describe('watches', () => {
+  test('of a token that was used before hear nothing of what it was used for', async () => {
+    const { client } = store();
+    const [xs, other] = [client(), client()];
+    const heard: string[] = [];
+    const first = await xs.watch('/p', () => undefined, 'token');
+    void other.write('/p', 'v');
+    const closed = first.close();
+    await expect(xs.watch('/q', () => undefined, 'token')).rejects.toThrow('belongs to another watch');
+    await closed;
+    await xs.watch('/q', (path) => heard.push(path), 'token');
+    await other.write('/p', 'w');
+    await settled();
+    expect(heard).toEqual(['/q']);
+  });
+
   test('hear first of themselves and then of every change, in order, until they are closed', async () => {
     const xs = store().client();
     const heard: string[] = [];
@@ -870,6 +885,15 @@ describe('signals', () => {
 });
 
 describe('a client that was closed', () => {
+  test('has sent what it was asked to send, also to a store in the same process', async () => {
+    const { loop, client } = store();
+    const [xs, other] = [client(), client()];
+    void xs.write('/k', 'v').catch(() => undefined);
+    xs.close();
+    await settled();
+    expect([await other.read('/k'), loop.connections]).toEqual(['v', 1]);
+  });
+
   test('refuses everything, and closing it again does nothing', async () => {
     const xs = store().client();
     xs.close();

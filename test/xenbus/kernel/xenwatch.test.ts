@@ -22,6 +22,7 @@ function machine(design: 'single' | 'hardened') {
           return true;
         },
         resume: () => {},
+        end: () => {},
         close: () => {},
       };
     },
