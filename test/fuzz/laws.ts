@@ -59,6 +59,9 @@ const same = (law: string, found: unknown, expected: unknown, facts = ''): void 
 };
 
 /** What xenstore-control's `quota DOMID` says, or undefined for a domain that the store does not know. */
+/** How many names a path has; those past the 32nd of a watch are charged for what they take. */
+const depthOf = (path: string): number => path.split('/').filter((name) => name !== '').length;
+
 function usageOf(rig: Rig, domid: number): Map<string, number> | undefined {
   const reply = rig.ask(XsType.Control, 'quota', String(domid));
   if (reply.type === XsType.Error) return undefined;
@@ -94,7 +97,8 @@ export function checkLaws(rig: Rig): void {
       if (conn.domid !== domid) continue;
       const ofConn = core.watches.usage(conn.id);
       let held = 0;
-      for (const { path, token } of conn.watches.values()) held += path.length + token.length;
+      for (const { path, token } of conn.watches.values())
+        held += path.length + token.length + 512 * Math.max(0, depthOf(path) - 32);
       same('watches are counted', ofConn, { count: conn.watches.size, bytes: held }, conn.name);
       watches += ofConn.count;
       watchBytes += ofConn.bytes;
