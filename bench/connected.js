@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-// How long a domain takes from `domainCreateNew` to both devices connected, inside one process, when there are 10 and
-// when there are 1,000 domains already.
+// How long a domain takes from `domainCreateNew` to both devices connected, inside one process, when there are 10,
+// 100, 1,000 and 5,000 domains already.
 //
 //   npm run build && node bench/connected.js [samples]
 //
@@ -18,7 +18,7 @@ import { xsClient } from '../dist/xenbus/xs-client.js';
 const samples = Number(process.argv[2] ?? 50);
 const clock = new SystemClock();
 const host = { root: '/', assumeFiles: true, strictFiles: false, bridges: ['xenbr0'] };
-const machine = { nrCpus: 2, totalKb: 64 * 1024 * 1024, dom0Kb: 1024 * 1024, dom0Vcpus: 2 };
+const machine = { nrCpus: 2, totalKb: 512 * 1024 * 1024, dom0Kb: 1024 * 1024, dom0Vcpus: 2 };
 const dom0 = new Dom0({ clock, cmdline: 'xen_mtwatch', host, hypervisor: machine, log: (line) => console.error(line) });
 const connect = (who) => xsClient(linkTransport(dom0, { domid: 0, who }));
 const xc = { call: async (op, args) => dom0.handlers[op](args), close() {} };
@@ -96,7 +96,7 @@ async function create() {
 const median = (list) => [...list].sort((a, b) => a - b)[Math.floor(list.length / 2)];
 console.log(`Node ${process.version}, ${samples} samples a row, median milliseconds`);
 console.log('domains  create  connected  destroy');
-for (const population of [10, 100, 1000]) {
+for (const population of [10, 100, 1000, 5000]) {
   while (dom0.domains < population) await create();
   const rows = [];
   for (let sample = 0; sample < samples; sample++) {

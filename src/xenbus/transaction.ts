@@ -107,16 +107,11 @@ export class Transaction implements NodeSpace {
    * a transaction's copy of a parent may be older than its view of the child. It ends in EAGAIN anyway.
    */
   removeTree(path: string, removed?: Removed): void {
-    const wasListed = this.isListed(path);
-    this.#removeBelow(path, removed);
-    if (!wasListed) throw new XsError('EIO', `${path} is not listed`);
-  }
-
-  #removeBelow(path: string, removed: Removed | undefined): void {
     const access = this.#access(path, 'EIO');
     const node = access.now;
     if (!node) throw new XsError('EIO', `${path} is listed and missing`);
-    for (const name of this.names(path)) this.#removeBelow(join(path, name), removed);
+    for (const name of this.names(path)) this.removeTree(join(path, name), removed);
+    if (!this.isListed(path)) throw new XsError('EIO', `${path} is not listed`);
     const parent = this.#access(parentPath(path));
     this.store.nextGeneration();
     this.#replace(access, path, undefined);

@@ -582,6 +582,20 @@ describe('transactions', () => {
     ]);
   });
 
+  test('removing what another removed meanwhile is EIO, and takes away only what lies below', () => {
+    expectDialogue([
+      ['dom0', 0, 'WRITE /t/c/a v', 'OK'],
+      ['dom0', 0, 'START ', '1'],
+      ['dom0', 1, 'READ /t/c/x', 'ENOENT'],
+      ['dom0b', 0, 'RM /t/c', 'OK'],
+      ['dom0', 1, 'WRITE /t/c/a/d v', 'OK'],
+      ['dom0', 1, 'RM /t/c', 'EIO'],
+      ['dom0', 1, 'DIRECTORY /t/c', ''],
+      ['dom0', 1, 'READ /t/c/a', 'ENOENT'],
+      ['dom0', 1, 'END T', 'EAGAIN'],
+    ]);
+  });
+
   test('removing what another emptied meanwhile is EIO', () => {
     expectDialogue([
       ['dom0', 0, 'WRITE /t/b/a v', 'OK'],
