@@ -44,8 +44,6 @@ export interface NodeSpace {
   list(path: string): string;
   /** The length of that list. */
   listBytes(path: string): number;
-  /** Whether the parent of `path` lists it. */
-  isListed(path: string): boolean;
 }
 
 /** A string that stays in memory by itself: the engine may keep a part of a string as a reference to the whole. */
@@ -199,10 +197,6 @@ export class Store implements NodeSpace {
     return this.#find(path)?.listBytes ?? 0;
   }
 
-  isListed(path: string): boolean {
-    return this.#find(path) !== undefined;
-  }
-
   /** The place of `path`, for a transaction: its present `children` stay as they are until it is given back with them. */
   borrow(path: string): Place | undefined {
     const place = this.#find(path);
@@ -221,7 +215,7 @@ export class Store implements NodeSpace {
   }
 
   /** Has `names` stand at the end of the list of `path`, in their order. Nothing is to do if they came so, after `mark`. */
-  moveToEnd(path: string, names: ReadonlySet<string>, mark: number): void {
+  moveToEnd(path: string, names: readonly string[], mark: number): void {
     const place = this.#find(path);
     if (!place) return;
     let last = mark;
@@ -477,8 +471,7 @@ export function planCreation(
     below = baseName(name).length + 1;
     return node;
   });
-  const top = missing.at(-1) ?? path;
-  const listBytes = space.listBytes(at) + (space.isListed(top) ? 0 : below);
+  const listBytes = space.listBytes(at) + below;
   planned.push({ path: at, value: ancestor.value, perms: given, listBytes, fresh: false });
   return planned;
 }

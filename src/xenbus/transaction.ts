@@ -49,9 +49,12 @@ interface Access {
   /** The node as the transaction sees it now. */
   now: StoreNode | undefined;
   modified: boolean;
-  /** What the transaction has changed about the list of children: names taken out, and then names added at the end. */
+  /**
+   * What the transaction has changed about the list of children: names taken out, and then names added at the end. As in
+   * xenstored a node that the transaction makes is added although it is listed, which only one that must fail can see.
+   */
   removed: Set<string> | undefined;
-  added: Set<string> | undefined;
+  added: string[] | undefined;
   listBytes: number;
   /** Which watches a commit fires: none, those on exactly this path, or those on its ancestors too. */
   fire: 'none' | 'exact' | 'subtree';
@@ -64,7 +67,7 @@ export interface TransactionChange {
   readonly now: StoreNode | undefined;
   readonly fire: 'none' | 'exact' | 'subtree';
   /** The children that it gets, in the order in which they were added. */
-  readonly added: ReadonlySet<string> | undefined;
+  readonly added: readonly string[] | undefined;
 }
 
 export class Transaction implements NodeSpace {
@@ -111,7 +114,6 @@ export class Transaction implements NodeSpace {
     const node = access.now;
     if (!node) throw new XsError('EIO', `${path} is listed and missing`);
     for (const name of this.names(path)) this.removeTree(join(path, name), removed);
-    if (!this.isListed(path)) throw new XsError('EIO', `${path} is not listed`);
     const parent = this.#access(parentPath(path));
     this.store.nextGeneration();
     this.#replace(access, path, undefined);
@@ -131,10 +133,6 @@ export class Transaction implements NodeSpace {
 
   listBytes(path: string): number {
     return this.#access(path).listBytes;
-  }
-
-  isListed(path: string): boolean {
-    return lists(this.#access(parentPath(path)), baseName(path));
   }
 
   /** Notes an owner whose number of nodes the commit must look at, although it may not change. */
@@ -220,17 +218,19 @@ export class Transaction implements NodeSpace {
   }
 
   #enter(parent: Access, name: string): void {
-    if (lists(parent, name)) return;
-    parent.added ??= new Set();
-    parent.added.add(name);
+    parent.added ??= [];
+    parent.added.push(name);
     this.#resize(parent, name.length + 1);
   }
 
   #strike(parent: Access, name: string): void {
-    if (!lists(parent, name)) return;
-    if (!parent.added?.delete(name)) {
+    if (parent.children?.has(name) && !parent.removed?.has(name)) {
       parent.removed ??= new Set();
       parent.removed.add(name);
+    } else {
+      const at = parent.added?.indexOf(name) ?? -1;
+      if (at < 0) throw new XsError('EIO', `${name} is not listed`);
+      parent.added?.splice(at, 1);
     }
     this.#resize(parent, -(name.length + 1));
   }
@@ -239,10 +239,6 @@ export class Transaction implements NodeSpace {
     access.listBytes += by;
     if (access.now) this.bytes += by;
   }
-}
-
-function lists({ children, removed, added }: Access, name: string): boolean {
-  return added?.has(name) === true || (children?.has(name) === true && !removed?.has(name));
 }
 
 /**

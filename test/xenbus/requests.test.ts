@@ -582,16 +582,29 @@ describe('transactions', () => {
     ]);
   });
 
-  test('removing what another removed meanwhile is EIO, and takes away only what lies below', () => {
+  test('list a child twice that they make anew, whose removal with them is EIO', () => {
     expectDialogue([
       ['dom0', 0, 'WRITE /t/c/a v', 'OK'],
       ['dom0', 0, 'START ', '1'],
       ['dom0', 1, 'READ /t/c/x', 'ENOENT'],
       ['dom0b', 0, 'RM /t/c', 'OK'],
       ['dom0', 1, 'WRITE /t/c/a/d v', 'OK'],
+      ['dom0', 1, 'DIRECTORY /t/c', 'a a'],
       ['dom0', 1, 'RM /t/c', 'EIO'],
-      ['dom0', 1, 'DIRECTORY /t/c', ''],
+      ['dom0', 1, 'DIRECTORY /t/c', 'a'],
       ['dom0', 1, 'READ /t/c/a', 'ENOENT'],
+      ['dom0', 1, 'END T', 'EAGAIN'],
+    ]);
+  });
+
+  test('removing a node that their list does not have is EIO, and the node is gone', () => {
+    expectDialogue([
+      ['dom0', 0, 'WRITE /t/d v', 'OK'],
+      ['dom0', 0, 'START ', '1'],
+      ['dom0', 1, 'READ /t/d', 'v'],
+      ['dom0b', 0, 'WRITE /t/d/c v', 'OK'],
+      ['dom0', 1, 'RM /t/d/c', 'EIO'],
+      ['dom0', 1, 'READ /t/d/c', 'ENOENT'],
       ['dom0', 1, 'END T', 'EAGAIN'],
     ]);
   });
