@@ -10,8 +10,6 @@ import { isUnclear, type Outcome } from './session.js';
 /** What is known about an operation when its outcomes are judged. */
 export interface Circumstances {
   readonly op: Operation;
-  /** Its transaction has met a child that somebody else removed or made, so that it can only fail in the end. */
-  readonly torn: boolean;
 }
 
 export interface Accepted {
@@ -43,15 +41,6 @@ export const accepted: readonly Accepted[] = [
       'most of the time; its errno is that of whatever it failed at last',
     covers: ({ op }, reference, tested) =>
       op.kind === 'request' && isUnclear(op) && /^E/.test(reference.reply) && /^(ENOENT|ENOMEM)$/.test(tested.reply),
-  },
-  {
-    id: 'doomed-transaction',
-    reason:
-      'a transaction met a node whose list of children is older than what somebody else did to one of them, or it met its ' +
-      'quota within an RM: it can only fail in the end (which is checked). RM in it is EIO in C, having removed a part, and a ' +
-      'child made anew is listed twice in C; what is seen in it afterwards is not compared',
-    covers: ({ op, torn }, reference, tested) =>
-      torn && (!isRequest(op, types.TRANSACTION_END) || (reference.reply !== 'OK' && tested.reply !== 'OK')),
   },
   {
     id: 'release-reply-order',
