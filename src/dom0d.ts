@@ -85,11 +85,6 @@ function parseDom0dArgs(argv: readonly string[]): Dom0dOptions {
     const given = values.journal !== undefined ? '--journal' : '--fsync';
     throw new BadArguments(`${given} is not there yet: the store of this version lives in memory alone; start without it`);
   }
-  if (/(^|\s)xen_mtwatch=rfc(\s|$)/.test(values.cmdline ?? '')) {
-    throw new BadArguments(
-      "xen_mtwatch=rfc, the RFC's algorithm as posted, is not modelled yet; xen_mtwatch is one thread a domain without its defects",
-    );
-  }
   const idle = values.idle === undefined ? idleDefaultSeconds : Number(values.idle);
   if (!Number.isFinite(idle) || idle < 0 || values.idle === '') {
     throw new BadArguments(`--idle ${values.idle}: give a number of seconds, 0 for never`);

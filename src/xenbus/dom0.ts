@@ -17,14 +17,14 @@ import { Hypervisor, type HypervisorOptions } from './hypervisor.js';
 import { backendBus, probeAndWatch } from './kernel/backend-bus.js';
 import { blkback } from './kernel/blkback.js';
 import { BlockDevices } from './kernel/block.js';
+import { type Design, designOf, makeDispatch, watchNodes } from './kernel/designs.js';
 import { watchHungTasks } from './kernel/hung-task.js';
 import { Kernel } from './kernel/kernel.js';
 import { watchControl } from './kernel/manage.js';
-import { HardenedDispatch, watchAnnouncements } from './kernel/mtwatch.js';
 import { netback } from './kernel/netback.js';
 import { Printk } from './kernel/printk.js';
 import { type KTask, procStack, Sched, type Task } from './kernel/sched.js';
-import { type Dispatch, SingleDispatch, Watches } from './kernel/xenwatch.js';
+import { type Dispatch, Watches } from './kernel/xenwatch.js';
 import { domainPath, mtwatchPath } from './paths.js';
 import { type Hold, type HostView, PrivcmdError, type PrivcmdHandlers, type WatchThread } from './privcmd.js';
 import { StoreLoop } from './store-loop.js';
@@ -64,7 +64,7 @@ export class Dom0 implements StorePort {
   readonly hypervisor: Hypervisor;
   readonly kernel: Kernel;
   readonly handlers: Dom0Handlers;
-  readonly design: 'single' | 'hardened';
+  readonly design: Design;
 
   readonly #clock: Clock;
   readonly #host: HostView;
@@ -83,7 +83,7 @@ export class Dom0 implements StorePort {
   #settled: (() => void)[] = [];
 
   constructor(options: Dom0Options) {
-    const { clock, cmdline, host, log } = options;
+    const { clock, cmdline, host, log, choose } = options;
     this.#clock = clock;
     this.#host = host;
     this.#bridges = new Map(host.bridges.map((name) => [name, new Map()]));
@@ -94,7 +94,7 @@ export class Dom0 implements StorePort {
 
     this.#sched = new Sched({
       wake,
-      ...(options.choose ? { choose: options.choose } : {}),
+      ...(choose ? { choose: (ready: readonly KTask[]) => choose(ready.length) } : {}),
       trouble: (task, what, error) => this.#trouble(task, what, error, log),
       charged: (task) => {
         const domain = this.hypervisor.get(task.home.domid);
@@ -144,12 +144,12 @@ export class Dom0 implements StorePort {
     const words = cmdline.split(/\s+/);
     const parameter = words.find((word) => word === 'xen_mtwatch' || word.startsWith('xen_mtwatch='));
     this.#faults = new Faults(this.#sched);
-    this.design = parameter === undefined ? 'single' : 'hardened';
-    if (parameter !== undefined) this.#printk.print('xenbus: xenwatch multithreading is enabled');
-    if (parameter?.includes('=')) this.#printk.print(`xenbus: ${parameter}: the value is not known and means nothing`);
-    const hardened = parameter === undefined ? undefined : new HardenedDispatch(this.kernel);
-    this.#dispatch = hardened ?? new SingleDispatch(this.kernel);
-    this.#boot(hardened, machine);
+    this.design = designOf(parameter);
+    this.#dispatch = makeDispatch(this.design, this.kernel);
+    if (parameter?.includes('=') && this.design !== 'rfc') {
+      this.#printk.print(`xenbus: ${parameter}: the value is not known and means nothing`);
+    }
+    this.#boot(machine);
     startXenconsoled(this.#sched, clock, this.hypervisor, this.#store);
     this.#stopHungTasks = watchHungTasks(this.kernel, options.hungTaskMs);
     this.handlers = this.#makeHandlers();
@@ -206,8 +206,9 @@ export class Dom0 implements StorePort {
   };
 
   /** What the machine does before anybody can connect: dom0's nodes, the drivers, the watches. */
-  #boot(hardened: HardenedDispatch | undefined, machine: HypervisorOptions): void {
+  #boot(machine: HypervisorOptions): void {
     const { kernel } = this;
+    const dispatch = this.#dispatch;
     const watches = new Watches(kernel, this.#dispatch);
     const bus = backendBus(kernel, watches);
     const shared = { bus, hypervisor: this.hypervisor, faults: this.#faults, nrCpus: machine.nrCpus };
@@ -228,7 +229,7 @@ export class Dom0 implements StorePort {
       yield* bus.registerDriver(blkback({ ...shared, blocks }));
       yield* bus.registerDriver(netback({ ...shared, netdevGone }));
       yield* probeAndWatch(bus);
-      if (hardened) yield* watchAnnouncements(kernel, watches, hardened);
+      yield* watchNodes(kernel, watches, dispatch);
     });
   }
 

@@ -82,7 +82,7 @@ export interface Dom0Status {
   readonly runDir: string;
   readonly cmdline: string;
   /** How watch events are dispatched. */
-  readonly xenwatch: 'single' | 'hardened';
+  readonly xenwatch: 'single' | 'rfc' | 'hardened';
   readonly domains: number;
   readonly connections: number;
   readonly upMs: number;

@@ -25,6 +25,7 @@ export function startXenconsoled(sched: Sched, clock: Clock, hypervisor: Hypervi
   client.onWatchEvent = (_path, token) => {
     tokens.add(token);
     sched.wakeAll(arrived);
+    return undefined;
   };
   client.connect(store);
   client.spawn('xenconsoled', 'do_sys_poll', () => run());

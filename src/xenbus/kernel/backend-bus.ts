@@ -7,6 +7,7 @@
 import { parseDomid } from '../paths.js';
 import { type BusType, XenbusBus } from './bus.js';
 import type { Kernel } from './kernel.js';
+import { beGetDomid } from './rfc.js';
 import type { Task } from './sched.js';
 import type { Watches } from './xenwatch.js';
 
@@ -46,6 +47,7 @@ export function* probeAndWatch(bus: XenbusBus): Task {
     node: 'backend',
     name: 'backend_changed',
     domidOf: backendDomid,
+    getDomid: beGetDomid,
     callback: (path) => bus.kernel.call('xenbus_dev_changed', bus.changed(path)),
   });
 }

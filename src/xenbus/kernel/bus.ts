@@ -11,7 +11,8 @@ import { PrivcmdError } from '../privcmd.js';
 import { strstate, XenbusState } from '../xenbus.js';
 import { XsError } from '../xs-wire.js';
 import type { Kernel } from './kernel.js';
-import { type Mutex, mutex, mutexLock, mutexUnlock, type Task } from './sched.js';
+import { type Mutex, mutex, mutexLock, mutexUnlock } from './locks.js';
+import type { Task } from './sched.js';
 import type { Watches, XenbusWatch } from './xenwatch.js';
 
 /** The kernel name of a bus id may have 19 characters (XEN_BUS_ID_SIZE is 20 with its NUL). */
@@ -161,6 +162,8 @@ export class XenbusBus {
       node: `${device.otherend}/state`,
       name: this.type.changedName,
       domidOf: () => device.otherendId,
+      getDomid: () => device.otherendId,
+      getOwner: () => device.otherendId,
       guestWritable: this.type.root === 'backend',
       callback: (path) => this.kernel.call('xenbus_otherend_changed', this.#otherendChanged(device, path)),
     });

@@ -9,7 +9,10 @@ import type { Clock } from '../clock.js';
 import type { StoreLink, StorePort, Who } from '../transport.js';
 import { parseState, XenbusState } from '../xenbus.js';
 import { joinStrings, splitStrings, type XsErrno, XsError, type XsPacket, XsType } from '../xs-wire.js';
-import { call, KTask, type Sched, type Task, type TaskHome, type WaitQueue, waitEvent, waitQueue } from './sched.js';
+import type { Defects } from './hazards.js';
+import { Workqueue } from './locks.js';
+import { bug, call, KTask, type Sched, type Task, type TaskHome, type WaitQueue, waitEvent, waitQueue } from './sched.js';
+import type { WatchEvent } from './xenwatch.js';
 
 /** The first pid that a model's kernel thread gets; lower ones belong to threads that are not modelled. */
 const firstPid = 29;
@@ -22,10 +25,42 @@ export interface KernelOptions {
   readonly sched: Sched;
   readonly clock: Clock;
   readonly printk: (text: string) => void;
+  /** Who watches over what the kernel does: the explorer, a test. */
+  readonly observer?: Observer;
+  /** What is built wrong on purpose. */
+  readonly defects?: Defects;
+  /** Whether an allocation, or the start of a thread, fails now. */
+  readonly fails?: (what: string) => boolean;
 }
 
+/** What a kernel tells of itself, for whoever checks or traces it; nothing depends on it. */
+export interface Observer {
+  /** Something worth a line in a trace, in the words of the recordings of a real kernel. */
+  note?(task: KTask | undefined, text: string): void;
+  /** An event was queued by the ring reader, goes to another thread, begins, ends, is dropped with its watch. */
+  queued?(event: WatchEvent): void;
+  began?(task: KTask, event: WatchEvent): void;
+  ended?(task: KTask, event: WatchEvent): void;
+  purged?(event: WatchEvent): void;
+  /** What a kernel with its debugging options would complain about. */
+  complain?(task: KTask, what: Complaint, text: string): void;
+}
+
+export type Complaint =
+  | 'BUG'
+  | 'WARN'
+  | 'sleeping in atomic'
+  | 'use after free'
+  | 'ERR_PTR'
+  | 'double connect'
+  | 'reuse'
+  | 'resurrection';
+
+/** Where a task that starts another one can be preempted. */
+const kthreadd = { at: 'kthread_run' };
+
 interface PendingReply {
-  readonly queue: WaitQueue;
+  readonly task: KTask;
   reply: XsPacket | undefined;
 }
 
@@ -35,9 +70,14 @@ export class Kernel {
   readonly clock: Clock;
   readonly printk: (text: string) => void;
   readonly domid: number;
-  /** What takes the events that the ring brings; set before `connect`. */
-  onWatchEvent: (path: string, token: string) => void = () => {};
+  readonly observer: Observer | undefined;
+  readonly defects: Defects;
+  /** The system's workqueue. */
+  readonly workqueue: Workqueue;
+  /** What takes the events that the ring brings, in the thread that reads it; set before `connect`. */
+  onWatchEvent: (path: string, token: string) => Task | undefined = () => undefined;
 
+  readonly #fails: (what: string) => boolean;
   readonly #who: Who;
   readonly #ring: XsPacket[] = [];
   readonly #ringQueue = waitQueue('xb_waitq');
@@ -55,7 +95,11 @@ export class Kernel {
     this.sched = options.sched;
     this.clock = options.clock;
     this.printk = options.printk;
+    this.observer = options.observer;
+    this.defects = options.defects ?? new Set();
+    this.#fails = options.fails ?? (() => false);
     this.#who = options.who;
+    this.workqueue = new Workqueue(this.sched, (name, entry, body) => this.spawn(name, entry, body));
   }
 
   /** The task that runs now. Only tasks call what needs it. */
@@ -69,6 +113,32 @@ export class Kernel {
   spawn(name: string, entry: string, body: (self: KTask) => Task): KTask {
     const task = new KTask(this.#nextPid++, name, this.home);
     return this.sched.spawn(task, (self) => call(self, entry, body(self)));
+  }
+
+  /**
+   * `kthread_run`: waits until kthreadd has made the thread. Undefined: there was no memory for it, or no pid, and the
+   * real one answers with an ERR_PTR.
+   */
+  *kthreadRun(name: string, entry: string, body: (self: KTask) => Task): Task<KTask | undefined> {
+    this.sched.mightSleep(this.self, 'kthread_run');
+    yield kthreadd;
+    return this.#fails(`kthread_run ${name}`) ? undefined : this.spawn(name, entry, body);
+  }
+
+  /** Whether an allocation succeeds; `what` says of what. */
+  alloc(what: string): boolean {
+    return !this.#fails(what);
+  }
+
+  /** BUG(), at a place in the source: the running task dies and keeps what it holds. */
+  *bug(at: string): Task<never> {
+    this.observer?.complain?.(this.self, 'BUG', at);
+    return yield* bug(`kernel BUG at ${at}!`);
+  }
+
+  /** A line for whoever traces the kernel. */
+  note(text: () => string): void {
+    this.observer?.note?.(this.sched.current, text());
   }
 
   /** Runs `body` as the kernel function `name`. */
@@ -106,7 +176,8 @@ export class Kernel {
         this.#flush();
       },
     });
-    this.spawn('xenbus', 'xenbus_thread', () => this.#xenbusThread());
+    const reader = this.spawn('xenbus', 'xenbus_thread', (self) => this.#xenbusThread(self));
+    reader.lane = this.domid === 0 ? 'R' : `R(${this.domid})`;
   }
 
   /** Drops the connection: the domain is gone, or the machine is. */
@@ -115,21 +186,23 @@ export class Kernel {
     this.#link = undefined;
   }
 
-  *#xenbusThread(): Task {
+  *#xenbusThread(self: KTask): Task {
     for (;;) {
       yield* waitEvent(this.#ringQueue, () => this.#ring.length > 0);
       const wasFull = this.#ring.length >= ringPacketsMax;
       const packet = this.#ring.shift();
       if (!packet) continue;
+      self.spins = 0;
       if (wasFull) this.#link?.resume();
       if (packet.type === XsType.WatchEvent) {
         const [path, token] = splitStrings(packet.payload);
-        if (path !== undefined && token !== undefined) this.onWatchEvent(path, token);
+        const taken = path !== undefined && token !== undefined ? this.onWatchEvent(path, token) : undefined;
+        if (taken) yield* this.call('xs_watch_msg', taken);
       } else {
         const pending = this.#pending.get(packet.reqId);
         if (pending) {
           pending.reply = packet;
-          this.sched.wakeAll(pending.queue);
+          this.sched.wakeAll(pending.task.reply);
         }
       }
       yield undefined;
@@ -146,9 +219,11 @@ export class Kernel {
 
   /** One request and its answer. An XS_ERROR is thrown as `XsError`. */
   *talk(type: number, txId: number, payload: string): Task<string> {
+    const task = this.self;
+    this.sched.mightSleep(task, 'xs_talkv');
     const reqId = this.#nextReq;
     this.#nextReq = (this.#nextReq % 0xffff_fffe) + 1;
-    const pending: PendingReply = { queue: waitQueue('xs_reply'), reply: undefined };
+    const pending: PendingReply = { task, reply: undefined };
     this.#pending.set(reqId, pending);
     this.#backlog.push({ type, reqId, txId, payload });
     this.#flush();
@@ -156,7 +231,7 @@ export class Kernel {
       'xs_talkv',
       this.call(
         'xs_wait_for_reply',
-        waitEvent(pending.queue, () => pending.reply !== undefined, 'D'),
+        waitEvent(task.reply, () => pending.reply !== undefined, 'D'),
       ),
     );
     this.#pending.delete(reqId);

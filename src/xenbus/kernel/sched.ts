@@ -1,24 +1,25 @@
 /**
- * Kernel tasks and what they can wait for.
+ * Kernel tasks: what they run, what they wait for, and who goes on.
  *
  * A task is a generator. It yields wherever a kernel thread could sleep or be preempted, and the scheduler decides who
- * goes on: first in, first out when live, by a seeded choice in simulation. Nothing here reads a clock or a promise, so
- * the same choices give the same run. Each function that the model wants to see in a stack runs under `call`, which
- * keeps the task's stack of names; `/proc/PID/stack`, hung-task reports and wait-for cycles derive from that and from
- * what the task waits on.
+ * goes on: first in, first out when live, by a strategy's choice in simulation and in `xl mtwatch explore`. Nothing
+ * here reads a clock or a promise, so the same choices give the same run. Each function that the model wants to see in
+ * a stack runs under `call`, which keeps the task's stack of names; `/proc/PID/stack`, hung-task reports and wait-for
+ * cycles derive from that and from what the task waits on. The locks are in locks.ts.
  *
  * ```
  * function* worker(self: KTask): Task {
- *   yield* waitEvent(self, queue, () => work.length > 0);   // S: asleep until woken and the condition holds
- *   yield* mutexLock(self, lock);                           // D: uninterruptible
+ *   yield* waitEvent(queue, () => work.length > 0);   // S: asleep until woken and the condition holds
+ *   yield* mutexLock(self, lock);                     // D: uninterruptible
  *   ...
- *   mutexUnlock(self, lock);
+ *   mutexUnlock(sched, self, lock);
  * }
  * ```
  */
 
-/** What a task runs: yields `undefined` to be preempted, or what it blocks on. */
-export type Task<T = void> = Generator<Block | undefined, T, void>;
+/** What a task runs. It yields where it can be preempted, what it blocks on, a function to call, or its death. */
+export type Task<T = void> = Generator<Yielded, T, void>;
+export type Yielded = Block | Point | Call<unknown> | Bug | undefined;
 
 export type TaskState = 'R' | 'S' | 'D';
 
@@ -30,16 +31,26 @@ export interface WaitQueue {
   readonly owner?: () => KTask | undefined;
 }
 
+/** What a blocked task does meanwhile: it sleeps (S, D), or it spins on a lock (R). */
 export interface Block {
   readonly on: WaitQueue;
-  readonly state: 'S' | 'D';
+  readonly state: TaskState;
 }
 
-/** A sleeping lock with one owner, served in order of arrival. */
-export interface Mutex {
+/** A place where a task can be preempted; `at` names the primitive, for coverage. */
+export interface Point {
+  readonly at: string;
+}
+
+/** BUG(): the task dies here and runs no further. What it holds stays held. */
+export interface Bug {
+  readonly bug: string;
+}
+
+/** What a task can hold. */
+export interface Lock {
   readonly name: string;
-  readonly queue: WaitQueue;
-  owner: KTask | undefined;
+  readonly kind: 'mutex' | 'spinlock' | 'rwsem';
 }
 
 /** Steps that a task may take without blocking before it counts as a soft lockup. */
@@ -57,15 +68,30 @@ export class KTask {
   state: TaskState = 'R';
   /** Function names, outermost first. */
   readonly stack: string[] = [];
-  readonly holds = new Set<Mutex>();
+  readonly holds = new Set<Lock>();
   waitingOn: WaitQueue | undefined;
   /** How often it blocked; a task in D whose count does not move is hung. */
   switches = 0;
   shouldStop = false;
   exited = false;
+  /** Why it died, if it did not return. */
+  died: string | undefined;
   readonly exit: WaitQueue;
-  /** Steps since it blocked last. */
+  /** Where it waits for the reply to its one request. */
+  readonly reply: WaitQueue;
+  /** Steps since it blocked last, or got something done. */
   spins = 0;
+  /** Spinlocks that it holds, and RCU read sections that it is in. */
+  atomic = 0;
+  rcu = 0;
+  /** The domain whose work it does; only a stall of that domain may hold it up. */
+  serves = 0;
+  /** Its name in a trace; unique in a run. */
+  lane: string;
+  sched: Sched | undefined;
+  /** The functions that it is in, innermost last, and what it started with. */
+  readonly frames: Call<unknown>[] = [];
+  body: Iterator<Yielded, unknown, void> | undefined;
 
   constructor(
     readonly pid: number,
@@ -74,6 +100,8 @@ export class KTask {
     readonly home: TaskHome,
   ) {
     this.exit = { name: `exit of ${name}`, waiters: new Set(), owner: () => this };
+    this.reply = { name: 'xs_reply', waiters: new Set() };
+    this.lane = name;
   }
 
   /** TASK_COMM_LEN is 16 with its NUL. */
@@ -82,24 +110,36 @@ export class KTask {
   }
 }
 
+export type Trouble = 'oops' | 'soft lockup';
+
 export interface SchedHooks {
-  /** Which of `n` runnable tasks goes on. */
-  readonly choose?: (n: number) => number;
+  /**
+   * Which of two or more runnable tasks goes on, as an index; `current` is that of the task that took the last step,
+   * -1 when it cannot go on.
+   */
+  readonly choose?: (ready: readonly KTask[], current: number) => number;
   /** There is something to run now that there was not. */
   readonly wake: () => void;
-  /** A task threw, or spun for `taskStepsMax` steps; it is parked for good. */
-  readonly trouble: (task: KTask, what: 'oops' | 'soft lockup', error?: unknown) => void;
+  /** A task threw, met a BUG, or spun for `taskStepsMax` steps; it is parked for good. */
+  readonly trouble: (task: KTask, what: Trouble, error?: unknown) => void;
   /** A task took a step. */
   readonly charged?: (task: KTask) => void;
+  /** A task is about to wait; what it waits on is set. */
+  readonly blocking?: (task: KTask) => void;
+  /** A task might sleep where it must not: with a spinlock held, or in an RCU read section. */
+  readonly sleptAtomic?: (task: KTask, what: string) => void;
 }
 
 export class Sched {
   readonly #hooks: SchedHooks;
-  readonly #bodies = new Map<KTask, Task>();
+  readonly #tasks = new Set<KTask>();
   readonly #frozen = new Map<TaskHome, KTask[]>();
   #runnable: KTask[] = [];
   #head = 0;
   #current: KTask | undefined;
+  #last: KTask | undefined;
+  /** Readers that a grace period waits for, and what comes after it. */
+  #graces: { readonly readers: Set<KTask>; readonly then: () => void }[] = [];
 
   constructor(hooks: SchedHooks) {
     this.#hooks = hooks;
@@ -107,7 +147,7 @@ export class Sched {
 
   /** Every task that has not exited, in order of creation. */
   get tasks(): IterableIterator<KTask> {
-    return this.#bodies.keys();
+    return this.#tasks.values();
   }
 
   get runnable(): boolean {
@@ -119,7 +159,9 @@ export class Sched {
   }
 
   spawn(task: KTask, body: (self: KTask) => Task): KTask {
-    this.#bodies.set(task, body(task));
+    task.sched = this;
+    task.body = body(task);
+    this.#tasks.add(task);
     task.home.ready += 1;
     this.#enqueue(task);
     return task;
@@ -129,26 +171,61 @@ export class Sched {
   step(): boolean {
     const task = this.#take();
     if (!task) return false;
-    const body = this.#bodies.get(task);
-    if (!body) return true;
+    if (!task.body) return true;
     this.#current = task;
+    this.#last = task;
     task.spins += 1;
     this.#hooks.charged?.(task);
-    try {
-      const { done, value } = body.next();
-      if (done) this.#exit(task);
-      else if (value) this.#block(task, value);
-      else if (task.spins >= taskStepsMax) this.#park(task, 'soft lockup');
-      else this.#enqueue(task);
-    } catch (error) {
-      this.#park(task, 'oops', error);
-    } finally {
-      this.#current = undefined;
-    }
+    this.#run(task, task.body);
+    this.#current = undefined;
     return true;
   }
 
+  /** Resumes the innermost function; a call goes into another one, a return comes back to its caller. */
+  #run(task: KTask, body: Iterator<Yielded, unknown, void>): void {
+    const { frames, stack } = task;
+    for (;;) {
+      const frame = frames[frames.length - 1];
+      let result: IteratorResult<Yielded, unknown>;
+      try {
+        result = (frame ? frame.body : body).next();
+      } catch (error) {
+        if (!frame) {
+          this.#park(task, 'oops', error);
+          return;
+        }
+        frames.pop();
+        stack.pop();
+        frame.fail(error);
+        continue;
+      }
+      if (!result.done) {
+        if (!(result.value instanceof Call)) {
+          this.#yielded(task, result.value);
+          return;
+        }
+        frames.push(result.value);
+        stack.push(result.value.name);
+      } else if (frame) {
+        frames.pop();
+        stack.pop();
+        frame.succeed(result.value);
+      } else {
+        this.#exit(task);
+        return;
+      }
+    }
+  }
+
+  #yielded(task: KTask, value: Block | Point | Bug | undefined): void {
+    if (value && 'on' in value) this.#block(task, value);
+    else if (value && 'bug' in value) this.#park(task, 'oops', value.bug);
+    else if (task.spins >= taskStepsMax) this.#park(task, 'soft lockup');
+    else this.#enqueue(task);
+  }
+
   wakeAll(queue: WaitQueue): void {
+    if (queue.waiters.size === 0) return;
     for (const task of [...queue.waiters]) this.#wake(task, queue);
   }
 
@@ -174,23 +251,45 @@ export class Sched {
   /** Ends every task of a domain, wherever it is: its vcpus are gone. */
   kill(home: TaskHome): void {
     home.frozen = true;
-    for (const task of [...this.#bodies.keys()]) if (task.home === home) this.#forget(task);
+    for (const task of [...this.#tasks]) if (task.home === home) this.#forget(task);
     this.#runnable = this.#runnable.slice(this.#head).filter((task) => task.home !== home);
     this.#head = 0;
     this.#frozen.delete(home);
   }
 
+  /** Tells a checker that `task` might sleep at `what` although it must not. */
+  mightSleep(task: KTask, what: string): void {
+    if (task.atomic + task.rcu > 0) this.#hooks.sleptAtomic?.(task, what);
+  }
+
+  /** Calls `then` once every RCU read section that is open now has ended. */
+  afterGracePeriod(then: () => void): void {
+    const readers = new Set([...this.#tasks].filter((task) => task.rcu > 0 && !task.waitingOn));
+    if (readers.size === 0) then();
+    else this.#graces.push({ readers, then });
+  }
+
+  /** `task` holds up no grace period any more: it has left its read section, or it sleeps, which counts the same here. */
+  quiescent(task: KTask): void {
+    if (this.#graces.length === 0) return;
+    for (const grace of this.#graces) grace.readers.delete(task);
+    const over = this.#graces.filter(({ readers }) => readers.size === 0);
+    this.#graces = this.#graces.filter(({ readers }) => readers.size > 0);
+    for (const { then } of over) then();
+  }
+
   #take(): KTask | undefined {
+    const { choose } = this.#hooks;
     while (this.runnable) {
-      const ready = this.#runnable.length - this.#head;
-      const index = this.#head + (this.#hooks.choose && ready > 1 ? this.#hooks.choose(ready) : 0);
+      let index = this.#head;
+      if (choose && this.#runnable.length > 1) {
+        if (this.#head > 0) this.#compact();
+        index = this.#runnable.length > 1 ? choose(this.#runnable, this.#last ? this.#runnable.indexOf(this.#last) : -1) : 0;
+      }
       const task = this.#runnable[index];
       if (index === this.#head) this.#head += 1;
       else this.#runnable.splice(index, 1);
-      if (this.#head > 1024 && this.#head * 2 > this.#runnable.length) {
-        this.#runnable = this.#runnable.slice(this.#head);
-        this.#head = 0;
-      }
+      if (this.#head > 1024 && this.#head * 2 > this.#runnable.length) this.#compact();
       if (!task) continue;
       if (!task.home.frozen) return task;
       const parked = this.#frozen.get(task.home) ?? [];
@@ -202,6 +301,11 @@ export class Sched {
     return undefined;
   }
 
+  #compact(): void {
+    this.#runnable.splice(0, this.#head);
+    this.#head = 0;
+  }
+
   #enqueue(task: KTask): void {
     const idle = !this.runnable;
     this.#runnable.push(task);
@@ -209,12 +313,15 @@ export class Sched {
   }
 
   #block(task: KTask, block: Block): void {
+    if (block.state !== 'R') this.mightSleep(task, block.on.name);
     task.state = block.state;
     task.waitingOn = block.on;
     task.switches += 1;
     task.spins = 0;
     task.home.ready -= 1;
     block.on.waiters.add(task);
+    if (task.rcu > 0) this.quiescent(task);
+    this.#hooks.blocking?.(task);
   }
 
   #wake(task: KTask, queue: WaitQueue): void {
@@ -226,22 +333,65 @@ export class Sched {
   }
 
   #exit(task: KTask): void {
-    this.#bodies.delete(task);
+    this.#tasks.delete(task);
+    task.body = undefined;
     task.home.ready -= 1;
     task.exited = true;
+    task.rcu = 0;
+    this.quiescent(task);
     this.wakeAll(task.exit);
   }
 
-  #park(task: KTask, what: 'oops' | 'soft lockup', error?: unknown): void {
+  #park(task: KTask, what: Trouble, error?: unknown): void {
+    if (what === 'oops') task.died = typeof error === 'string' ? error : String(error);
     this.#hooks.trouble(task, what, error);
     if (what === 'oops') this.#exit(task);
+    else task.home.ready -= 1;
   }
 
   #forget(task: KTask): void {
     task.waitingOn?.waiters.delete(task);
-    this.#bodies.delete(task);
+    this.#tasks.delete(task);
+    task.body = undefined;
     task.exited = true;
     task.home.ready = 0;
+  }
+}
+
+/**
+ * A function in progress, as the scheduler sees it: what runs in it, and how it ended. It behaves as a generator
+ * towards `yield*`, so that a caller cannot tell, but the scheduler resumes `body` directly: what a step costs does not
+ * grow with the depth of the stack.
+ */
+export class Call<T> {
+  #ended = false;
+  #failed = false;
+  #value: unknown;
+
+  constructor(
+    readonly name: string,
+    readonly body: Iterator<Yielded, T, void>,
+  ) {}
+
+  succeed(value: unknown): void {
+    this.#ended = true;
+    this.#value = value;
+  }
+
+  fail(error: unknown): void {
+    this.#ended = true;
+    this.#failed = true;
+    this.#value = error;
+  }
+
+  next(): IteratorResult<Yielded, T> {
+    if (!this.#ended) return { done: false, value: this as Call<unknown> };
+    if (this.#failed) throw this.#value;
+    return { done: true, value: this.#value as T };
+  }
+
+  [Symbol.iterator](): this {
+    return this;
   }
 }
 
@@ -254,35 +404,15 @@ export function* waitEvent(queue: WaitQueue, ready: () => boolean, state: 'S' | 
   while (!ready()) yield { on: queue, state };
 }
 
-export function mutex(name: string): Mutex {
-  const lock: Mutex = { name, owner: undefined, queue: waitQueue(name, () => lock.owner) };
-  return lock;
-}
-
-export function* mutexLock(self: KTask, lock: Mutex): Task {
-  if (lock.owner === self) throw new Error(`${self.name} locks ${lock.name}, which it holds`);
-  yield undefined;
-  if (lock.owner === undefined) lock.owner = self;
-  yield* waitEvent(lock.queue, () => lock.owner === self, 'D');
-  self.holds.add(lock);
-}
-
-export function mutexUnlock(sched: Sched, self: KTask, lock: Mutex): void {
-  if (lock.owner !== self) throw new Error(`${self.name} unlocks ${lock.name}, which it does not hold`);
-  self.holds.delete(lock);
-  // Handed to who has waited longest: nobody can come in between.
-  [lock.owner] = lock.queue.waiters;
-  sched.wakeOne(lock.queue);
-}
-
 /** Runs `body` as the kernel function `name`, so that it stands in the task's stack. */
-export function* call<T>(self: KTask, name: string, body: Task<T>): Task<T> {
-  self.stack.push(name);
-  try {
-    return yield* body;
-  } finally {
-    self.stack.pop();
-  }
+export function call<T>(_self: KTask, name: string, body: Task<T>): Task<T> {
+  return new Call(name, body) as unknown as Task<T>;
+}
+
+/** BUG(): whoever meets it dies, with all that it holds. */
+export function* bug(text: string): Task<never> {
+  yield { bug: text };
+  throw new Error('a dead task went on');
 }
 
 /** Asks `task` to stop and waits, uninterruptibly, until it has. */

@@ -1,14 +1,16 @@
 /**
  * Watches of a kernel: registration, the queueing of events, and the one default thread that runs every callback.
  *
- * Rules from drivers/xen/xenbus/xenbus_xs.c of Linux 6.1. The `xenbus` thread queues events (`queueEvent`); who runs
+ * Rules from drivers/xen/xenbus/xenbus_xs.c of Linux 6.1. The `xenbus` thread queues events (`xsWatchMsg`); who runs
  * the callbacks is a `Dispatch`: here the kernel as it is, one `xenwatch` thread that holds `xenwatch_mutex` over each
- * callback, so that one callback which never returns stops all of them. mtwatch.ts has the other design.
+ * callback, so that one callback which never returns stops all of them. rfc.ts has the patch as it was posted,
+ * mtwatch.ts the design that keeps its promise.
  */
 import type { Ms } from '../clock.js';
 import { XsError } from '../xs-wire.js';
 import type { Kernel } from './kernel.js';
-import { type KTask, mutex, mutexLock, mutexUnlock, type Task, waitEvent, waitQueue } from './sched.js';
+import { downRead, mutex, mutexLock, mutexUnlock, rwsem, spinLock, spinlock, spinUnlock, upRead } from './locks.js';
+import { type KTask, type Task, waitEvent, waitQueue } from './sched.js';
 
 /** Events that one thread may have waiting. dom0's own writes are not limited otherwise; see XSA-349 for the guests'. */
 export const watchEventsMax = 65_536;
@@ -23,21 +25,31 @@ export interface XenbusWatch {
   readonly domidOf: (path: string) => number;
   /** A guest can write there: at most one event waits (`frontend_will_handle`, XSA-349). */
   readonly guestWritable: boolean;
+  /** What the patch adds to a watch: the domain of an event, and that of the watch itself. Few watches have them. */
+  readonly getDomid?: ((path: string) => number) | undefined;
+  readonly getOwner?: (() => number) | undefined;
 
   token: string;
   /** Events queued whose callback has not begun. */
   pending: number;
   /** The threads that are in its callback now. */
   readonly runners: Set<KTask>;
+  /** `unregister_xenbus_watch` has returned: whoever registered it may have freed it. */
+  gone: boolean;
 }
 
 /** What a caller must say of a watch. */
-export type WatchSpec = Pick<XenbusWatch, 'node' | 'name' | 'callback'> & Partial<Pick<XenbusWatch, 'domidOf' | 'guestWritable'>>;
+export type WatchSpec = Pick<XenbusWatch, 'node' | 'name' | 'callback'> &
+  Partial<Pick<XenbusWatch, 'domidOf' | 'guestWritable' | 'getDomid' | 'getOwner'>>;
 
 export interface WatchEvent {
   readonly watch: XenbusWatch;
   readonly path: string;
   readonly token: string;
+  /** The order in which the store sent it. */
+  readonly seq: number;
+  /** The domain that it turned out to be about, where the path does not tell. */
+  readonly domid?: number;
 }
 
 /** The callback that a watch thread is in. */
@@ -56,12 +68,14 @@ export interface WatchThreadState {
   /** Its domain had a node once; without one now, the thread leaves when its queue is empty. */
   readonly announced: boolean;
   readonly running: Running | undefined;
+  /** What waits, in the order in which it will run. */
+  readonly queued: readonly WatchEvent[];
 }
 
 /** A design of dispatch: who runs which callback, and what unregistering waits for. */
 export interface Dispatch {
-  /** Takes an event from the `xenbus` thread. Never sleeps. */
-  queue(event: WatchEvent): void;
+  /** Takes an event from the `xenbus` thread, which holds `watches_lock`. */
+  queue(self: KTask, event: WatchEvent): Task;
   /** Runs in whoever unregisters, once no new event can come: drops what is queued, waits for what runs. */
   flush(watch: XenbusWatch): Task;
   threads(): WatchThreadState[];
@@ -72,87 +86,143 @@ export interface Dispatch {
 export class Watches {
   readonly #kernel: Kernel;
   readonly #byToken = new Map<string, XenbusWatch>();
+  readonly #lock = spinlock('watches_lock');
+  readonly #rwsem = rwsem('xs_watch_rwsem');
   #nextToken = 0xffff_8880_0591_0000n;
+  #seq = 0;
 
   constructor(
     kernel: Kernel,
     readonly dispatch: Dispatch,
   ) {
     this.#kernel = kernel;
-    kernel.onWatchEvent = (path, token) => this.#queueEvent(path, token);
+    kernel.onWatchEvent = (path, token) => this.#xsWatchMsg(path, token);
   }
 
   /** `register_xenbus_watch`. The watch is known before the request goes out, so its first event cannot be lost. */
   *register(spec: WatchSpec): Task<XenbusWatch> {
     const token = this.#nextToken.toString(16).toUpperCase();
     this.#nextToken += 0x30n;
-    const watch: XenbusWatch = { domidOf: () => 0, guestWritable: false, ...spec, token, pending: 0, runners: new Set() };
-    this.#byToken.set(token, watch);
-    try {
-      yield* this.#kernel.call('register_xenbus_watch', this.#kernel.watch(watch.node, token));
-    } catch (error) {
-      this.#byToken.delete(token);
-      throw error;
-    }
+    const watch: XenbusWatch = {
+      domidOf: () => 0,
+      guestWritable: false,
+      ...spec,
+      token,
+      pending: 0,
+      runners: new Set(),
+      gone: false,
+    };
+    yield* this.#kernel.call('register_xenbus_watch', this.#register(watch));
     return watch;
   }
 
-  /** `unregister_xenbus_watch`: when it returns, no callback of this watch runs or will run (but the caller's own). */
+  *#register(watch: XenbusWatch): Task {
+    const { self, sched } = this.#kernel;
+    yield* downRead(self, this.#rwsem);
+    yield* spinLock(self, this.#lock);
+    this.#byToken.set(watch.token, watch);
+    spinUnlock(sched, self, this.#lock);
+    try {
+      yield* this.#kernel.watch(watch.node, watch.token);
+    } catch (error) {
+      yield* spinLock(self, this.#lock);
+      this.#byToken.delete(watch.token);
+      spinUnlock(sched, self, this.#lock);
+      throw error;
+    } finally {
+      upRead(sched, self, this.#rwsem);
+    }
+  }
+
+  /**
+   * `unregister_xenbus_watch`: when it returns, no callback of this watch runs or will run (but the caller's own).
+   * Twice for one watch is a kernel BUG, and who meets it dies with `watches_lock` held: the `xenbus` thread then spins
+   * at the next event, and replies stop too.
+   */
   *unregister(watch: XenbusWatch): Task {
-    if (this.#byToken.get(watch.token) !== watch) throw new Error(`kernel BUG: watch on ${watch.node} unregistered twice`);
-    this.#byToken.delete(watch.token);
     yield* this.#kernel.call('unregister_xenbus_watch', this.#unregister(watch));
+    watch.gone = true;
   }
 
   *#unregister(watch: XenbusWatch): Task {
+    const { self, sched } = this.#kernel;
+    yield* downRead(self, this.#rwsem);
+    yield* spinLock(self, this.#lock);
+    if (this.#byToken.get(watch.token) !== watch) yield* this.#kernel.bug('drivers/xen/xenbus/xenbus_xs.c:1180');
+    this.#byToken.delete(watch.token);
+    spinUnlock(sched, self, this.#lock);
     try {
       yield* this.#kernel.unwatch(watch.node, watch.token);
-    } catch {
-      this.#kernel.printk(`xenbus: Failed to release watch ${watch.node}`);
+    } catch (error) {
+      if (!(error instanceof XsError)) throw error;
+      this.#kernel.printk(`xenbus: Failed to release watch ${watch.node}: ${error.errno}`);
     }
+    upRead(sched, self, this.#rwsem);
     yield* this.dispatch.flush(watch);
   }
 
   /** `xs_watch_msg`: an event of a watch that is gone is dropped, and so is a second one of a guest's node. */
-  #queueEvent(path: string, token: string): void {
+  *#xsWatchMsg(path: string, token: string): Task {
+    const { self, sched } = this.#kernel;
+    yield* spinLock(self, this.#lock);
     const watch = this.#byToken.get(token);
-    if (!watch || (watch.guestWritable && watch.pending > 0)) return;
-    watch.pending += 1;
-    this.dispatch.queue({ watch, path, token });
+    if (watch && !(watch.guestWritable && watch.pending > 0)) {
+      watch.pending += 1;
+      const event: WatchEvent = { watch, path, token, seq: this.#seq++ };
+      this.#kernel.observer?.queued?.(event);
+      yield* this.dispatch.queue(self, event);
+    }
+    spinUnlock(sched, self, this.#lock);
   }
+}
+
+/** What the patch puts into the one thread: who else may take an event, and what else unregistering does. */
+export interface Mtwatch {
+  /** Whether another thread has taken the event. Runs in xenwatch, with `xenwatch_mutex` held. */
+  process(event: WatchEvent): Task<boolean>;
+  unregister(watch: XenbusWatch): Task;
 }
 
 /** The kernel as it is: one thread, in order, each event for as long as its callback takes. */
 export class SingleDispatch implements Dispatch {
   readonly #kernel: Kernel;
+  readonly #mtwatch: Mtwatch | undefined;
   readonly #events: WatchEvent[] = [];
+  readonly #lock = spinlock('watch_events_lock');
   readonly #queue = waitQueue('watch_events_waitq');
   readonly #mutex = mutex('xenwatch_mutex');
   readonly #thread: KTask;
   #handled = 0;
   #running: Running | undefined;
 
-  constructor(kernel: Kernel) {
+  constructor(kernel: Kernel, mtwatch?: Mtwatch) {
     this.#kernel = kernel;
+    this.#mtwatch = mtwatch;
     this.#thread = kernel.spawn('xenwatch', 'xenwatch_thread', (self) => this.#xenwatchThread(self));
+    this.#thread.lane = kernel.domid === 0 ? 'X' : `X(${kernel.domid})`;
   }
 
-  queue(event: WatchEvent): void {
-    if (this.#events.length >= watchEventsMax) {
+  *queue(self: KTask, event: WatchEvent): Task {
+    const { sched } = this.#kernel;
+    yield* spinLock(self, this.#lock);
+    if (this.#events.length < watchEventsMax) this.#events.push(event);
+    else {
       event.watch.pending -= 1;
       this.#kernel.printk(`xenbus: ${watchEventsMax} watch events wait, ${event.path} dropped`);
-      return;
     }
-    this.#events.push(event);
-    this.#kernel.sched.wakeAll(this.#queue);
+    spinUnlock(sched, self, this.#lock);
+    sched.wakeAll(this.#queue);
   }
 
   /** Waits for whatever callback runs, of any watch: that is how it knows that none of this one does. */
   *flush(watch: XenbusWatch): Task {
     const { self, sched } = this.#kernel;
     if (self !== this.#thread) yield* mutexLock(self, this.#mutex);
-    dropEvents(this.#events, watch);
+    yield* spinLock(self, this.#lock);
+    dropEvents(this.#kernel, this.#events, watch);
+    spinUnlock(sched, self, this.#lock);
     if (self !== this.#thread) mutexUnlock(sched, self, this.#mutex);
+    if (this.#mtwatch) yield* this.#mtwatch.unregister(watch);
   }
 
   threads(): WatchThreadState[] {
@@ -164,6 +234,7 @@ export class SingleDispatch implements Dispatch {
         handled: this.#handled,
         announced: false,
         running: this.#running,
+        queued: this.#events,
       },
     ];
   }
@@ -173,36 +244,48 @@ export class SingleDispatch implements Dispatch {
   }
 
   *#xenwatchThread(self: KTask): Task {
+    const { sched } = this.#kernel;
     for (;;) {
       yield* waitEvent(this.#queue, () => this.#events.length > 0);
       yield* mutexLock(self, this.#mutex);
+      yield* spinLock(self, this.#lock);
       const event = this.#events.shift();
-      if (event) {
-        event.watch.pending -= 1;
+      if (event) event.watch.pending -= 1;
+      spinUnlock(sched, self, this.#lock);
+      if (event && !(this.#mtwatch && (yield* this.#mtwatch.process(event)))) {
         this.#running = { watch: event.watch, path: event.path, since: this.#kernel.clock.now() };
-        yield* runCallback(this.#kernel, event);
+        yield* runCallback(this.#kernel, self, event);
         this.#running = undefined;
         this.#handled += 1;
       }
-      mutexUnlock(this.#kernel.sched, self, this.#mutex);
+      mutexUnlock(sched, self, this.#mutex);
     }
   }
 }
 
 /** Runs one callback. A request that the store refuses ends the callback and is told; the thread goes on. */
-export function* runCallback(kernel: Kernel, event: WatchEvent): Task {
+export function* runCallback(kernel: Kernel, self: KTask, event: WatchEvent): Task {
+  const { watch } = event;
+  self.spins = 0;
+  watch.runners.add(self);
+  kernel.observer?.began?.(self, event);
   try {
-    yield* kernel.call(event.watch.name, event.watch.callback(event.path, event.token));
+    yield* kernel.call(watch.name, watch.callback(event.path, event.token));
   } catch (error) {
     if (!(error instanceof XsError)) throw error;
-    kernel.printk(`xenbus: ${event.watch.name} of ${event.path}: ${error.message}`);
+    kernel.printk(`xenbus: ${watch.name} of ${event.path}: ${error.message}`);
   }
+  kernel.observer?.ended?.(self, event);
+  watch.runners.delete(self);
 }
 
-/** Takes every event of `watch` out of a thread's queue. */
-export function dropEvents(events: WatchEvent[], watch: XenbusWatch): void {
-  if (watch.pending === 0) return;
+/** Takes every event of `watch` out of a thread's queue; answers how many there were. */
+export function dropEvents(kernel: Kernel, events: WatchEvent[], watch: XenbusWatch): number {
+  const dropped = events.filter((event) => event.watch === watch);
+  if (dropped.length === 0) return 0;
   const kept = events.filter((event) => event.watch !== watch);
-  watch.pending -= events.length - kept.length;
   events.splice(0, events.length, ...kept);
+  watch.pending = Math.max(0, watch.pending - dropped.length);
+  for (const event of dropped) kernel.observer?.purged?.(event);
+  return dropped.length;
 }

@@ -1,11 +1,9 @@
 import { seeded } from '../../../src/xenbus/clock.js';
+import { mutex, mutexLock, mutexUnlock } from '../../../src/xenbus/kernel/locks.js';
 import {
   call,
   KTask,
   kthreadStop,
-  mutex,
-  mutexLock,
-  mutexUnlock,
   procStack,
   Sched,
   type Task,
@@ -22,7 +20,7 @@ function machine(choose?: (n: number) => number) {
   const sched = new Sched({
     wake: () => {},
     trouble: (task, what, error) => trouble.push(`${task.name}: ${what}${error ? `: ${(error as Error).message}` : ''}`),
-    ...(choose ? { choose } : {}),
+    ...(choose ? { choose: (ready: readonly KTask[]) => choose(ready.length) } : {}),
   });
   const at = home();
   let pid = 1;
