@@ -10,6 +10,7 @@ import { type Ctx, type FileStat, logLine } from '../src/libxl/ctx.js';
 import type { DomainConfig } from '../src/libxl/domain-config.js';
 import { SimClock, seeded } from '../src/xenbus/clock.js';
 import { Dom0, type Dom0Options } from '../src/xenbus/dom0.js';
+import type { Observer } from '../src/xenbus/kernel/kernel.js';
 import type { PrivcmdOp, PrivcmdOps, WatchThread, Xc } from '../src/xenbus/privcmd.js';
 import type { TraceLine } from '../src/xenbus/trace.js';
 import { linkTransport, type Who } from '../src/xenbus/transport.js';
@@ -29,6 +30,8 @@ export interface MachineOptions {
   /** Told when the store takes up a domain, and when it lets go of it. */
   readonly introduced?: (domid: number) => void;
   readonly released?: (domid: number) => void;
+  /** Who watches over dom0's kernel. */
+  readonly observer?: Observer;
 }
 
 export interface Machine {
@@ -50,7 +53,7 @@ export interface Machine {
 }
 
 export async function machine(options: MachineOptions = {}): Promise<Machine> {
-  const { cmdline = 'xen_mtwatch', seed, bridges = ['xenbr0'], missing = [], introduced, released } = options;
+  const { cmdline = 'xen_mtwatch', seed, bridges = ['xenbr0'], missing = [], introduced, released, observer } = options;
   const clock = new SimClock(seed ?? 1);
   const trace: TraceLine[] = [];
   const log: string[] = [];
@@ -66,6 +69,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     ...(draw ? { choose: (n: number) => draw() % n } : {}),
     ...(introduced ? { introduced } : {}),
     ...(released ? { released } : {}),
+    ...(observer ? { observer } : {}),
   };
   const dom0 = new Dom0(dom0Options);
   const xc: Xc = {

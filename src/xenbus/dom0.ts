@@ -19,7 +19,7 @@ import { blkback } from './kernel/blkback.js';
 import { BlockDevices } from './kernel/block.js';
 import { type Design, designOf, makeDispatch, watchNodes } from './kernel/designs.js';
 import { watchHungTasks } from './kernel/hung-task.js';
-import { Kernel } from './kernel/kernel.js';
+import { Kernel, type Observer } from './kernel/kernel.js';
 import { watchControl } from './kernel/manage.js';
 import { netback } from './kernel/netback.js';
 import { Printk } from './kernel/printk.js';
@@ -52,6 +52,8 @@ export interface Dom0Options {
   /** Which of `n` runnable tasks goes on; the first in line when absent. */
   readonly choose?: (n: number) => number;
   readonly hungTaskMs?: number;
+  /** Who watches over dom0's kernel. */
+  readonly observer?: Observer;
   /** The store has taken up a domain, or let go of it and closed its connections. Whoever asked for it has no reply yet. */
   readonly introduced?: (domid: number) => void;
   readonly released?: (domid: number) => void;
@@ -137,6 +139,7 @@ export class Dom0 implements StorePort {
       sched: this.#sched,
       clock,
       printk: (text) => this.#printk.print(text),
+      ...(options.observer ? { observer: options.observer } : {}),
     });
     this.#printk.print('Linux version 6.1.0-56-amd64 (modelled by xl-mtwatch)');
     this.#printk.print(`Command line: ${cmdline}`);
