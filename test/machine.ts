@@ -10,6 +10,7 @@ import { type Ctx, type FileStat, logLine } from '../src/libxl/ctx.js';
 import type { DomainConfig } from '../src/libxl/domain-config.js';
 import { SimClock, seeded } from '../src/xenbus/clock.js';
 import { Dom0, type Dom0Options } from '../src/xenbus/dom0.js';
+import type { Uevent } from '../src/xenbus/kernel/bus.js';
 import type { Observer } from '../src/xenbus/kernel/kernel.js';
 import type { PrivcmdOp, PrivcmdOps, WatchThread, Xc } from '../src/xenbus/privcmd.js';
 import type { TraceLine } from '../src/xenbus/trace.js';
@@ -43,6 +44,8 @@ export interface Machine {
   readonly lines: string[];
   /** What dom0 logged about itself. */
   readonly log: string[];
+  /** What dom0's kernel told user space. */
+  readonly uevents: Uevent[];
   connect(who: Who, domid?: number): Xs;
   run<T>(work: Promise<T>): Promise<T>;
   /** Lets everything happen that needs no time to pass. */
@@ -58,6 +61,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
   const trace: TraceLine[] = [];
   const log: string[] = [];
   const lines: string[] = [];
+  const uevents: Uevent[] = [];
   const draw = seed === undefined ? undefined : seeded(seed);
   const host = { root: '/', assumeFiles: true, strictFiles: false, bridges };
   const dom0Options: Dom0Options = {
@@ -66,6 +70,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     host,
     log: (line) => log.push(line),
     trace: (line) => trace.push(line),
+    uevent: (uevent) => uevents.push(uevent),
     ...(draw ? { choose: (n: number) => draw() % n } : {}),
     ...(introduced ? { introduced } : {}),
     ...(released ? { released } : {}),
@@ -154,7 +159,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
 
   const threads = () => dom0.handlers['dom0.mtwatch']({}) as readonly WatchThread[];
   await settle();
-  return { dom0, clock, ctx, trace, lines, log, connect, run, settle, threads, store };
+  return { dom0, clock, ctx, trace, lines, log, uevents, connect, run, settle, threads, store };
 }
 
 let uuids = 0;

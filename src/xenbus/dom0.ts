@@ -16,13 +16,18 @@ import { Guest } from './guest.js';
 import { Hypervisor, type HypervisorOptions } from './hypervisor.js';
 import { backendBus, probeAndWatch } from './kernel/backend-bus.js';
 import { blkback } from './kernel/blkback.js';
+import { blkfront } from './kernel/blkfront.js';
 import { BlockDevices } from './kernel/block.js';
+import type { Uevent } from './kernel/bus.js';
 import { type Design, designOf, makeDispatch, watchNodes } from './kernel/designs.js';
+import { frontendBus, frontendResources, watchDevices } from './kernel/frontend-bus.js';
 import { watchHungTasks } from './kernel/hung-task.js';
 import { Kernel, type Observer } from './kernel/kernel.js';
 import { watchControl } from './kernel/manage.js';
 import { netback } from './kernel/netback.js';
-import { Printk } from './kernel/printk.js';
+import { NetDevices } from './kernel/netdev.js';
+import { netfront } from './kernel/netfront.js';
+import { debugModules, Printk } from './kernel/printk.js';
 import { type KTask, procStack, Sched, type Task } from './kernel/sched.js';
 import { type Dispatch, Watches } from './kernel/xenwatch.js';
 import { domainPath, mtwatchPath } from './paths.js';
@@ -57,6 +62,8 @@ export interface Dom0Options {
   /** The store has taken up a domain, or let go of it and closed its connections. Whoever asked for it has no reply yet. */
   readonly introduced?: (domid: number) => void;
   readonly released?: (domid: number) => void;
+  /** dom0's kernel tells user space about a device. */
+  readonly uevent?: (uevent: Uevent) => void;
 }
 
 /** What dom0 itself answers; who hosts it answers the rest (its process, its monitors, its files). */
@@ -75,7 +82,7 @@ export class Dom0 implements StorePort {
   readonly #dispatch: Dispatch;
   readonly #faults: Faults;
   readonly #blocks = new BlockDevices();
-  readonly #bridges: ReadonlyMap<string, Map<string, number>>;
+  readonly #netdevs: NetDevices;
   readonly #guests = new Map<number, Guest>();
   readonly #ringMappings = new Map<number, () => void>();
   readonly #printk: Printk;
@@ -88,7 +95,6 @@ export class Dom0 implements StorePort {
     const { clock, cmdline, host, log, choose } = options;
     this.#clock = clock;
     this.#host = host;
-    this.#bridges = new Map(host.bridges.map((name) => [name, new Map()]));
     const boot = clock.now();
     this.#printk = new Printk(() => clock.now() - boot);
     const wake = () => this.#wake();
@@ -133,6 +139,7 @@ export class Dom0 implements StorePort {
         : {}),
     });
 
+    const debugged = debugModules(cmdline);
     this.kernel = new Kernel({
       domid: 0,
       who: 'dom0-kernel',
@@ -140,19 +147,23 @@ export class Dom0 implements StorePort {
       clock,
       printk: (text) => this.#printk.print(text),
       ...(options.observer ? { observer: options.observer } : {}),
+      debug: (module, text) => {
+        if (debugged(module)) this.#printk.print(text);
+      },
     });
+    this.#netdevs = new NetDevices(this.kernel, host.bridges);
     this.#printk.print('Linux version 6.1.0-56-amd64 (modelled by xl-mtwatch)');
     this.#printk.print(`Command line: ${cmdline}`);
     this.kernel.connect(this.#store);
     const words = cmdline.split(/\s+/);
     const parameter = words.find((word) => word === 'xen_mtwatch' || word.startsWith('xen_mtwatch='));
-    this.#faults = new Faults(this.#sched);
+    this.#faults = new Faults(this.#sched, clock);
     this.design = designOf(parameter);
     this.#dispatch = makeDispatch(this.design, this.kernel);
     if (parameter?.includes('=') && this.design !== 'rfc') {
       this.#printk.print(`xenbus: ${parameter}: the value is not known and means nothing`);
     }
-    this.#boot(machine);
+    this.#boot(machine, options.uevent);
     startXenconsoled(this.#sched, clock, this.hypervisor, this.#store);
     this.#stopHungTasks = watchHungTasks(this.kernel, options.hungTaskMs);
     this.handlers = this.#makeHandlers();
@@ -209,16 +220,17 @@ export class Dom0 implements StorePort {
   };
 
   /** What the machine does before anybody can connect: dom0's nodes, the drivers, the watches. */
-  #boot(machine: HypervisorOptions): void {
+  #boot(machine: HypervisorOptions, uevent: Dom0Options['uevent']): void {
     const { kernel } = this;
     const dispatch = this.#dispatch;
     const watches = new Watches(kernel, this.#dispatch);
     const bus = backendBus(kernel, watches);
+    const frontends = frontendBus(kernel, watches);
+    if (uevent) bus.onUevent = frontends.onUevent = uevent;
     const shared = { bus, hypervisor: this.hypervisor, faults: this.#faults, nrCpus: machine.nrCpus };
     const blocks = this.#blocks;
-    const netdevGone = (vif: string) => {
-      for (const bridge of this.#bridges.keys()) this.#bridge(bridge, vif, false);
-    };
+    const netdevs = this.#netdevs;
+    const resources = frontendResources(this.hypervisor, 0, machine.dom0Vcpus);
     kernel.spawn('swapper/0', 'kernel_init', function* boot(): Task {
       yield* watchControl(kernel, watches, (request) => {
         kernel.printk(`xen:manage: ${request} requested; dom0 stays, it is modelled without an end of its own`);
@@ -230,9 +242,12 @@ export class Dom0 implements StorePort {
       yield* kernel.write('/local/pool/0/name', 'Pool-0');
       yield* kernel.write('/local/domain/0/mtwatch', '');
       yield* bus.registerDriver(blkback({ ...shared, blocks }));
-      yield* bus.registerDriver(netback({ ...shared, netdevGone }));
+      yield* bus.registerDriver(netback({ ...shared, netdevs }));
+      yield* frontends.registerDriver(blkfront(frontends, resources));
+      yield* frontends.registerDriver(netfront(frontends, resources));
       yield* probeAndWatch(bus);
       yield* watchNodes(kernel, watches, dispatch);
+      yield* watchDevices(frontends);
     });
   }
 
@@ -320,7 +335,7 @@ export class Dom0 implements StorePort {
         return blocks.device(path, sectors, major !== undefined && minor !== undefined ? { major, minor } : undefined);
       },
       'dom0.block_detach': ({ node }) => act(() => blocks.detach(node)),
-      'dom0.bridge': ({ bridge, vif, add }) => act(() => this.#bridge(bridge, vif, add)),
+      'dom0.bridge': ({ bridge, vif, add }) => act(() => void this.#netdevs.bridge(bridge, vif, add)),
     };
   }
 
@@ -330,27 +345,6 @@ export class Dom0 implements StorePort {
     const guest = this.#guests.get(domid);
     if (guest) domain.busy = guest.kernel.home.ready > 0;
     return this.hypervisor.info(domain);
-  }
-
-  /** `ip link set vif1.0 master xenbr0`, and what the bridge prints then. */
-  #bridge(name: string, vif: string, add: boolean): void {
-    const ports = this.#bridges.get(name);
-    if (!ports) throw new PrivcmdError('ENOENT', `no bridge ${name}`);
-    const known = ports.get(vif);
-    if (add && known === undefined) {
-      const used = new Set(ports.values());
-      let port = 1;
-      while (used.has(port)) port += 1;
-      ports.set(vif, port);
-      this.#printk.print(`${name}: port ${port}(${vif}) entered blocking state`);
-      this.#printk.print(`${name}: port ${port}(${vif}) entered disabled state`);
-      this.#printk.print(`device ${vif} entered promiscuous mode`);
-    }
-    if (!add && known !== undefined) {
-      ports.delete(vif);
-      this.#printk.print(`${name}: port ${known}(${vif}) entered disabled state`);
-      this.#printk.print(`device ${vif} left promiscuous mode`);
-    }
   }
 
   /** A guest-initiated end, as the guest itself would bring it about. */

@@ -19,7 +19,15 @@ export interface Evtchn {
   readonly remote: number;
   /** Somebody is at the other end. */
   bound: boolean;
+  /** What the other end does when it is notified. */
+  notified: Notified | undefined;
 }
+
+/**
+ * A notification, with the request that lies on the ring behind it: the grant references of its pages. Rings are not
+ * modelled as memory, so a request travels with its notification.
+ */
+export type Notified = (grants: readonly number[]) => void;
 
 export interface Domain {
   readonly domid: number;
@@ -169,20 +177,32 @@ export class Hypervisor {
     let port = 1;
     while (domain.ports.has(port)) port += 1;
     if (port > evtchnPortsMax) throw new PrivcmdError('ENOMEM', `domain ${domid} has ${evtchnPortsMax} event channels already`);
-    domain.ports.set(port, { port, remote, bound: false });
+    domain.ports.set(port, { port, remote, bound: false, notified: undefined });
     return port;
+  }
+
+  /** EVTCHNOP_close of a domain's own port. */
+  evtchnClose(domid: number, port: number): void {
+    this.#domains.get(domid)?.ports.delete(port);
+  }
+
+  /** EVTCHNOP_send on a domain's own port; nothing happens while nobody is at the other end. */
+  evtchnSend(domid: number, port: number, grants: readonly number[]): void {
+    this.#domains.get(domid)?.ports.get(port)?.notified?.(grants);
   }
 
   /**
    * EVTCHNOP_bind_interdomain by domain `local`; what is returned unbinds it. Undefined when the port is not there, not
    * for this domain, or bound already.
    */
-  evtchnBind(local: number, domid: number, port: number): (() => void) | undefined {
+  evtchnBind(local: number, domid: number, port: number, notified?: Notified): (() => void) | undefined {
     const channel = this.#domains.get(domid)?.ports.get(port);
     if (!channel || channel.remote !== local || channel.bound) return undefined;
     channel.bound = true;
+    channel.notified = notified;
     return () => {
       channel.bound = false;
+      channel.notified = undefined;
     };
   }
 

@@ -158,7 +158,7 @@ const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
   'dom0.dmesg': { clear: 'boolean' },
   'dom0.host': {},
   'dom0.mtwatch': {},
-  'dom0.hold': { device: 'string', mode: ['inflight', 'connect'] },
+  'dom0.hold': { device: 'string', mode: ['inflight', 'io', 'grants', 'connect', 'bio'] },
   'dom0.flush': { device: 'string?' },
   'dom0.holds': {},
   'dom0.monitor': { domid: 'number', name: 'string', verbosity: 'number', actions: 'record of strings' },

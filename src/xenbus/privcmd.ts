@@ -54,10 +54,10 @@ export interface WatchThread {
   } | null;
 }
 
-/** A held device: `inflight` keeps a packet or request in flight, `connect` never ends the write-back at connect. */
+/** A held device; what each mode holds is told in fault.ts. */
 export interface Hold {
   readonly device: string;
-  readonly mode: 'inflight' | 'connect';
+  readonly mode: 'inflight' | 'io' | 'grants' | 'connect' | 'bio';
   /** Whether a task is stuck in it now. */
   readonly stalled: boolean;
 }
@@ -120,7 +120,8 @@ export interface PrivcmdOps {
   'dom0.dmesg': [{ clear: boolean }, { lines: readonly string[] }];
   'dom0.host': [Record<string, never>, HostView];
   'dom0.mtwatch': [Record<string, never>, readonly WatchThread[]];
-  'dom0.hold': [{ device: string; mode: 'inflight' | 'connect' }, Hold];
+  /** `inflight` is whatever the device has in flight: of a vbd it is `io`. */
+  'dom0.hold': [{ device: string; mode: Hold['mode'] }, Hold];
   /** Lets go of one device, or of all. Answers with those it let go. */
   'dom0.flush': [{ device?: string }, readonly Hold[]];
   'dom0.holds': [Record<string, never>, readonly Hold[]];

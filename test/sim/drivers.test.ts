@@ -47,42 +47,147 @@ describe('blkback', () => {
     expect(seen).toEqual(['2', '4', '5', '6', '2', '4']);
   });
 
+  const frontendDir = '/local/domain/1/device/vbd/51712';
+  const error = () => read(`/local/domain/0/error/backend/vbd/${domid}/51712/error`);
+
   test.each([
-    ['a protocol that it does not know', { protocol: 'm68k-abi' }, 'unknown fe protocol'],
-    ['more queues than it offered', { 'multi-queue-num-queues': '99' }, 'guest requested 99 queues, exceeding the maximum of 2.'],
-    ['no queues at all', { 'multi-queue-num-queues': '0' }, 'guest requested 0 queues, exceeding the maximum of 2.'],
-    ['an event channel that is not there', { 'event-channel': '999' }, `mapping ring-ref of`],
+    ['a protocol that it does not know', { protocol: 'm68k-abi' }, '-1 unknown fe protocol m68k-abi'],
+    [
+      'more queues than it offered',
+      { 'multi-queue-num-queues': '99' },
+      '-1 guest requested 99 queues, exceeding the maximum of 2.',
+    ],
+    ['no queues at all', { 'multi-queue-num-queues': '0' }, '-1 guest requested 0 queues, exceeding the maximum of 2.'],
+    ['an event channel that is not there', { 'event-channel': '999' }, '22 mapping ring-ref port 999'],
+    // xenstored's and the console's are bound already.
+    ['an event channel that is taken', { 'event-channel': '1' }, '22 mapping ring-ref port 1'],
+    ['an event channel that is no number', { 'event-channel': 'junk' }, `22 reading ${frontendDir}/event-channel`],
+    ['a ring that is no number', { 'ring-ref': 'junk' }, `22 reading ${frontendDir}/ring-ref`],
+    ['rings of too many pages', { 'ring-page-order': '5' }, '22 requested ring page order 5 exceed max:4'],
+    ['a ring that lacks pages', { 'ring-page-order': '1', 'ring-ref0': '8' }, `22 reading ${frontendDir}/ring-ref1`],
+    [
+      'queues of which the second is not there',
+      { 'multi-queue-num-queues': '2', 'queue-0/ring-ref': '8' },
+      `22 reading ${frontendDir}/queue-0/event-channel`,
+    ],
   ])('refuses %s, says why and closes', async (_what, wrong, why) => {
     await says('vbd/51712', { ...(await vbdRing()), ...wrong }, 3);
-    expect(await read(`${backend('vbd', 51712)}/state`)).toBe('5');
-    expect(await read(`/local/domain/0/error/backend/vbd/${domid}/51712/error`)).toContain(why);
-    expect(dmesg().join('\n')).toContain(why);
+    expect([await read(`${backend('vbd', 51712)}/state`), await error()]).toEqual(['5', why]);
+    expect(dmesg().at(-1)).toMatch(`vbd vbd-1-51712: ${why}`);
+    expect(m.log).toEqual([]);
   });
 
-  test('refuses a state that a frontend never has', async () => {
-    await says('vbd/51712', {}, 2);
-    expect(await read(`${backend('vbd', 51712)}/state`)).toBe('5');
+  test('gives back the rings that it had mapped when a later one is wrong', async () => {
+    const ring = await vbdRing();
+    const queues = {
+      'multi-queue-num-queues': '2',
+      'queue-0/ring-ref': '8',
+      'queue-0/event-channel': ring['event-channel'] ?? '',
+    };
+    await says('vbd/51712', { ...queues, 'queue-1/event-channel': 'junk' }, 3);
+    const second = await vbdRing();
+    await says('vbd/51712', { 'queue-1/ring-ref': '9', 'queue-1/event-channel': second['event-channel'] ?? '' }, 4);
+    expect(await read(`${backend('vbd', 51712)}/state`)).toBe('4');
+  });
+
+  test('takes rings of several pages, and old frontends that name no protocol', async () => {
+    const { port } = await m.ctx.xc.call('xc.evtchn_alloc_unbound', { domid, remote: 0 });
+    await m.run(m.ctx.xs.rm(`${frontend('vbd/51712')}/protocol`));
+    const refs = Object.fromEntries([0, 1, 2, 3].map((page) => [`ring-ref${page}`, String(8 + page)]));
+    await says('vbd/51712', { 'ring-page-order': '2', ...refs, 'event-channel': String(port) }, 3);
+    expect(await read(`${backend('vbd', 51712)}/state`)).toBe('4');
+    const using = 'xen-blkback: backend/vbd/1/51712: using 1 queues, protocol 1 (unspecified, assuming default) ';
+    expect(dmesg().some((line) => line.endsWith(using))).toBe(true);
+    await m.run(domainDestroy(m.ctx, domid));
+    expect(m.dom0.domains).toBe(0);
+  });
+
+  test.each([2, 7, 8, 9])('refuses state %i, which a frontend never has', async (state) => {
+    await says('vbd/51712', {}, state);
+    expect([await read(`${backend('vbd', 51712)}/state`), await error()]).toEqual(['5', `22 saw state ${state} at frontend`]);
+  });
+
+  test('stays when its frontend has closed and the toolstack wants it, and goes when it does not', async () => {
+    await says('vbd/51712', {}, 6);
+    expect(await read(`${backend('vbd', 51712)}/state`)).toBe('6');
+    await says('vbd/51712', {}, 1);
+    expect(dmesg().at(-1)).toContain('xen-blkback: backend/vbd/1/51712: prepare for reconnect');
+    await m.run(m.ctx.xs.write(`${backend('vbd', 51712)}/online`, '0'));
+    await says('vbd/51712', {}, 6);
+    await says('vbd/51712', {}, 1);
+    expect(await read(`${backend('vbd', 51712)}/state`)).toBe('6');
   });
 
   test('does not change its device once it has one', async () => {
+    const was = (await read(`${backend('vbd', 51712)}/physical-device`)) ?? '';
     await m.run(m.ctx.xs.write(`${backend('vbd', 51712)}/physical-device`, '7:9'));
     await m.settle();
-    expect(dmesg().join('\n')).toContain('changing physical device');
+    expect(dmesg().at(-1)).toContain(`xen-blkback: changing physical device (from ${was} to 7:9) not supported.`);
+  });
+});
+
+describe('a block device that the script names', () => {
+  beforeEach(async () => {
+    m = await machine();
+    domid = 9;
+  });
+
+  /** A vbd by hand, as far as its script. */
+  async function vbd(nodes: Readonly<Record<string, string>>): Promise<void> {
+    await m.run(
+      m.ctx.xs.transaction(async (tx) => {
+        await tx.write(`${frontend('vbd/51712')}/state`, '1');
+        const all = {
+          frontend: frontend('vbd/51712'),
+          'frontend-id': '9',
+          online: '1',
+          mode: 'w',
+          dev: 'xvda',
+          state: '1',
+          ...nodes,
+        };
+        for (const [name, value] of Object.entries(all)) await tx.write(`${backend('vbd', 51712)}/${name}`, value);
+      }),
+    );
+    await m.settle();
+  }
+  const error = () => read('/local/domain/0/error/backend/vbd/9/51712/error');
+
+  test.each([
+    [
+      'must be there',
+      { 'physical-device': 'fd:1' },
+      '2 creating vbd structure',
+      'xen_vbd_create: device 0fd00001 could not be opened',
+    ],
+    ['has two numbers', { 'physical-device': '7' }, '-1 reading physical-device', '-1 reading physical-device'],
+  ])('%s', async (_title, nodes, why, line) => {
+    await vbd(nodes);
+    expect([await error(), await read(`${backend('vbd', 51712)}/state`)]).toEqual([why, '5']);
+    expect(dmesg().join('\n')).toContain(line);
+  });
+
+  test('is not looked at before it has numbers, nor without a mode', async () => {
+    await vbd({ 'physical-device': 'not yet' });
+    expect(await read(`${backend('vbd', 51712)}/state`)).toBe('2');
+    await m.run(m.ctx.xs.rm(`${backend('vbd', 51712)}/mode`));
+    await m.run(m.ctx.xs.write(`${backend('vbd', 51712)}/physical-device`, '7:0'));
+    await m.settle();
+    expect([await error(), await read(`${backend('vbd', 51712)}/state`)]).toEqual(['2 reading mode', '5']);
   });
 });
 
 test.each([
-  ['ring-ref', 'junk'],
-  ['event-channel', 'junk'],
-  // xenstored's and the console's are bound already.
-  ['event-channel', '1'],
-  ['event-channel', '2'],
-])('blkback refuses %s = %s', async (name, value) => {
-  await paused();
+  ['a disk that is written', { readwrite: true }, '0'],
+  ['a disk that is only read', { readwrite: false }, '4'],
+  ['a cdrom', { readwrite: false, isCdrom: true }, '5'],
+])('%s says so to its frontend', async (_what, how, info) => {
+  m = await machine();
+  const disk = { pdevPath: '/dev/vg/disk', vdev: 'xvda', format: 'raw' as const, ...how };
+  domid = await m.run(domainCreateNew(m.ctx, pvConfig('pv', { disks: [disk] })));
+  await m.run(domainUnpause(m.ctx, domid));
   await m.settle();
-  await says('vbd/51712', { ...(await vbdRing()), [name]: value }, 3);
-  expect(await read(`${backend('vbd', 51712)}/state`)).toBe('5');
-  expect(m.log).toEqual([]);
+  expect(await read(`${backend('vbd', 51712)}/info`)).toBe(info);
 });
 
 test('a backend whose frontend is no path, or of another domain, makes no device and harms nobody', async () => {

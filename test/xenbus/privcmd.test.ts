@@ -126,7 +126,13 @@ test.each([
   ['an operation that is not there', 'dom0.nosuch', {}, 'ENOSYS', 'no operation dom0.nosuch'],
   ['a name that every object has', 'constructor', {}, 'ENOSYS', 'no operation constructor'],
   ['a number that is none', 'xc.domain_getinfo', { domid: '1' }, 'EINVAL', 'xc.domain_getinfo: domid is not a number'],
-  ['an argument that is missing', 'dom0.hold', { device: 'vif1.0' }, 'EINVAL', 'dom0.hold: mode is not inflight or connect'],
+  [
+    'an argument that is missing',
+    'dom0.hold',
+    { device: 'vif1.0' },
+    'EINVAL',
+    'dom0.hold: mode is not inflight or io or grants or connect or bio',
+  ],
   ['arguments that are no object', 'xc.domain_getinfo', [1], 'EINVAL', 'xc.domain_getinfo: arguments are an object'],
 ])('refuses %s', async (_what, op, args, errno, message) => {
   const path = await serve(getinfo(() => null));

@@ -13,10 +13,12 @@ import type { Watches } from './xenwatch.js';
 
 const backendBusType: BusType = {
   root: 'backend',
+  subsystem: 'xen-backend',
   levels: 4,
   otherendIdNode: 'frontend-id',
   otherendNode: 'frontend',
-  changedName: 'frontend_changed',
+  otherendChangedName: 'frontend_changed',
+  ueventDebug: '(xenbus_uevent_backend:102) ',
   *busId(kernel, nodename): Task<string | undefined> {
     const frontendId = yield* kernel.read(`${nodename}/frontend-id`);
     const frontend = yield* kernel.read(`${nodename}/frontend`);
@@ -48,6 +50,11 @@ export function* probeAndWatch(bus: XenbusBus): Task {
     name: 'backend_changed',
     domidOf: backendDomid,
     getDomid: beGetDomid,
-    callback: (path) => bus.kernel.call('xenbus_dev_changed', bus.changed(path)),
+    callback: (path) => backendChanged(bus, path),
   });
+}
+
+function* backendChanged(bus: XenbusBus, path: string): Task {
+  bus.kernel.debug('xenbus', 'xenbus: (backend_changed:215) ');
+  yield* bus.kernel.call('xenbus_dev_changed', bus.changed(path));
 }

@@ -1,5 +1,5 @@
 /**
- * xen-blkback: the back end of a vbd (drivers/block/xen-blkback/xenbus.c of Linux 6.1).
+ * xen-blkback: the back end of a vbd (drivers/block/xen-blkback/xenbus.c and blkback.c of Linux 6.1).
  *
  * | frontend | backend | what happens |
  * |---|---|---|
@@ -8,33 +8,60 @@
  * | 5 | any | 5 |
  * | 6 | any | disconnects, 6; the device goes unless it is `online` |
  * | 0 | any | the device goes |
+ * | other | any | an error, 5 |
  *
- * No I/O is done: a ring has a thread, and the block device has a size. Where Linux waits for I/O (a ring thread that
- * must stop, the page cache that is written back at connect) a hold makes it wait.
+ * A ring has a thread, which takes requests and gives them to the block layer; nothing is read or written. Pages that a
+ * guest granted persistently stay mapped until the ring is given back. Whoever disconnects waits for the thread and for
+ * those pages, but not for requests that the block layer still has: those keep the rest of the ring, and the one that
+ * ends last frees it from a workqueue.
  */
 import type { Faults } from '../fault.js';
 import type { Hypervisor } from '../hypervisor.js';
-import { XenbusState } from '../xenbus.js';
+import { strstate, XenbusState } from '../xenbus.js';
 import type { BlockDevices, Disk } from './block.js';
-import { sawState, type XenbusBus, type XenbusDevice, type XenbusDriver } from './bus.js';
+import { errno, type XenbusBus, type XenbusDevice, type XenbusDriver } from './bus.js';
 import { type KTask, kthreadStop, type Task, type WaitQueue, waitEvent, waitQueue } from './sched.js';
 import type { XenbusWatch } from './xenwatch.js';
 
 const maxIndirectSegments = 256;
+/** Module parameter max_ring_page_order. */
 const maxRingPageOrder = 4;
+/** Module parameter max_persistent_grants, of each ring. */
+const maxPersistentGrants = 1056;
+/** Requests on a ring of one page (XEN_BLKIF_REQS_PER_PAGE). */
+const ringRequestsMax = 32;
+/** MINORBITS. */
+const minorBits = 20;
+const VDISK_CDROM = 1;
+const VDISK_READONLY = 4;
 
 interface Ring {
-  readonly unmap: () => void;
   readonly wake: WaitQueue;
+  /** Requests that the thread has not taken yet: the grant references of their pages. */
+  readonly requests: (readonly number[])[];
+  /** Pages granted persistently, by reference: what unmaps each. */
+  readonly persistent: Map<number, () => void>;
+  active: boolean;
+  /** The shared pages, mapped. */
+  pages: (() => void)[];
+  unbind: (() => void) | undefined;
   task: KTask | undefined;
+  /** Requests that the block layer has. */
+  inflight: number;
 }
 
 interface Blkif {
   readonly device: XenbusDevice;
+  /** One for the device, and one for each request in flight. */
+  references: number;
   physWatch: XenbusWatch | undefined;
+  /** What the hotplug script said, once it has been taken up. */
+  major: number;
+  minor: number;
   disk: Disk | undefined;
   readonly: boolean;
   cdrom: boolean;
+  persistent: boolean;
   rings: Ring[];
 }
 
@@ -46,10 +73,10 @@ export interface BlkbackOptions {
   readonly nrCpus: number;
 }
 
-/** What a frontend's `protocol` may be, with the number that Linux prints for it. */
+/** What a frontend's `protocol` may be, with the number that Linux prints for it. The first is that of x86-64 itself. */
 const protocols = new Map([
-  ['x86_64-abi', '1 (x86_64-abi)'],
-  ['x86_32-abi', '2 (x86_32-abi)'],
+  ['x86_64-abi', 1],
+  ['x86_32-abi', 2],
 ]);
 
 export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOptions): XenbusDriver {
@@ -62,8 +89,22 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
     return blkif;
   }
 
-  function* probe(device: XenbusDevice): Task {
-    const blkif: Blkif = { device, physWatch: undefined, disk: undefined, readonly: false, cdrom: false, rings: [] };
+  const debug = (text: string) => kernel.debug('xen_blkback', `xen-blkback: ${text}`);
+
+  function* probe(device: XenbusDevice): Task<number> {
+    debug(`xen_blkbk_probe ${device.pointer} ${device.otherendId}`);
+    const blkif: Blkif = {
+      device,
+      references: 1,
+      physWatch: undefined,
+      major: 0,
+      minor: 0,
+      disk: undefined,
+      readonly: false,
+      cdrom: false,
+      persistent: false,
+      rings: [],
+    };
     blkifs.set(device, blkif);
     yield* kernel.write(`${device.nodename}/feature-max-indirect-segments`, String(maxIndirectSegments));
     yield* kernel.write(`${device.nodename}/multi-queue-max-queues`, String(nrCpus));
@@ -75,43 +116,58 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
     });
     yield* kernel.write(`${device.nodename}/max-ring-page-order`, String(maxRingPageOrder));
     yield* bus.switchState(device, XenbusState.InitWait);
+    return 0;
   }
 
   /** The hotplug script has said which device it is. */
   function* physicalDeviceChanged(blkif: Blkif): Task {
     const { device } = blkif;
+    debug(`backend_changed ${device.pointer} ${device.otherendId}`);
     const text = yield* kernel.read(`${device.nodename}/physical-device`);
-    if (text === undefined) return;
-    const match = /^([0-9a-f]+):([0-9a-f]+)$/i.exec(text);
-    const disk = match && blocks.find(Number.parseInt(match[1] ?? '', 16), Number.parseInt(match[2] ?? '', 16));
-    if (blkif.disk) {
-      if (disk !== blkif.disk) {
-        kernel.printk(`vbd ${device.busId}: changing physical device (from ${blkif.disk.node} to ${text}) not supported.`);
+    const [major, minor] = scanHexPair(text ?? '');
+    if (major === undefined) return;
+    if (minor === undefined) return yield* bus.fatal(device, -1, 'reading physical-device');
+    if (blkif.major !== 0 || blkif.minor !== 0) {
+      if (major !== blkif.major || minor !== blkif.minor) {
+        const [from, to] = [hexPair(blkif.major, blkif.minor), hexPair(major, minor)];
+        kernel.printk(`xen-blkback: changing physical device (from ${from} to ${to}) not supported.`);
       }
       return;
     }
-    if (!disk) {
-      yield* bus.fatal(device, `reading physical-device ${text}: no such block device`);
-      return;
-    }
-    blkif.readonly = !((yield* kernel.read(`${device.nodename}/mode`)) ?? 'r').includes('w');
+    const mode = yield* kernel.read(`${device.nodename}/mode`);
+    if (mode === undefined) return yield* bus.fatal(device, errno.ENOENT, 'reading mode');
     blkif.cdrom = (yield* kernel.read(`${device.otherend}/device-type`)) === 'cdrom';
-    blkif.disk = disk;
-    yield* kernel.call('xen_update_blkif_status [xen_blkback]', updateStatus(blkif));
+    const handle = device.otherend.slice(device.otherend.lastIndexOf('/') + 1);
+    if (!/^(0x[0-9a-f]+|\d+)$/i.test(handle)) return;
+    blkif.readonly = !mode.includes('w');
+    [blkif.major, blkif.minor] = [major, minor];
+    blkif.disk = blocks.find(major, minor);
+    if (!blkif.disk) {
+      [blkif.major, blkif.minor] = [0, 0];
+      const number = (major * 2 ** minorBits + minor).toString(16).padStart(8, '0');
+      kernel.printk(`xen-blkback: xen_vbd_create: device ${number} could not be opened`);
+      return yield* bus.fatal(device, errno.ENOENT, 'creating vbd structure');
+    }
+    debug(`Successful creation of handle=${Number(handle).toString(16).padStart(4, '0')} (dom=${device.otherendId})`);
+    yield* updatingStatus(blkif);
+  }
+
+  function updatingStatus(blkif: Blkif): Task {
+    return kernel.call('xen_update_blkif_status [xen_blkback]', updateStatus(blkif));
   }
 
   /** Connects once the rings are mapped and the device is open; relies on nobody else doing so at the same time. */
   function* updateStatus(blkif: Blkif): Task {
     const { device, disk } = blkif;
-    if (blkif.rings.length === 0 || !disk || device.state === XenbusState.Connected) return;
+    if (!blkif.rings[0]?.unbind || !disk || device.state === XenbusState.Connected) return;
     yield* kernel.call('connect [xen_blkback]', connect(blkif, disk));
     if (device.state !== XenbusState.Connected) return;
-    const dev = (yield* kernel.read(`${device.nodename}/dev`)) ?? device.busId;
+    const dev = yield* kernel.read(`${device.nodename}/dev`);
+    if (dev === undefined) return yield* bus.error(device, errno.ENOENT, 'get blkback dev name');
     yield* writeBack(device);
     for (const [index, ring] of blkif.rings.entries()) {
-      ring.task = kernel.spawn(`${device.otherendId}.${dev}-${index}`, 'xen_blkif_schedule [xen_blkback]', (self) =>
-        ringThread(self, device, ring),
-      );
+      const name = `${device.otherendId}.${dev.replace(/^\/dev\//, '')}-${index}`;
+      ring.task = kernel.spawn(name, 'xen_blkif_schedule [xen_blkback]', (self) => ringThread(self, blkif, ring));
     }
   }
 
@@ -119,19 +175,16 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
   function* writeBack(device: XenbusDevice): Task {
     if (!faults.holds(device.busId, 'connect')) return;
     const frames = ['filemap_write_and_wait_range', '__filemap_fdatawait_range', 'folio_wait_writeback', 'folio_wait_bit_common'];
-    yield* frames.reduceRight<Task>((inner, name) => framed(name, inner), faults.wait(device.busId, 'connect'));
-  }
-
-  function* framed(name: string, inner: Task): Task {
-    yield* kernel.call(name, inner);
+    yield* nested(frames, faults.wait(device.busId, 'connect'));
   }
 
   function* connect(blkif: Blkif, disk: Disk): Task {
     const { device } = blkif;
+    debug(`connect ${device.otherend}`);
     yield* kernel.transaction(function* (txId) {
       const write = (name: string, value: number) => kernel.write(`${device.nodename}/${name}`, String(value), txId);
       yield* write('feature-flush-cache', 1);
-      if ((yield* kernel.read(`${device.nodename}/discard-enable`, txId)) !== '0') {
+      if ((yield* bus.readUnsigned(device.nodename, 'discard-enable', 1)) !== 0) {
         yield* write('discard-granularity', 4096);
         yield* write('discard-alignment', 0);
         yield* write('discard-secure', 0);
@@ -140,7 +193,7 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
       yield* write('feature-barrier', 1);
       yield* write('feature-persistent', 1);
       yield* write('sectors', disk.sectors);
-      yield* write('info', (blkif.cdrom ? 1 : 0) | (blkif.readonly ? 4 : 0));
+      yield* write('info', (blkif.cdrom ? VDISK_CDROM : 0) | (blkif.readonly ? VDISK_READONLY : 0));
       yield* write('sector-size', 512);
       yield* write('physical-sector-size', 512);
       return true;
@@ -148,72 +201,184 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
     yield* bus.switchState(device, XenbusState.Connected);
   }
 
-  /** Serves one ring: here it only waits to be stopped, or for I/O that does not come back. */
-  function* ringThread(self: KTask, device: XenbusDevice, ring: Ring): Task {
-    while (!self.shouldStop) yield* waitEvent(ring.wake, () => self.shouldStop);
-    if (faults.holds(device.busId, 'inflight')) {
-      yield* kernel.call('submit_bio', faults.wait(device.busId, 'inflight'));
+  /** Serves one ring until it is asked to stop. */
+  function* ringThread(self: KTask, blkif: Blkif, ring: Ring): Task {
+    const { busId } = blkif.device;
+    for (;;) {
+      yield* waitEvent(ring.wake, () => self.shouldStop || ring.requests.length > 0);
+      if (self.shouldStop) break;
+      const request = ring.requests.shift();
+      if (request) yield* dispatching(blkif, ring, request);
     }
+    // A hold stands for a request that had just been taken off the ring.
+    if (faults.holds(busId, 'io') || faults.holds(busId, 'bio')) yield* dispatching(blkif, ring, []);
   }
 
-  /** Reads what the frontend offers and maps its rings. Undefined: it was wrong, and the device is closing. */
-  function* connectRing(blkif: Blkif): Task {
+  function dispatching(blkif: Blkif, ring: Ring, grants: readonly number[]): Task {
+    return kernel.call('dispatch_rw_block_io [xen_blkback]', dispatch(blkif, ring, grants));
+  }
+
+  /** One request: its pages are mapped, and the block layer gets it. */
+  function* dispatch(blkif: Blkif, ring: Ring, grants: readonly number[]): Task {
+    const { busId } = blkif.device;
+    blkif.references += 1;
+    ring.inflight += 1;
+    const pages = mapRequest(blkif, ring, grants);
+    yield* kernel.call('submit_bio', faults.wait(busId, 'io'));
+    const ended = () => {
+      for (const unmap of pages) unmap();
+      ring.inflight -= 1;
+      put(blkif);
+    };
+    if (!faults.holds(busId, 'bio')) return ended();
+    kernel.spawn('kworker/u4:1', 'worker_thread', function* () {
+      yield* nested(['process_one_work', 'loop_workfn [loop]'], faults.wait(busId, 'bio'));
+      ended();
+    });
+  }
+
+  /** Maps what is not mapped yet; answers with what unmaps those pages that are this request's alone. */
+  function mapRequest({ device, persistent }: Blkif, ring: Ring, grants: readonly number[]): (() => void)[] {
+    const own: (() => void)[] = [];
+    for (const grant of grants) {
+      if (ring.persistent.has(grant)) continue;
+      const unmap = hypervisor.grantMap(device.otherendId);
+      if (!unmap) debug('invalid buffer -- could not remap it');
+      else if (persistent && ring.persistent.size < maxPersistentGrants) {
+        ring.persistent.set(grant, unmap);
+        const used = `${ring.persistent.size}/${maxPersistentGrants}`;
+        debug(`grant ${grant} added to the tree of persistent grants, using ${used}`);
+      } else own.push(unmap);
+    }
+    return own;
+  }
+
+  /** `xen_blkif_put`. The last one may be given up where nobody may sleep, so a worker frees what is left. */
+  function put(blkif: Blkif): void {
+    blkif.references -= 1;
+    if (blkif.references > 0) return;
+    kernel.spawn('kworker/0:1', 'worker_thread', function* () {
+      yield* nested(['process_one_work', 'xen_blkif_deferred_free [xen_blkback]'], free(blkif));
+    });
+  }
+
+  function* free(blkif: Blkif): Task {
+    if ((yield* disconnecting(blkif)) !== 0) throw new Error(`${blkif.device.busId} is freed with requests in flight`);
+    blkif.disk = undefined;
+  }
+
+  /** Reads what the frontend offers and maps its rings; an error has been told, and the device is closing. */
+  function* connectRing(blkif: Blkif): Task<number> {
     const { device } = blkif;
-    const protocol = protocols.get((yield* kernel.read(`${device.otherend}/protocol`)) ?? 'x86_64-abi');
-    if (!protocol) return yield* bus.fatal(device, `unknown fe protocol`);
-    const persistent = yield* bus.readUnsigned(device.otherend, 'feature-persistent', 0);
-    const queues = yield* bus.readUnsigned(device.otherend, 'multi-queue-num-queues', 1);
+    const { otherend } = device;
+    debug(`connect_ring ${otherend}`);
+    const offered = yield* kernel.read(`${otherend}/protocol`);
+    const protocol = offered?.trim().split(/\s/)[0]?.slice(0, 63) || undefined;
+    const [native = ''] = protocols.keys();
+    const number = protocols.get(protocol ?? native);
+    // What Linux prints as the errno is what reading the protocol came to.
+    const scanned = protocol === undefined ? errno.ENOENT : -1;
+    if (number === undefined) return yield* refuse(device, scanned, `unknown fe protocol ${protocol}`);
+    blkif.persistent = (yield* bus.readUnsigned(otherend, 'feature-persistent', 0)) !== 0;
+    const queues = yield* bus.readUnsigned(otherend, 'multi-queue-num-queues', 1);
     if (queues === 0 || queues > nrCpus) {
-      return yield* bus.fatal(device, `guest requested ${queues} queues, exceeding the maximum of ${nrCpus}.`);
+      return yield* refuse(device, scanned, `guest requested ${queues} queues, exceeding the maximum of ${nrCpus}.`);
     }
-    kernel.printk(
-      `xen-blkback: ${device.nodename}: using ${queues} queues, protocol ${protocol} ${persistent ? 'persistent grants' : ''}`,
-    );
-    yield* kernel.read(`${device.otherend}/ring-page-order`);
-    for (let queue = 0; queue < queues; queue++) {
-      const dir = queues === 1 ? device.otherend : `${device.otherend}/queue-${queue}`;
-      const port = yield* bus.readUnsigned(dir, 'event-channel', -1);
-      const ref = yield* bus.readUnsigned(dir, 'ring-ref', -1);
-      const unmap = ref < 0 ? undefined : mapRing(device.otherendId, port);
-      if (!unmap) {
-        unmapRings(blkif);
-        return yield* bus.fatal(device, `mapping ring-ref of ${dir}`);
+    blkif.rings = Array.from({ length: queues }, (_, index) => newRing(`ring ${index} of ${device.busId}`));
+    const words = `protocol ${number} (${protocol ?? 'unspecified, assuming default'})`;
+    const grants = blkif.persistent ? 'persistent grants' : '';
+    kernel.printk(`xen-blkback: ${device.nodename}: using ${queues} queues, ${words} ${grants}`);
+    const order = yield* bus.scan(otherend, 'ring-page-order');
+    if (order > maxRingPageOrder) {
+      return yield* refuse(device, errno.EINVAL, `requested ring page order ${order} exceed max:${maxRingPageOrder}`);
+    }
+    const names = order < 0 ? ['ring-ref'] : Array.from({ length: 1 << order }, (_, page) => `ring-ref${page}`);
+    for (const [index, ring] of blkif.rings.entries()) {
+      const dir = queues === 1 ? otherend : `${otherend}/queue-${index}`;
+      const failed = yield* readRingRefs(device, ring, dir, names);
+      if (failed !== 0) return failed;
+    }
+    return 0;
+  }
+
+  function* readRingRefs(device: XenbusDevice, ring: Ring, dir: string, names: readonly string[]): Task<number> {
+    const port = yield* bus.scan(dir, 'event-channel');
+    if (port < 0) return yield* refuse(device, errno.EINVAL, `reading ${dir}/event-channel`);
+    for (const name of names) {
+      if ((yield* bus.scan(dir, name)) < 0) return yield* refuse(device, errno.EINVAL, `reading ${dir}/${name}`);
+    }
+    if (!mapRing(device.otherendId, ring, port, names.length)) {
+      return yield* refuse(device, errno.EINVAL, `mapping ring-ref port ${port}`);
+    }
+    return 0;
+  }
+
+  function* refuse(device: XenbusDevice, code: number, message: string): Task<number> {
+    yield* bus.fatal(device, code, message);
+    return code;
+  }
+
+  /** `xen_blkif_map`: the ring's pages and its event channel, or nothing of it. */
+  function mapRing(domid: number, ring: Ring, port: number, pages: number): boolean {
+    const mapped = Array.from({ length: pages }, () => hypervisor.grantMap(domid)).filter((unmap) => unmap !== undefined);
+    const unbind =
+      mapped.length < pages
+        ? undefined
+        : hypervisor.evtchnBind(0, domid, port, (grants) => {
+            if (ring.requests.length < ringRequestsMax * pages) ring.requests.push(grants);
+            kernel.sched.wakeAll(ring.wake);
+          });
+    if (unbind) [ring.pages, ring.unbind] = [mapped, unbind];
+    else for (const unmap of mapped) unmap();
+    return unbind !== undefined;
+  }
+
+  /**
+   * Stops the ring threads, one after the other, and gives the rings back; harmless when there are none. EBUSY while
+   * requests are in flight: their rings stay.
+   */
+  function* disconnect(blkif: Blkif): Task<number> {
+    let busy = false;
+    for (const ring of blkif.rings) {
+      if (!ring.active) continue;
+      if (ring.task) yield* kthreadStop(kernel.sched, kernel.self, ring.task);
+      ring.task = undefined;
+      if (ring.inflight > 0) {
+        busy = true;
+        continue;
       }
-      blkif.rings.push({ unmap, wake: waitQueue(`ring ${queue} of ${device.busId}`), task: undefined });
+      ring.unbind?.();
+      ring.unbind = undefined;
+      for (const unmap of ring.pages.splice(0)) unmap();
+      yield* kernel.call('xen_blkbk_free_caches [xen_blkback]', freeCaches(blkif, ring));
+      ring.active = false;
     }
-  }
-
-  /** The ring's page and its event channel; what is returned gives both back. */
-  function mapRing(domid: number, port: number): (() => void) | undefined {
-    const unbind = hypervisor.evtchnBind(0, domid, port);
-    const unmap = unbind && hypervisor.grantMap(domid);
-    if (!unmap) unbind?.();
-    return (
-      unmap &&
-      (() => {
-        unbind();
-        unmap();
-      })
-    );
-  }
-
-  function unmapRings(blkif: Blkif): void {
-    for (const ring of blkif.rings) ring.unmap();
+    if (busy) return errno.EBUSY;
     blkif.rings = [];
+    return 0;
   }
 
-  /** Stops the ring threads, one after the other, and gives the rings back. Harmless when there are none. */
-  function* disconnect(blkif: Blkif): Task {
-    for (const ring of blkif.rings) if (ring.task) yield* kthreadStop(kernel.sched, kernel.self, ring.task);
-    unmapRings(blkif);
+  function* freeCaches({ device }: Blkif, ring: Ring): Task {
+    if (ring.persistent.size === 0) return;
+    yield* nested(['free_persistent_gnts [xen_blkback]', 'gnttab_unmap_refs_sync'], faults.waitPolling(device.busId, 'grants'));
+    for (const unmap of ring.persistent.values()) unmap();
+    ring.persistent.clear();
   }
 
-  function disconnecting(blkif: Blkif): Task {
+  function disconnecting(blkif: Blkif): Task<number> {
     return kernel.call('xen_blkif_disconnect [xen_blkback]', disconnect(blkif));
+  }
+
+  /** Runs `body` as the innermost of these kernel functions, outermost first. */
+  function* nested(frames: readonly string[], body: Task): Task {
+    const [outer, ...inner] = frames;
+    if (outer === undefined) yield* body;
+    else yield* kernel.call(outer, nested(inner, body));
   }
 
   function* otherendChanged(device: XenbusDevice, state: number): Task {
     const blkif = blkifOf(device);
+    debug(`frontend_changed ${device.pointer} ${strstate(state)}`);
     switch (state) {
       case XenbusState.Initialising:
         if (device.state === XenbusState.Closed) {
@@ -222,36 +387,38 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
         }
         return;
       case XenbusState.Initialised:
-      case XenbusState.Connected:
+      case XenbusState.Connected: {
         if (device.state === XenbusState.Connected) return;
-        yield* disconnecting(blkif);
-        yield* connectRing(blkif);
-        if (blkif.rings.length > 0) yield* kernel.call('xen_update_blkif_status [xen_blkback]', updateStatus(blkif));
+        const busy = yield* disconnecting(blkif);
+        if (busy !== 0) return yield* bus.fatal(device, busy, 'pending I/O');
+        if ((yield* connectRing(blkif)) === 0) yield* updatingStatus(blkif);
+        else yield* disconnecting(blkif);
         return;
+      }
       case XenbusState.Closing:
         yield* bus.switchState(device, XenbusState.Closing);
         return;
       case XenbusState.Closed:
         yield* disconnecting(blkif);
         yield* bus.switchState(device, XenbusState.Closed);
-        if ((yield* bus.readUnsigned(device.nodename, 'online', 0)) === 1) return;
+        if ((yield* bus.readUnsigned(device.nodename, 'online', 0)) !== 0) return;
         yield* bus.unregister(device);
         return;
       case XenbusState.Unknown:
         yield* bus.unregister(device);
         return;
       default:
-        yield* bus.fatal(device, sawState(state));
+        yield* bus.fatal(device, errno.EINVAL, `saw state ${state} at frontend`);
     }
   }
 
   function* remove(device: XenbusDevice): Task {
     const blkif = blkifOf(device);
-    if (blkif.physWatch) {
-      yield* watches.unregister(blkif.physWatch);
-      blkif.physWatch = undefined;
-    }
+    debug(`xen_blkbk_remove ${device.pointer} ${device.otherendId}`);
+    if (blkif.physWatch) yield* watches.unregister(blkif.physWatch);
+    blkif.physWatch = undefined;
     yield* disconnecting(blkif);
+    put(blkif);
   }
 
   return {
@@ -261,8 +428,32 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
       otherendChanged: 'frontend_changed [xen_blkback]',
       remove: 'xen_blkbk_remove [xen_blkback]',
     },
+    allowRebind: true,
     probe,
     otherendChanged,
     remove,
   };
+}
+
+function newRing(name: string): Ring {
+  return {
+    wake: waitQueue(name),
+    requests: [],
+    persistent: new Map(),
+    active: true,
+    pages: [],
+    unbind: undefined,
+    task: undefined,
+    inflight: 0,
+  };
+}
+
+/** As `%x:%x` reads them: as many of the two as are there. */
+function scanHexPair(text: string): (number | undefined)[] {
+  const match = /^\s*(?:0x)?([0-9a-f]+)(?::\s*(?:0x)?([0-9a-f]+))?/i.exec(text);
+  return [match?.[1], match?.[2]].map((part) => (part === undefined ? undefined : Number.parseInt(part, 16)));
+}
+
+function hexPair(major: number, minor: number): string {
+  return `${major.toString(16)}:${minor.toString(16)}`;
 }

@@ -2,21 +2,53 @@
  * The xenbus bus: devices, drivers, and what both ends of a device share.
  *
  * From drivers/xen/xenbus/xenbus_probe.c and xenbus_client.c of Linux 6.1: a device is named by its nodes, its driver
- * is found by type, and it follows the state of its other end through one watch. Backends (dom0) and frontends
- * (guests) differ in where their nodes lie and how they are named; that is a `BusType`. The sysfs, module and uevent
- * sides are not modelled.
+ * is found by type, and it follows the state of its other end through one watch. Backends and frontends differ in where
+ * their nodes lie and how they are named; that is a `BusType`. sysfs and modules are not modelled; uevents are told to
+ * whoever listens, and nothing acts on them: libxl runs the scripts itself.
  */
 import { isWithin } from '../paths.js';
 import { PrivcmdError } from '../privcmd.js';
 import { strstate, XenbusState } from '../xenbus.js';
-import { XsError } from '../xs-wire.js';
+import { type XsErrno, XsError } from '../xs-wire.js';
 import type { Kernel } from './kernel.js';
 import { type Mutex, mutex, mutexLock, mutexUnlock } from './locks.js';
-import type { Task } from './sched.js';
+import { type Task, type WaitQueue, waitQueue } from './sched.js';
 import type { Watches, XenbusWatch } from './xenwatch.js';
 
 /** The kernel name of a bus id may have 19 characters (XEN_BUS_ID_SIZE is 20 with its NUL). */
 const busIdMax = 19;
+
+/** Linux's numbers for what goes wrong with a device; they stand in front of its message. */
+export const errno = {
+  EPERM: 1,
+  ENOENT: 2,
+  ESRCH: 3,
+  EIO: 5,
+  E2BIG: 7,
+  EAGAIN: 11,
+  ENOMEM: 12,
+  EACCES: 13,
+  EBUSY: 16,
+  EEXIST: 17,
+  EISDIR: 21,
+  EINVAL: 22,
+  ENOSPC: 28,
+  EROFS: 30,
+  ERANGE: 34,
+  ENOSYS: 38,
+  ENOTEMPTY: 39,
+  EISCONN: 106,
+} as const satisfies Readonly<Record<XsErrno | PrivcmdError['errno'], number>> & Record<string, number>;
+
+/** What the kernel tells user space about a device. */
+export interface Uevent {
+  readonly action: 'add' | 'bind' | 'online' | 'offline' | 'unbind' | 'remove';
+  readonly subsystem: 'xen-backend' | 'xen';
+  /** The device's name on its bus. */
+  readonly device: string;
+  /** The variables, in the order in which they are added. */
+  readonly env: Readonly<Record<string, string>>;
+}
 
 export interface XenbusDevice {
   /** `backend/vbd/7/51712` or `device/vbd/51712`, relative to the domain's home. */
@@ -31,6 +63,10 @@ export interface XenbusDevice {
   otherendWatch: XenbusWatch | undefined;
   driver: XenbusDriver | undefined;
   readonly lock: Mutex;
+  /** Woken when a frontend has closed. */
+  readonly down: WaitQueue;
+  /** What stands for its address in debug messages. */
+  readonly pointer: string;
 }
 
 /** What a driver does; each method runs in the thread that the bus calls it from. */
@@ -38,27 +74,38 @@ export interface XenbusDriver {
   readonly type: string;
   /** Names in the kernel, for stacks. */
   readonly names: { readonly probe: string; readonly otherendChanged: string; readonly remove: string };
-  probe(device: XenbusDevice): Task;
+  /** Whether it can take up a device again that it let go of; the device of one that cannot ends as Closed. */
+  readonly allowRebind: boolean;
+  /** Answers 0, or with the errno that it failed with; it has cleaned up then. */
+  probe(device: XenbusDevice): Task<number>;
   otherendChanged(device: XenbusDevice, state: number): Task;
   remove(device: XenbusDevice): Task;
+  /** What it adds to the variables of a uevent. */
+  uevent?(device: XenbusDevice): Readonly<Record<string, string>>;
 }
 
 /** Backend bus or frontend bus. */
 export interface BusType {
   readonly root: 'backend' | 'device';
+  readonly subsystem: Uevent['subsystem'];
   /** Path components of a device: `backend/vbd/7/51712` has 4. */
   readonly levels: number;
   /** The node that names the other end's domain, and the one that has its path. */
   readonly otherendIdNode: string;
   readonly otherendNode: string;
-  /** The bus-level watch callback's name. */
-  readonly changedName: string;
+  /** The name of the callback that follows the other end's state. */
+  readonly otherendChangedName: string;
+  /** What it prints, with dynamic debug, at each uevent. */
+  readonly ueventDebug?: string;
   /** The bus id of the device at `nodename`; undefined when its nodes do not name one. */
   busId(kernel: Kernel, nodename: string): Task<string | undefined>;
 }
 
 export class XenbusBus {
+  /** By nodename, in the order in which they came. */
   readonly devices = new Map<string, XenbusDevice>();
+  onUevent: (uevent: Uevent) => void = () => {};
+  #made = 0;
   readonly #drivers = new Map<string, XenbusDriver>();
 
   constructor(
@@ -92,13 +139,23 @@ export class XenbusBus {
   *changed(path: string): Task {
     const parts = path.split('/');
     if (parts.length < 3) return;
-    if (!(yield* this.kernel.exists(path))) {
-      for (const device of [...this.devices.values()]) if (isWithin(device.nodename, path)) yield* this.unregister(device);
-      return;
-    }
+    if (!(yield* this.kernel.exists(path))) return yield* this.#cleanUp(path);
     if (parts.length < this.type.levels) return;
     const nodename = parts.slice(0, this.type.levels).join('/');
     if (!this.devices.has(nodename)) yield* this.kernel.call('xenbus_probe_node', this.#probeNode(nodename));
+  }
+
+  /** `xenbus_cleanup_devices`: the devices at or below a path that is gone, one after the other, from the start each time. */
+  *#cleanUp(path: string): Task {
+    const looked = `xenbus: xenbus_probe (cleanup_dev:424) ${path}.`;
+    const next = (): XenbusDevice | undefined => {
+      for (const device of this.devices.values()) {
+        this.kernel.debug('xenbus', looked);
+        if (isWithin(device.nodename, path)) return device;
+      }
+      return undefined;
+    };
+    for (let device = next(); device; device = next()) yield* this.unregister(device);
   }
 
   *#probeNode(nodename: string): Task {
@@ -107,6 +164,7 @@ export class XenbusBus {
     if (state !== XenbusState.Initialising) return;
     const busId = yield* type.busId(kernel, nodename);
     if (busId === undefined || busId.length > busIdMax || this.devices.has(nodename)) return;
+    this.#made += 1;
     const device: XenbusDevice = {
       nodename,
       devicetype: nodename.split('/')[1] ?? '',
@@ -117,42 +175,93 @@ export class XenbusBus {
       otherendWatch: undefined,
       driver: undefined,
       lock: mutex(`device lock of ${busId}`),
+      down: waitQueue(`${busId} to close`),
+      pointer: (this.#made * 0x800).toString(16).padStart(16, '0'),
     };
     this.devices.set(nodename, device);
+    this.uevent(device, 'add');
     const driver = this.#drivers.get(device.devicetype);
     if (driver) yield* this.#bind(device, driver);
   }
 
-  #bind(device: XenbusDevice, driver: XenbusDriver): Task {
-    return this.kernel.call('xenbus_dev_probe', this.#probe(device, driver));
+  /** `kobject_uevent`. */
+  uevent(device: XenbusDevice, action: Uevent['action']): void {
+    const { kernel, type } = this;
+    const { devicetype, nodename, driver } = device;
+    if (type.ueventDebug !== undefined) kernel.debug('xenbus', `xenbus: ${type.ueventDebug}`);
+    const paths = { XENBUS_TYPE: devicetype, XENBUS_PATH: nodename, XENBUS_BASE_PATH: type.root };
+    const env =
+      type.root === 'device'
+        ? { MODALIAS: `xen:${devicetype}` }
+        : { MODALIAS: `xen-backend:${devicetype}`, ...paths, ...driver?.uevent?.(device) };
+    this.onUevent({ action, subsystem: type.subsystem, device: device.busId, env });
   }
 
-  *#probe(device: XenbusDevice, driver: XenbusDriver): Task {
+  *#bind(device: XenbusDevice, driver: XenbusDriver): Task {
     const { kernel } = this;
     const { self } = kernel;
     yield* mutexLock(self, device.lock);
     try {
-      if (!(yield* this.#talkToOtherend(device))) return;
-      yield* kernel.call(driver.names.probe, driver.probe(device));
       device.driver = driver;
-      yield* this.#watchOtherend(device);
-    } catch (error) {
-      if (!(error instanceof XsError)) throw error;
-      yield* this.fatal(device, `xenbus_dev_probe on ${device.nodename}: ${error.errno}`);
+      if (yield* kernel.call('xenbus_dev_probe', this.#probe(device, driver))) this.uevent(device, 'bind');
+      else device.driver = undefined;
     } finally {
       mutexUnlock(kernel.sched, self, device.lock);
     }
   }
 
-  *#talkToOtherend(device: XenbusDevice): Task<boolean> {
-    const { kernel, type } = this;
-    const domid = yield* kernel.read(`${device.nodename}/${type.otherendIdNode}`);
-    const otherend = yield* kernel.read(`${device.nodename}/${type.otherendNode}`);
-    if (domid === undefined || !otherend || !(yield* kernel.exists(otherend))) {
-      yield* this.fatal(device, `unable to read other end from ${device.nodename}.  missing or inaccessible.`);
+  /** Answers whether the driver has taken the device. */
+  *#probe(device: XenbusDevice, driver: XenbusDriver): Task<boolean> {
+    const { kernel } = this;
+    const { nodename } = device;
+    kernel.debug('xenbus', `xenbus: xenbus_probe (xenbus_dev_probe:279) ${nodename}.`);
+    if (!(yield* this.#talkToOtherend(device))) {
+      this.#warn(device, `talk_to_otherend on ${nodename} failed.`);
       return false;
     }
-    device.otherendId = Number(domid);
+    const failed = yield* this.#refusals(device, driver.names.probe, driver.probe(device), driver);
+    if (failed !== 0) {
+      yield* this.error(device, failed, `xenbus_dev_probe on ${nodename}`);
+      return false;
+    }
+    try {
+      yield* this.#watchOtherend(device);
+    } catch (error) {
+      if (!(error instanceof XsError)) throw error;
+      this.#warn(device, `watch_otherend on ${nodename} failed.`);
+      return false;
+    }
+    return true;
+  }
+
+  /** Runs a driver's function. What the store or the hypervisor refuses it closes its device, and takes no thread with it. */
+  *#refusals(device: XenbusDevice, name: string, body: Task<number>, undo?: XenbusDriver): Task<number> {
+    try {
+      return yield* this.kernel.call(name, body);
+    } catch (error) {
+      if (!(error instanceof XsError || error instanceof PrivcmdError)) throw error;
+      const code = errnoOf(error);
+      yield* this.fatal(device, code, `${name.split(' ')[0]}: ${error.message}`);
+      if (undo) yield* undo.remove(device);
+      return code;
+    }
+  }
+
+  *#talkToOtherend(device: XenbusDevice): Task<boolean> {
+    const { kernel, type } = this;
+    yield* this.#freeOtherendWatch(device);
+    const domid = yield* this.scan(device.nodename, type.otherendIdNode);
+    const otherend = domid < 0 ? undefined : yield* kernel.read(`${device.nodename}/${type.otherendNode}`);
+    if (otherend === undefined) {
+      yield* this.fatal(device, domid < 0 ? -domid : errno.ENOENT, `reading other end details from ${device.nodename}`);
+      return false;
+    }
+    if (otherend === '' || !(yield* kernel.exists(otherend))) {
+      const lost = `unable to read other end from ${device.nodename}.  missing or inaccessible.`;
+      yield* this.fatal(device, errno.ENOENT, lost);
+      return false;
+    }
+    device.otherendId = domid;
     device.otherend = otherend;
     return true;
   }
@@ -160,7 +269,7 @@ export class XenbusBus {
   *#watchOtherend(device: XenbusDevice): Task {
     device.otherendWatch = yield* this.watches.register({
       node: `${device.otherend}/state`,
-      name: this.type.changedName,
+      name: this.type.otherendChangedName,
       domidOf: () => device.otherendId,
       getDomid: () => device.otherendId,
       getOwner: () => device.otherendId,
@@ -169,52 +278,63 @@ export class XenbusBus {
     });
   }
 
+  *#freeOtherendWatch(device: XenbusDevice): Task {
+    if (device.otherendWatch) yield* this.watches.unregister(device.otherendWatch);
+    device.otherendWatch = undefined;
+  }
+
   *#otherendChanged(device: XenbusDevice, path: string): Task {
-    if (!device.otherend || !isWithin(path, device.otherend)) {
-      this.kernel.printk(`${device.devicetype} ${device.busId}: xenbus: Ignoring watch at ${path}`);
-      return;
-    }
-    const state = yield* this.kernel.readState(device.otherend);
-    const { driver } = device;
-    if (!driver) return;
-    try {
-      yield* this.kernel.call(driver.names.otherendChanged, driver.otherendChanged(device, state));
-    } catch (error) {
-      // What is refused to a driver closes its device; it does not take the watch thread with it.
-      if (!(error instanceof XsError || error instanceof PrivcmdError)) throw error;
-      yield* this.fatal(device, `${driver.names.otherendChanged}: ${error.message}`);
-    }
+    const { kernel } = this;
+    const { driver, otherend } = device;
+    const named = `${device.devicetype} ${device.busId}: xenbus:`;
+    if (!otherend || !isWithin(path, otherend)) return kernel.debug('xenbus', `${named} Ignoring watch at ${path}`);
+    const state = yield* kernel.readState(otherend);
+    kernel.debug('xenbus', `${named} state is ${state}, (${strstate(state)}), ${otherend}/state, ${path}`);
+    if (driver) yield* this.#refusals(device, driver.names.otherendChanged, succeeding(driver.otherendChanged(device, state)));
   }
 
   /** `device_unregister`: takes the device off the bus, through its driver's remove. */
   *unregister(device: XenbusDevice): Task {
-    if (this.devices.get(device.nodename) !== device) return;
-    this.devices.delete(device.nodename);
-    const frames = ['device_unregister', 'device_del', 'bus_remove_device', 'device_release_driver', '__device_release_driver'];
-    const remove = this.#remove(device);
-    yield* frames.reduceRight<Task>((inner, name) => this.#framed(name, inner), this.#framed('xenbus_dev_remove', remove));
+    const frames = ['device_unregister', 'device_del', 'bus_remove_device'];
+    yield* frames.reduceRight<Task>((inner, name) => this.#framed(name, inner), this.#removeFromBus(device));
   }
 
   *#framed(name: string, inner: Task): Task {
     yield* this.kernel.call(name, inner);
   }
 
-  *#remove(device: XenbusDevice): Task {
-    const { kernel, watches } = this;
+  *#removeFromBus(device: XenbusDevice): Task {
+    yield* this.#framed('device_release_driver', this.#releaseDriver(device));
+    // Who waited for the device's lock meanwhile finds it gone.
+    if (this.devices.get(device.nodename) !== device) return;
+    this.devices.delete(device.nodename);
+    this.uevent(device, 'remove');
+  }
+
+  *#releaseDriver(device: XenbusDevice): Task {
+    const { kernel } = this;
     const { self } = kernel;
     yield* mutexLock(self, device.lock);
-    const { driver, otherendWatch } = device;
-    if (otherendWatch) {
-      device.otherendWatch = undefined;
-      yield* watches.unregister(otherendWatch);
-    }
-    if (driver) {
-      yield* kernel.call(driver.names.remove, driver.remove(device));
+    try {
+      const { driver } = device;
+      if (!driver) return;
+      const remove = this.#framed('xenbus_dev_remove', this.#remove(device, driver));
+      yield* this.#framed('__device_release_driver', remove);
       device.driver = undefined;
-      const stored = yield* kernel.readState(device.nodename);
-      if (stored === XenbusState.Closing) yield* this.switchState(device, XenbusState.Closed);
+      this.uevent(device, 'unbind');
+    } finally {
+      mutexUnlock(kernel.sched, self, device.lock);
     }
-    mutexUnlock(kernel.sched, self, device.lock);
+  }
+
+  *#remove(device: XenbusDevice, driver: XenbusDriver): Task {
+    const { kernel } = this;
+    kernel.debug('xenbus', `xenbus: xenbus_probe (xenbus_dev_remove:344) ${device.nodename}.`);
+    yield* this.#freeOtherendWatch(device);
+    yield* kernel.call(driver.names.remove, driver.remove(device));
+    if (!driver.allowRebind || (yield* kernel.readState(device.nodename)) === XenbusState.Closing) {
+      yield* this.switchState(device, XenbusState.Closed);
+    }
   }
 
   /** `xenbus_switch_state`: writes the state if it is another one and its node still exists. */
@@ -233,26 +353,48 @@ export class XenbusBus {
     device.state = state;
   }
 
-  /** `xenbus_dev_fatal`: says what is wrong, in the log and under `error/`, and closes. */
-  *fatal(device: XenbusDevice, message: string): Task {
-    const { kernel } = this;
-    kernel.printk(`${device.devicetype} ${device.busId}: ${message}`);
+  /** `xenbus_dev_error`: says what is wrong, in the log and below `error/`. `code` is an errno, as it is printed. */
+  *error(device: XenbusDevice, code: number, message: string): Task {
+    const text = `${code} ${message}`;
+    this.#warn(device, text);
     try {
-      yield* kernel.write(`error/${device.nodename}/error`, message);
+      yield* this.kernel.write(`error/${device.nodename}/error`, text);
     } catch (error) {
       if (!(error instanceof XsError)) throw error;
     }
+  }
+
+  /** `xenbus_dev_fatal`: the same, and closes. */
+  *fatal(device: XenbusDevice, code: number, message: string): Task {
+    yield* this.error(device, code, message);
     yield* this.switchState(device, XenbusState.Closing);
   }
 
-  /** A number in a node, or `otherwise`. */
-  *readUnsigned(dir: string, name: string, otherwise: number): Task<number> {
+  #warn(device: XenbusDevice, text: string): void {
+    this.kernel.printk(`${device.devicetype} ${device.busId}: ${text}`);
+  }
+
+  /** `xenbus_scanf` of one `%u`: the number, or a negative errno: no node (ENOENT) or no number (ERANGE). */
+  *scan(dir: string, name: string): Task<number> {
     const text = yield* this.kernel.read(`${dir}/${name}`);
-    return text !== undefined && /^\d+$/.test(text) ? Number(text) : otherwise;
+    if (text === undefined) return -errno.ENOENT;
+    const match = /^\s*\+?(\d+)/.exec(text);
+    return match ? Number(match[1]) : -errno.ERANGE;
+  }
+
+  /** `xenbus_read_unsigned`: a number in a node, or `otherwise`. */
+  *readUnsigned(dir: string, name: string, otherwise: number): Task<number> {
+    const value = yield* this.scan(dir, name);
+    return value < 0 ? otherwise : value;
   }
 }
 
-/** `saw state %d at frontend`, with its name. */
-export function sawState(state: number): string {
-  return `saw state ${state} (${strstate(state)}) at frontend`;
+/** The number of what the store or the hypervisor said. */
+function errnoOf(error: XsError | PrivcmdError): number {
+  return errno[error.errno];
+}
+
+function* succeeding(body: Task): Task<number> {
+  yield* body;
+  return 0;
 }

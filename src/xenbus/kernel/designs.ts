@@ -1,7 +1,7 @@
 /** The three designs of dom0's watch dispatch, and the word of the command line that chooses one. */
 import type { Kernel } from './kernel.js';
 import { HardenedDispatch, watchAnnouncements } from './mtwatch.js';
-import { RfcDispatch, watchMtwatch } from './rfc.js';
+import { type Repair, RfcDispatch, watchMtwatch } from './rfc.js';
 import type { Task } from './sched.js';
 import { type Dispatch, SingleDispatch, type Watches } from './xenwatch.js';
 
@@ -15,9 +15,9 @@ export function designOf(parameter: string | undefined): Design {
   return parameter === 'xen_mtwatch=rfc' ? 'rfc' : 'hardened';
 }
 
-export function makeDispatch(design: Design, kernel: Kernel): Dispatch {
+export function makeDispatch(design: Design, kernel: Kernel, repaired?: ReadonlySet<Repair>): Dispatch {
   if (design === 'single') return new SingleDispatch(kernel);
-  if (design === 'rfc') return new RfcDispatch(kernel);
+  if (design === 'rfc') return new RfcDispatch(kernel, repaired);
   kernel.printk('xenbus: xenwatch multithreading is enabled');
   return new HardenedDispatch(kernel);
 }

@@ -31,6 +31,8 @@ export interface KernelOptions {
   readonly defects?: Defects;
   /** Whether an allocation, or the start of a thread, fails now. */
   readonly fails?: (what: string) => boolean;
+  /** A debug message of a module; kept only where dynamic debug is on for it. */
+  readonly debug?: (module: string, text: string) => void;
 }
 
 /** What a kernel tells of itself, for whoever checks or traces it; nothing depends on it. */
@@ -69,6 +71,7 @@ export class Kernel {
   readonly sched: Sched;
   readonly clock: Clock;
   readonly printk: (text: string) => void;
+  readonly debug: (module: string, text: string) => void;
   readonly domid: number;
   readonly observer: Observer | undefined;
   readonly defects: Defects;
@@ -98,6 +101,7 @@ export class Kernel {
     this.observer = options.observer;
     this.defects = options.defects ?? new Set();
     this.#fails = options.fails ?? (() => false);
+    this.debug = options.debug ?? (() => {});
     this.#who = options.who;
     this.workqueue = new Workqueue(this.sched, (name, entry, body) => this.spawn(name, entry, body));
   }

@@ -158,7 +158,9 @@ export class HardenedDispatch implements Dispatch {
     return [...this.#executors.values(), ...this.#unhashed]
       .sort((a, b) => a.domid - b.domid)
       .flatMap(({ domid, task, events, handled, announced, running }) =>
-        task ? [{ domid, task, pending: events.length, handled, announced, running, queued: events }] : [],
+        task
+          ? [{ domid, task, pending: events.length, handled, announced, node: this.#nodes.has(domid), running, queued: events }]
+          : [],
       );
   }
 

@@ -13,8 +13,9 @@
  */
 import type { Faults } from '../fault.js';
 import type { Hypervisor } from '../hypervisor.js';
-import { XenbusState } from '../xenbus.js';
-import { sawState, type XenbusBus, type XenbusDevice, type XenbusDriver } from './bus.js';
+import { strstate, XenbusState } from '../xenbus.js';
+import { errno, type XenbusBus, type XenbusDevice, type XenbusDriver } from './bus.js';
+import type { NetDevices } from './netdev.js';
 import { type KTask, kthreadStop, type Task, type WaitQueue, waitEvent, waitQueue } from './sched.js';
 import type { XenbusWatch } from './xenwatch.js';
 
@@ -33,7 +34,7 @@ const features: readonly (readonly [string, number])[] = [
   ['feature-dynamic-multicast-control', 1],
 ];
 
-/** What the frontend may have written for the whole vif, in the order in which it is read. */
+/** What the frontend may have written for the whole vif, besides `xdp-headroom`, in the order in which it is read. */
 const frontendFlags = [
   'feature-rx-notify',
   'feature-sg',
@@ -41,10 +42,9 @@ const frontendFlags = [
   'feature-gso-tcpv6',
   'feature-no-csum-offload',
   'feature-ipv6-csum-offload',
-  'xdp-headroom',
-  'ctrl-ring-ref',
 ];
 
+/** Module parameter max_queues is the number of processors, and no more than this (MAX_QUEUES_DEFAULT). */
 const queuesMax = 8;
 
 export interface Move {
@@ -76,16 +76,22 @@ interface Queue {
   /** Gives its ring pages and event channels back. */
   readonly release: readonly (() => void)[];
   readonly wake: WaitQueue;
-  readonly guestRx: KTask;
-  readonly dealloc: KTask;
+  /** Its threads, until they have been stopped. */
+  tasks: KTask[];
 }
 
 interface Vif {
   readonly device: XenbusDevice;
   /** Where it is; the store may lag behind while the hotplug script has not finished. */
   state: number;
-  name: string;
+  script: string | undefined;
+  /** The network device, once there is one. */
+  name: string | undefined;
   queues: Queue[];
+  /** Queues whose receiving side is not ready; the device has a carrier when there is none. */
+  stalledQueues: number;
+  /** Gives the control ring back. */
+  ctrl: readonly (() => void)[];
   rateWatch: XenbusWatch | undefined;
   mcastWatch: XenbusWatch | undefined;
   hotplugWatch: XenbusWatch | undefined;
@@ -94,13 +100,12 @@ interface Vif {
 export interface NetbackOptions {
   readonly bus: XenbusBus;
   readonly hypervisor: Hypervisor;
+  readonly netdevs: NetDevices;
   readonly faults: Faults;
   readonly nrCpus: number;
-  /** A network device is gone: it leaves its bridge. */
-  readonly netdevGone: (name: string) => void;
 }
 
-export function netback({ bus, hypervisor, faults, nrCpus, netdevGone }: NetbackOptions): XenbusDriver {
+export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOptions): XenbusDriver {
   const { kernel, watches } = bus;
   const maxQueues = Math.min(queuesMax, nrCpus);
   const vifs = new WeakMap<XenbusDevice, Vif>();
@@ -111,13 +116,19 @@ export function netback({ bus, hypervisor, faults, nrCpus, netdevGone }: Netback
     return vif;
   }
 
-  function* probe(device: XenbusDevice): Task {
+  const debug = (where: string, text: string) => kernel.debug('xen_netback', `xen_netback:${where}: ${text}`);
+  const netdevLine = ({ device, name }: Vif, text: string) => `vif ${device.busId} ${name}: ${text}`;
+
+  function* probe(device: XenbusDevice): Task<number> {
     const { nodename } = device;
     const vif: Vif = {
       device,
       state: Initialising,
-      name: '',
+      script: undefined,
+      name: undefined,
       queues: [],
+      stalledQueues: 0,
+      ctrl: [],
       rateWatch: undefined,
       mcastWatch: undefined,
       hotplugWatch: undefined,
@@ -131,19 +142,46 @@ export function netback({ bus, hypervisor, faults, nrCpus, netdevGone }: Netback
     yield* kernel.write(`${nodename}/multi-queue-max-queues`, String(maxQueues));
     yield* kernel.write(`${nodename}/feature-ctrl-ring`, '1');
     yield* switchState(vif, InitWait);
-    if ((yield* kernel.read(`${nodename}/script`)) === undefined) return yield* bus.fatal(device, 'reading script');
-    const handle = yield* bus.readUnsigned(nodename, 'handle', 0);
-    vif.name = `vif${device.otherendId}.${handle}`;
+    vif.script = yield* kernel.read(`${nodename}/script`);
+    const failed = vif.script === undefined ? yield* refuse(vif, errno.ENOENT, 'reading script') : yield* createVif(vif);
+    if (failed !== 0) {
+      debug('netback_probe', 'failed');
+      yield* remove(device);
+    }
+    return failed;
+  }
+
+  /** `backend_create_xenvif`: the network device, of which user space hears at once. */
+  function* createVif(vif: Vif): Task<number> {
+    const { device } = vif;
+    const handle = yield* bus.scan(device.nodename, 'handle');
+    if (handle < 0) return yield* refuse(vif, -handle, 'reading handle');
+    const name = `vif${device.otherendId}.${handle}`;
+    if (!(yield* netdevs.register(name))) {
+      kernel.printk(`vif ${device.busId} ${name}: Could not register device: err=-${errno.EEXIST}`);
+      return yield* refuse(vif, errno.EEXIST, 'creating interface');
+    }
+    vif.name = name;
+    kernel.debug('xen_netback', netdevLine(vif, 'Successfully created xenvif'));
+    bus.uevent(device, 'online');
+    return 0;
+  }
+
+  function* refuse({ device }: Vif, code: number, message: string): Task<number> {
+    yield* bus.fatal(device, code, message);
+    return code;
   }
 
   /** `backend_switch_state`: the store hears of it unless the hotplug script is still awaited. */
   function* switchState(vif: Vif, state: number): Task {
+    debug('backend_switch_state', `${vif.device.nodename} -> ${strstate(state)}`);
     vif.state = state;
     if (!vif.hotplugWatch) yield* bus.switchState(vif.device, state);
   }
 
   function* setBackendState(vif: Vif, target: number): Task {
     for (let move = nextMove(vif.state, target); move; move = nextMove(vif.state, target)) {
+      // Whether connecting went well or not, the state is Connected then: an error is 5 in the store, and then 4.
       if (move.first === 'connect') yield* kernel.call('connect [xen_netback]', connect(vif));
       if (move.first === 'disconnect') yield* kernel.call('backend_disconnect [xen_netback]', disconnect(vif));
       yield* switchState(vif, move.next);
@@ -155,21 +193,26 @@ export function netback({ bus, hypervisor, faults, nrCpus, netdevGone }: Netback
   }
 
   function* connect(vif: Vif): Task {
-    const { device } = vif;
+    const { device, name } = vif;
     const { nodename, otherend } = device;
+    if (name === undefined) return;
     const queues = yield* bus.readUnsigned(otherend, 'multi-queue-num-queues', 1);
-    if (queues === 0 || queues > maxQueues) {
-      return yield* bus.fatal(device, `guest requested ${queues} queues, exceeding the maximum of ${maxQueues}.`);
+    if (queues > maxQueues) {
+      const exceeding = `guest requested ${queues} queues, exceeding the maximum of ${maxQueues}.`;
+      return yield* bus.fatal(device, errno.EINVAL, exceeding);
     }
-    yield* kernel.read(`${nodename}/mac`);
-    yield* kernel.read(`${nodename}/rate`);
+    const mac = yield* kernel.read(`${nodename}/mac`);
+    if (!/^([0-9a-f]{1,2}:){5}[0-9a-f]{1,2}$/i.test(mac ?? '')) {
+      return yield* bus.fatal(device, errno.ENOENT, `parsing ${nodename}/mac`);
+    }
+    yield* readRate(vif);
     yield* unregisterRateWatches(vif);
     const domidOf = () => device.otherendId;
     vif.rateWatch = yield* watches.register({
       node: `${nodename}/rate`,
       name: 'xen_net_rate_changed [xen_netback]',
       domidOf,
-      callback: () => readOnly(`${nodename}/rate`),
+      callback: () => readRate(vif),
     });
     const mcast = `${otherend}/request-multicast-control`;
     vif.mcastWatch = yield* watches.register({
@@ -179,18 +222,23 @@ export function netback({ bus, hypervisor, faults, nrCpus, netdevGone }: Netback
       guestWritable: true,
       callback: () => readOnly(mcast),
     });
-    if ((yield* bus.readUnsigned(otherend, 'request-rx-copy', 0)) !== 1)
-      return yield* bus.fatal(device, 'reading request-rx-copy');
-    for (const flag of frontendFlags) yield* kernel.read(`${otherend}/${flag}`);
+    yield* readFlags(otherend);
+    if ((yield* connectCtrlRing(vif)) !== 0) return yield* bus.fatal(device, errno.EINVAL, 'connecting control ring');
+    if (queues === 0) return yield* bus.fatal(device, errno.ENOMEM, 'allocating queues');
+    vif.stalledQueues = queues;
     for (let index = 0; index < queues; index++) {
-      const queue = yield* connectQueue(vif, queues === 1 ? otherend : `${otherend}/queue-${index}`, index);
+      const queue = yield* connectQueue(vif, name, queues === 1 ? otherend : `${otherend}/queue-${index}`, index);
       if (!queue) {
-        yield* kernel.call('xenvif_disconnect_data [xen_netback]', disconnectData(vif));
-        return yield* bus.fatal(device, `mapping shared-frames of queue ${index}`);
+        if (vif.queues.length > 0) yield* kernel.call('xenvif_disconnect_data [xen_netback]', disconnectData(vif));
+        return disconnectCtrl(vif);
       }
       vif.queues.push(queue);
     }
-    kernel.printk(`vif ${device.busId} ${vif.name}: Guest Rx ready`);
+    yield* netdevs.locked(() => {});
+    yield* kernel.call(
+      'xenvif_carrier_on [xen_netback]',
+      netdevs.locked(() => {}),
+    );
     yield* unregisterHotplugWatch(vif);
     vif.hotplugWatch = yield* watches.register({
       node: `${nodename}/hotplug-status`,
@@ -204,31 +252,79 @@ export function netback({ bus, hypervisor, faults, nrCpus, netdevGone }: Netback
     yield* kernel.read(path);
   }
 
-  function* connectQueue(vif: Vif, dir: string, index: number): Task<Queue | undefined> {
-    const { otherendId } = vif.device;
-    const refs = [yield* bus.readUnsigned(dir, 'tx-ring-ref', -1), yield* bus.readUnsigned(dir, 'rx-ring-ref', -1)];
-    const split = [yield* bus.readUnsigned(dir, 'event-channel-tx', -1), yield* bus.readUnsigned(dir, 'event-channel-rx', -1)];
-    const ports = split.includes(-1) ? [yield* bus.readUnsigned(dir, 'event-channel', -1)] : split;
-    if (refs.includes(-1)) return undefined;
-    const taken = [
-      ...ports.map((port) => hypervisor.evtchnBind(0, otherendId, port)),
-      ...refs.map(() => hypervisor.grantMap(otherendId)),
-    ];
-    if (!taken.every((one) => one !== undefined)) {
-      for (const release of taken) release?.();
-      return undefined;
+  /** `BYTES,MICROSECONDS`; no traffic is shaped. */
+  function* readRate({ device }: Vif): Task {
+    const rate = yield* kernel.read(`${device.nodename}/rate`);
+    if (rate === undefined || /^\d+,\d+$/.test(rate)) return;
+    kernel.printk('xen_netback:xen_net_read_rate: Failed to parse network rate limit. Traffic unlimited.');
+  }
+
+  /** Reads what the frontend can do. One that does not ask for copies is asked nothing else, and connects all the same. */
+  function* readFlags(otherend: string): Task {
+    if ((yield* bus.readUnsigned(otherend, 'request-rx-copy', 0)) === 0) return;
+    for (const flag of [...frontendFlags, 'xdp-headroom']) yield* kernel.read(`${otherend}/${flag}`);
+  }
+
+  /** The control ring, if the frontend has one. Answers 0, or the errno of what it has told. */
+  function* connectCtrlRing(vif: Vif): Task<number> {
+    const { otherend, otherendId } = vif.device;
+    const ref = yield* bus.scan(otherend, 'ctrl-ring-ref');
+    if (ref < 0) return 0;
+    const port = yield* bus.scan(otherend, 'event-channel-ctrl');
+    if (port < 0) return yield* refuse(vif, -port, `reading ${otherend}/event-channel-ctrl`);
+    const taken = take([() => hypervisor.grantMap(otherendId), () => hypervisor.evtchnBind(0, otherendId, port)]);
+    if (!taken) return yield* refuse(vif, errno.EINVAL, `mapping shared-frame ${ref} port ${port}`);
+    vif.ctrl = taken;
+    return 0;
+  }
+
+  function disconnectCtrl(vif: Vif): void {
+    for (const release of vif.ctrl) release();
+    vif.ctrl = [];
+  }
+
+  function* connectQueue(vif: Vif, name: string, dir: string, index: number): Task<Queue | undefined> {
+    const { device } = vif;
+    const { otherendId } = device;
+    const tx = yield* bus.scan(dir, 'tx-ring-ref');
+    const rx = tx < 0 ? tx : yield* bus.scan(dir, 'rx-ring-ref');
+    if (rx < 0) return yield* refused(vif, -rx, `reading ${dir}/ring-ref`);
+    let txPort = yield* bus.scan(dir, 'event-channel-tx');
+    let rxPort = txPort < 0 ? txPort : yield* bus.scan(dir, 'event-channel-rx');
+    if (rxPort < 0) txPort = rxPort = yield* bus.scan(dir, 'event-channel');
+    if (rxPort < 0) return yield* refused(vif, -rxPort, `reading ${dir}/event-channel(-tx/rx)`);
+    const release = take([
+      ...[tx, rx].map(() => () => hypervisor.grantMap(otherendId)),
+      ...[...new Set([txPort, rxPort])].map((port) => () => hypervisor.evtchnBind(0, otherendId, port)),
+    ]);
+    if (!release) {
+      return yield* refused(vif, errno.EINVAL, `mapping shared-frames ${tx}/${rx} port tx ${txPort} rx ${rxPort}`);
     }
-    const wake = waitQueue(`queue ${index} of ${vif.name}`);
-    return {
-      release: taken,
-      wake,
-      guestRx: kernel.spawn(`${vif.name}-q${index}-guest-rx`, 'xenvif_kthread_guest_rx [xen_netback]', (self) =>
-        waitEvent(wake, () => self.shouldStop),
+    const wake = waitQueue(`queue ${index} of ${name}`);
+    const tasks = [
+      kernel.spawn(`${name}-q${index}-guest-rx`, 'xenvif_kthread_guest_rx [xen_netback]', (self) =>
+        guestRxThread(self, vif, name, wake),
       ),
-      dealloc: kernel.spawn(`${vif.name}-q${index}-dealloc`, 'xenvif_dealloc_kthread [xen_netback]', (self) =>
-        deallocThread(self, vif.device, wake),
+      kernel.spawn(`${name}-q${index}-dealloc`, 'xenvif_dealloc_kthread [xen_netback]', (self) =>
+        deallocThread(self, device, wake),
       ),
-    };
+    ];
+    return { release, wake, tasks };
+  }
+
+  function* refused(vif: Vif, code: number, message: string): Task<undefined> {
+    yield* refuse(vif, code, message);
+    return undefined;
+  }
+
+  /** Gives packets to the guest, which has room for them; the device has a carrier when all its queues have this. */
+  function* guestRxThread(self: KTask, vif: Vif, name: string, wake: WaitQueue): Task {
+    vif.stalledQueues -= 1;
+    if (vif.stalledQueues === 0) {
+      kernel.printk(netdevLine(vif, 'Guest Rx ready'));
+      netdevs.carrier(name, true);
+    }
+    yield* waitEvent(wake, () => self.shouldStop);
   }
 
   /** Frees the pages of sent packets. Asked to stop, it goes only when no packet is in flight. */
@@ -238,44 +334,51 @@ export function netback({ bus, hypervisor, faults, nrCpus, netdevGone }: Netback
   }
 
   function* disconnect(vif: Vif): Task {
+    if (vif.name === undefined) return;
     yield* unregisterRateWatches(vif);
     yield* kernel.call('xenvif_disconnect_data [xen_netback]', disconnectData(vif));
+    disconnectCtrl(vif);
   }
 
   function* disconnectData(vif: Vif): Task {
+    yield* kernel.call(
+      'xenvif_carrier_off [xen_netback]',
+      netdevs.locked(() => {
+        if (vif.name !== undefined) netdevs.carrier(vif.name, false);
+      }),
+    );
     for (const queue of vif.queues) yield* kernel.call('xenvif_disconnect_queue [xen_netback]', disconnectQueue(queue));
     vif.queues = [];
   }
 
   function* disconnectQueue(queue: Queue): Task {
-    yield* kthreadStop(kernel.sched, kernel.self, queue.guestRx);
-    yield* kthreadStop(kernel.sched, kernel.self, queue.dealloc);
+    for (const task of queue.tasks) yield* kthreadStop(kernel.sched, kernel.self, task);
+    queue.tasks = [];
     for (const release of queue.release) release();
   }
 
   function* unregisterRateWatches(vif: Vif): Task {
-    const { mcastWatch, rateWatch } = vif;
+    if (vif.mcastWatch) yield* watches.unregister(vif.mcastWatch);
     vif.mcastWatch = undefined;
+    if (vif.rateWatch) yield* watches.unregister(vif.rateWatch);
     vif.rateWatch = undefined;
-    if (mcastWatch) yield* watches.unregister(mcastWatch);
-    if (rateWatch) yield* watches.unregister(rateWatch);
   }
 
   function* unregisterHotplugWatch(vif: Vif): Task {
-    const { hotplugWatch } = vif;
+    if (vif.hotplugWatch) yield* watches.unregister(vif.hotplugWatch);
     vif.hotplugWatch = undefined;
-    if (hotplugWatch) yield* watches.unregister(hotplugWatch);
   }
 
   /** The script is done: now the store may hear of the state. */
   function* hotplugStatusChanged(vif: Vif): Task {
-    if ((yield* kernel.read(`${vif.device.nodename}/hotplug-status`)) !== 'connected' || !vif.hotplugWatch) return;
+    if ((yield* kernel.read(`${vif.device.nodename}/hotplug-status`)) !== 'connected') return;
     yield* bus.switchState(vif.device, vif.state);
     yield* unregisterHotplugWatch(vif);
   }
 
   function* otherendChanged(device: XenbusDevice, state: number): Task {
     const vif = vifOf(device);
+    debug('frontend_changed', `${device.otherend} -> ${strstate(state)}`);
     switch (state) {
       case Initialising:
         return yield* setting(vif, InitWait);
@@ -290,13 +393,13 @@ export function netback({ bus, hypervisor, faults, nrCpus, netdevGone }: Netback
         return yield* setting(vif, Closing);
       case Closed:
         yield* setting(vif, Closed);
-        if ((yield* bus.readUnsigned(device.nodename, 'online', 0)) === 1) return;
+        if ((yield* bus.readUnsigned(device.nodename, 'online', 0)) !== 0) return;
         return yield* bus.unregister(device);
       case XenbusState.Unknown:
         yield* setting(vif, Closed);
         return yield* bus.unregister(device);
       default:
-        yield* bus.fatal(device, sawState(state));
+        yield* bus.fatal(device, errno.EINVAL, `saw state ${state} at frontend`);
     }
   }
 
@@ -304,9 +407,12 @@ export function netback({ bus, hypervisor, faults, nrCpus, netdevGone }: Netback
     const vif = vifOf(device);
     yield* unregisterHotplugWatch(vif);
     yield* kernel.rm(`${device.nodename}/hotplug-status`);
-    if (vif.queues.length > 0) yield* kernel.call('backend_disconnect [xen_netback]', disconnect(vif));
-    else yield* unregisterRateWatches(vif);
-    netdevGone(vif.name);
+    const { name } = vif;
+    if (name === undefined) return;
+    bus.uevent(device, 'offline');
+    yield* kernel.call('backend_disconnect [xen_netback]', disconnect(vif));
+    yield* kernel.call('unregister_netdev', netdevs.unregister(name));
+    vif.name = undefined;
   }
 
   return {
@@ -316,8 +422,28 @@ export function netback({ bus, hypervisor, faults, nrCpus, netdevGone }: Netback
       otherendChanged: 'frontend_changed [xen_netback]',
       remove: 'netback_remove [xen_netback]',
     },
+    allowRebind: true,
     probe,
     otherendChanged,
     remove,
+    uevent: (device) => {
+      const vif = vifs.get(device);
+      if (vif?.script === undefined) return {};
+      return { script: vif.script, ...(vif.name === undefined ? {} : { vif: vif.name }) };
+    },
   };
+}
+
+/** Takes everything that is listed, or nothing. */
+function take(what: readonly (() => (() => void) | undefined)[]): readonly (() => void)[] | undefined {
+  const taken: (() => void)[] = [];
+  for (const one of what) {
+    const release = one();
+    if (release) taken.push(release);
+    else {
+      for (const undo of taken) undo();
+      return undefined;
+    }
+  }
+  return taken;
 }

@@ -53,6 +53,10 @@ type DomainState = 0 | 'UP' | 'DOWN';
 /** What `kthread_run` gives when it cannot start a thread: not a null pointer, which is all that the patch looks for. */
 const errPtr = 'ERR_PTR(-ENOMEM)';
 
+/** Single lines of the patch that can be put right: insertion at the tail, and a look for an ERR_PTR. */
+export const repairs = ['lifo', 'err-ptr'] as const;
+export type Repair = (typeof repairs)[number];
+
 /** `struct mtwatch_domain`. */
 interface MtwatchDomain {
   readonly domid: number;
@@ -112,9 +116,12 @@ export class RfcDispatch implements Dispatch, Mtwatch {
   /** Every domain whose thread is there, hashed or not: for reports only. */
   readonly #alive = new Set<MtwatchDomain>();
   #warned = false;
+  readonly #repaired: ReadonlySet<Repair>;
 
-  constructor(kernel: Kernel) {
+  /** `repaired`: what is not as posted, to see what is left then. */
+  constructor(kernel: Kernel, repaired: ReadonlySet<Repair> = new Set()) {
     this.#kernel = kernel;
+    this.#repaired = repaired;
     kernel.printk('xenbus: xenwatch multithreading is enabled');
     this.#xenwatch = new SingleDispatch(kernel, this);
     this.#purgeWork = work('xen_mtwatch_purge_domain', (self) => this.xenMtwatchPurgeDomain(self));
@@ -132,11 +139,12 @@ export class RfcDispatch implements Dispatch, Mtwatch {
     const domains = [...this.#alive].sort((a, b) => a.domid - b.domid);
     return [
       ...this.#xenwatch.threads(),
-      ...domains.flatMap(({ domid, task, events, handled, running }): WatchThreadState[] =>
-        typeof task === 'object'
-          ? [{ domid, task, pending: events.length, handled, announced: true, running, queued: events }]
-          : [],
-      ),
+      ...domains.flatMap(({ domid, task, events, handled, running, state }): WatchThreadState[] => {
+        const node = state !== 'DOWN';
+        return typeof task === 'object'
+          ? [{ domid, task, pending: events.length, handled, announced: true, node, running, queued: events }]
+          : [];
+      }),
     ];
   }
 
@@ -201,7 +209,8 @@ export class RfcDispatch implements Dispatch, Mtwatch {
       if (domain.state !== 'DOWN') {
         this.#kernel.note(() => `forward #${event.seq} ${event.path} to domain ${domid} (${domain.events.length} there already)`);
         // list_add: the newest first.
-        domain.events.unshift(event);
+        if (this.#repaired.has('lifo')) domain.events.push(event);
+        else domain.events.unshift(event);
         sched.wakeAll(domain.eventsWq);
         taken = true;
       }
@@ -274,6 +283,7 @@ export class RfcDispatch implements Dispatch, Mtwatch {
       thread.lane = laneOf(sched, domid);
       return this.mtwatchThread(thread, domain);
     });
+    if (!started && this.#repaired.has('err-ptr')) return yield* this.#creationFailed(self, domain);
     domain.task = started ?? errPtr;
     // `if (!domain->task)`: an ERR_PTR is not null, so a failure passes for a thread and what the patch has for this
     // case ("mtwatch kthread creation is failed") never runs.
@@ -282,6 +292,22 @@ export class RfcDispatch implements Dispatch, Mtwatch {
       kernel.note(() => `domain ${domid} created, thread ${started.pid}`);
     } else kernel.observer?.complain?.(self, 'ERR_PTR', `domain ${domid} is published without a thread`);
     domain.state = 'UP';
+  }
+
+  /** What the patch has for a thread that could not be started, and never reaches. */
+  *#creationFailed(self: KTask, domain: MtwatchDomain): Task {
+    const { sched, printk } = this.#kernel;
+    printk('xenbus: mtwatch kthread creation is failed');
+    yield* spinLock(self, this.#domainLock);
+    this.#unhash(domain);
+    spinUnlock(sched, self, this.#domainLock);
+    this.#delayedDestroyDomain(domain);
+  }
+
+  #unhash(domain: MtwatchDomain): void {
+    const slot = this.#domainHash[mtwatchHash(domain.domid)];
+    slot?.splice(slot.indexOf(domain), 1);
+    this.#listDel(domain);
   }
 
   /** `mtwatch_destroy_domain`: DOWN and out of the hash at once, whatever still waits in its queue; then to the worker. */
@@ -297,9 +323,7 @@ export class RfcDispatch implements Dispatch, Mtwatch {
     yield* spinLock(self, domain.eventsLock);
     domain.state = 'DOWN';
     spinUnlock(sched, self, domain.eventsLock);
-    const slot = this.#domainHash[mtwatchHash(domid)];
-    slot?.splice(slot.indexOf(domain), 1);
-    this.#listDel(domain);
+    this.#unhash(domain);
     kernel.note(() => `domain ${domid} down and unhashed, ${domain.events.length} events left`);
     spinUnlock(sched, self, this.#domainLock);
     yield* spinLock(self, this.#purgeLock);

@@ -138,6 +138,8 @@ export class Sched {
   #head = 0;
   #current: KTask | undefined;
   #last: KTask | undefined;
+  /** Where the last step ended, if its task can go on. */
+  lastPoint: string | undefined;
   /** Readers that a grace period waits for, and what comes after it. */
   #graces: { readonly readers: Set<KTask>; readonly then: () => void }[] = [];
 
@@ -218,6 +220,7 @@ export class Sched {
   }
 
   #yielded(task: KTask, value: Block | Point | Bug | undefined): void {
+    this.lastPoint = value && 'at' in value ? value.at : undefined;
     if (value && 'on' in value) this.#block(task, value);
     else if (value && 'bug' in value) this.#park(task, 'oops', value.bug);
     else if (task.spins >= taskStepsMax) this.#park(task, 'soft lockup');

@@ -67,6 +67,8 @@ export interface WatchThreadState {
   readonly handled: number;
   /** Its domain had a node once; without one now, the thread leaves when its queue is empty. */
   readonly announced: boolean;
+  /** Whether the kernel takes the domain for announced. */
+  readonly node: boolean;
   readonly running: Running | undefined;
   /** What waits, in the order in which it will run. */
   readonly queued: readonly WatchEvent[];
@@ -233,6 +235,7 @@ export class SingleDispatch implements Dispatch {
         pending: this.#events.length,
         handled: this.#handled,
         announced: false,
+        node: false,
         running: this.#running,
         queued: this.#events,
       },

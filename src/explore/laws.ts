@@ -1,0 +1,367 @@
+/**
+ * What must hold while a schedule runs, and what must hold when nobody can go on: the invariants, and which hazard it is
+ * when one of them does not.
+ *
+ * The kernel tells (`Observer`), the scheduler tells when a task is about to wait, and the store is looked at. A law is
+ * checked at the moment at which it can be broken; the first violation of each hazard in a run is kept.
+ */
+import type { Hold } from '../xenbus/privcmd.js';
+import type { Complaint, Observer } from '../xenbus/kernel/kernel.js';
+import { pathToDomid } from '../xenbus/kernel/rfc.js';
+import { type KTask, type Trouble, waitsFor } from '../xenbus/kernel/sched.js';
+import type { Dispatch, WatchEvent, XenbusWatch } from '../xenbus/kernel/xenwatch.js';
+import { parseDomid } from '../xenbus/paths.js';
+import type { Design, HazardInfo, Violation } from './outcome.js';
+import type { DirectStore } from './store.js';
+
+export const hazards: readonly HazardInfo[] = [
+  { id: 'S1', title: 'one hung callback stalls every domain', what: 'the one xenwatch thread waits for what one domain holds up; what the RFC is about' },
+  { id: 'O1', title: 'last in, first out', what: 'a domain’s events run in another order than the store sent them' },
+  { id: 'O2', title: 'xenwatch runs the events of a domain beside its thread', what: 'after the removal of its node a domain is unhashed while its thread still works' },
+  { id: 'O3', title: 'two threads of one domid', what: 'a domid that comes back gets a new thread while the old one still works' },
+  { id: 'A1', title: 'two watches of one device in two threads', what: 'some of a device’s watches run in xenwatch, the others in its domain’s thread' },
+  { id: 'U1', title: 'a callback on a watch that is gone', what: 'an event outlives its watch in a queue that unregistering does not find' },
+  { id: 'U2', title: 'a watch unregistered twice: BUG', what: 'hotplug-status runs in xenwatch; it and the domain’s thread both unregister it' },
+  { id: 'U2R', title: 'the ring reader spins for ever', what: 'who met the BUG died with watches_lock; events and replies stop for the whole of dom0' },
+  { id: 'U3', title: 'a disk connected twice', what: 'physical-device in xenwatch and the frontend’s state in the domain’s thread both connect it' },
+  { id: 'U4', title: 'sleeping in an RCU read section', what: 'unregistering waits for a mutex under rcu_read_lock, and what it waits on may be freed' },
+  { id: 'U5', title: 'an ERR_PTR taken for a thread', what: 'a thread that could not be started stays published; its events are never run' },
+  { id: 'D1', title: 'deadlock of xenwatch_mutex and domain_mutex', what: 'xenwatch unregisters a watch of a domain whose thread unregisters one, too' },
+  { id: 'D2', title: 'deadlock of xenwatch_mutex and a device lock', what: 'xenwatch and the domain’s thread take down the same device' },
+  { id: 'E1', title: 'xenwatch stalls in the callback of a domain without a thread', what: 'what finds no thread runs in xenwatch' },
+  { id: 'E2', title: 'xenwatch waits for every domain', what: 'unregistering a watch of dom0 waits for the mutex of each domain, stalled ones too' },
+  { id: 'E3', title: 'a shared lock of the kernel', what: 'a stalled callback holds a lock that another domain’s callback needs' },
+  { id: 'E4', title: 'a domain waits for xenwatch', what: 'every unregistering takes xenwatch_mutex, which xenwatch holds over its callbacks' },
+  { id: 'E5', title: 'xenwatch stalls in a domain’s disk', what: 'physical-device runs in xenwatch and opens, flushes, connects there' },
+  { id: 'L1', title: 'the removal of a stalled domain’s node is not seen', what: 'it waits behind the callback that hangs, so that nothing tells that the thread is to go' },
+  { id: 'L2', title: 'a domid reused on a stalled thread, silently', what: 'the new domain’s events wait behind the old one’s callback and nothing says so' },
+  { id: 'L3', title: 'one stalled thread keeps the others from being reaped', what: 'the one worker waits for it in kthread_stop' },
+  { id: 'L4', title: 'a domain that nobody announced', what: 'WARN, and everything of it runs in xenwatch' },
+  { id: 'L5', title: 'a node without a thread', what: 'nodes that were there before the watch are not looked at' },
+  { id: 'L6', title: 'no memory, and nobody says so', what: 'the thread is not made, and nothing is tried or told' },
+  { id: 'P1', title: 'the parent node removed', what: 'every thread stays for good' },
+  { id: 'P2', title: 'names that are no domid', what: '7abc, 007, 65543 and 4294967303 are taken for 7' },
+  { id: 'X1', title: 'XSA-349 undone', what: 'more than one event of a node that a guest writes waits in a queue' },
+  { id: 'X2', title: 'a guest keeps xenwatch busy', what: 'events of a node that a guest writes run in xenwatch' },
+  { id: 'LEAK', title: 'a thread without a node', what: 'everything is over, and a thread is left' },
+  { id: 'LOST', title: 'an event that never ran', what: 'everything is over, and an event was neither run nor dropped with its watch' },
+  { id: 'STUCK', title: 'a task that waits for ever', what: 'everything has healed, and somebody still sleeps uninterruptibly' },
+  { id: 'ENDLESS', title: 'no end', what: 'the run takes more steps than any should' },
+];
+
+export interface LawsOptions {
+  readonly design: Design;
+  readonly tasks: () => Iterable<KTask>;
+  readonly step: () => number;
+  readonly store: DirectStore;
+  readonly faults: () => readonly Hold[];
+  readonly dispatch: () => Dispatch;
+  readonly note: (lane: string, text: string) => void;
+  readonly noting: boolean;
+}
+
+const home = '/local/domain/0/mtwatch';
+
+export class Laws implements Observer {
+  readonly #options: LawsOptions;
+  readonly #found = new Map<string, Violation>();
+  /** Callbacks that run, by the domain that they are about. */
+  readonly #running = new Map<number, { readonly task: KTask; readonly event: WatchEvent }[]>();
+  /** The newest event that has begun, by domain, and who ran it. */
+  readonly #newest = new Map<number, { readonly event: WatchEvent; readonly task: KTask }>();
+  /** Events queued that have neither begun nor been dropped. */
+  readonly #waiting = new Set<WatchEvent>();
+  readonly #waitingOf = new Map<XenbusWatch, number>();
+  #reported = false;
+  #sloppy = false;
+  #outOfMemory = false;
+
+  constructor(options: LawsOptions) {
+    this.#options = options;
+  }
+
+  get violations(): readonly Violation[] {
+    return [...this.#found.values()];
+  }
+
+  // What the kernel tells.
+
+  note(task: KTask | undefined, text: string): void {
+    this.#options.note(task?.lane ?? '-', text);
+  }
+
+  printed(text: string): void {
+    if (text.includes('is announced while')) this.#reported = true;
+    if (text.includes('no memory for')) this.#outOfMemory = true;
+    if (this.#options.noting) this.#options.note('log', text.split('\n')[0] ?? '');
+  }
+
+  queued(event: WatchEvent): void {
+    this.#waiting.add(event);
+    const { watch } = event;
+    const waiting = (this.#waitingOf.get(watch) ?? 0) + 1;
+    this.#waitingOf.set(watch, waiting);
+    if (watch.guestWritable && waiting > 1) {
+      this.#violate('X1', 'at most one event of a guest’s node waits', `${waiting} events of ${watch.node} wait`);
+    }
+  }
+
+  purged(event: WatchEvent): void {
+    this.#settle(event);
+    if (this.#options.noting) this.#options.note('log', `dropped #${event.seq} ${event.path}`);
+  }
+
+  began(task: KTask, event: WatchEvent): void {
+    this.#settle(event);
+    const { watch, path } = event;
+    if (this.#options.noting) this.#options.note(task.lane, `begin #${event.seq} ${path} [${short(watch.name)}]`);
+    if (watch.gone) {
+      this.#violate('U1', 'no callback on a watch that is gone', `${task.lane} runs ${path} on a watch that was unregistered`);
+    }
+    if (watch.name === 'mtwatch_changed') {
+      if (path.split('/').length === 2 && parseDomid(path.split('/')[1]) === undefined) this.#sloppy = true;
+      return;
+    }
+    const domid = domainOf(event);
+    if (domid === 0) return;
+    this.#exclusive(task, event, domid);
+    this.#ordered(task, event, domid);
+    if (task.lane === 'X' && this.#options.design !== 'single' && watch.name.startsWith('xen_mcast_ctrl_changed')) {
+      this.#violate('X2', 'a guest’s events run in its own thread', `xenwatch runs ${path}, which domain ${domid} writes`);
+    }
+    this.#running.set(domid, [...(this.#running.get(domid) ?? []), { task, event }]);
+  }
+
+  ended(task: KTask, event: WatchEvent): void {
+    if (this.#options.noting) this.#options.note(task.lane, `end #${event.seq}`);
+    const domid = domainOf(event);
+    const running = this.#running.get(domid);
+    if (running) this.#running.set(domid, running.filter((one) => one.event !== event));
+  }
+
+  complain(task: KTask, what: Complaint, text: string): void {
+    const hazard = complaints[what];
+    this.#violate(hazard, complaintLaws[what], `${task.lane}: ${text}`);
+  }
+
+  died(task: KTask, what: Trouble, text: string): void {
+    this.note(task, `${what}: ${text}`);
+    if (what === 'soft lockup') this.#violate('ENDLESS', 'no task runs for ever', `${task.lane} never blocks`);
+  }
+
+  sleptAtomic(task: KTask, what: string): void {
+    this.#violate('U4', 'nobody sleeps in atomic context', `${task.lane} may sleep at ${what} in an RCU read section`);
+  }
+
+  // What the scheduler tells.
+
+  /** A task is about to wait: is it in a ring of tasks that wait for each other, or held up by somebody else's stall? */
+  blocking(task: KTask): void {
+    if (task.state === 'S') {
+      if (this.#held(task) !== undefined) this.#stalled(task);
+      return;
+    }
+    const chain = waitsFor(task);
+    const last = chain[chain.length - 1] ?? task;
+    if (this.#options.noting) this.#options.note(task.lane, `waits: ${describeWait(task)}`);
+    if (chain.length > 1 && chain.indexOf(last) < chain.length - 1) this.#deadlock(chain);
+    else if (last.died !== undefined && task.lane === 'R') {
+      this.#violate('U2R', 'the ring is read', `R spins on ${task.waitingOn?.name}, which ${last.lane} holds, and it is dead`);
+    } else if (this.#held(last) !== undefined) this.#stalled(last);
+  }
+
+  /** A number for where everybody is; equal for equal places. */
+  fingerprint(ready: readonly { readonly lane: string }[]): number {
+    let hash = 17;
+    for (const task of this.#options.tasks()) {
+      hash = Math.imul(hash, 31) + code(task.lane) + task.stack.length * 7 + code(task.stack[task.stack.length - 1] ?? '');
+      if (task.waitingOn) hash = Math.imul(hash, 33) + code(task.waitingOn.name);
+    }
+    for (const { lane } of ready) hash = Math.imul(hash, 37) + code(lane);
+    hash = Math.imul(hash, 41) + this.#waiting.size;
+    return hash | 0;
+  }
+
+  endless(): void {
+    this.#violate('ENDLESS', 'a run ends', 'it did not');
+  }
+
+  // What must hold when nobody can go on.
+
+  /** Nobody can go on; what is held is still held, or (`healed`) has been let go before the last scripts ran. */
+  settled(healed: boolean): void {
+    if (healed) return;
+    const stalled = new Set(this.#options.faults().filter((hold) => hold.stalled).map(({ device }) => Number(device.split('-')[1])));
+    for (const { domid, node, running, task } of this.#options.dispatch().threads()) {
+      if (domid === 0 || !stalled.has(domid) || !running || task.exited) continue;
+      const there = this.#options.store.peek(`${home}/${domid}`);
+      if (there === undefined && node) {
+        this.#violate('L1', 'a thread whose node is gone is known to be leaving', `mtwatch/${domid} is gone, and nothing tells ${task.lane}`);
+      }
+      if (there === 'again' && !this.#reported) {
+        this.#violate('L2', 'a reuse of a stalled domid is told', `domain ${domid} is announced again, behind ${running.path}`);
+      }
+    }
+  }
+
+  /** Everything has healed, and nobody can go on. */
+  healed(): void {
+    const dispatch = this.#options.dispatch();
+    const threads = dispatch.threads().filter(({ task }) => !task.exited && task.died === undefined);
+    const { store, design } = this.#options;
+    const names = store.names(home);
+    for (const { domid, task } of threads) {
+      if (domid === 0 || names.includes(String(domid))) continue;
+      if (names.some((name) => pathToDomid(name) === domid) || this.#sloppy) {
+        this.#violate('P2', 'only a domid makes a thread', `${task.lane} is there for ${names.join(', ') || 'no node'}`);
+      } else if (store.peek(home) === undefined) this.#violate('P1', 'a removed node ends its thread', `${home} is gone, ${task.lane} is not`);
+      else this.#violate('LEAK', 'a thread has a node', `${task.lane} is left without one`);
+    }
+    const dead = this.#found.has('U2') || this.#found.has('U5') || this.#found.has('D1') || this.#found.has('D2');
+    if (dead) return;
+    for (const name of design === 'single' ? [] : names) {
+      const domid = parseDomid(name);
+      if (domid === undefined || domid === 0 || threads.some((thread) => thread.domid === domid)) continue;
+      if (this.#sloppy) this.#violate('P2', 'only a domid ends a thread', `mtwatch/${name} is there, its thread is not`);
+      else if (this.#options.faults === undefined) continue;
+      else if (this.#outOfMemoryOnce) this.#violate('L6', 'a thread that cannot be made is told of', `mtwatch/${name} has no thread`);
+      else this.#violate('L5', 'an announced domain has a thread', `mtwatch/${name} has none`);
+    }
+    for (const event of this.#waiting) {
+      this.#violate('LOST', 'every event runs or is dropped with its watch', `#${event.seq} ${event.path} was never run`);
+    }
+    for (const task of this.#options.tasks()) {
+      if (task.state === 'D' && !task.exited) this.#violate('STUCK', 'nobody waits for ever', `${task.lane}: ${describeWait(task)}`);
+    }
+  }
+
+  /** Set by the scenario's failing allocations. */
+  #outOfMemoryOnce = false;
+
+  /** An allocation has failed in this run. */
+  failed(): void {
+    this.#outOfMemoryOnce = true;
+  }
+
+  // How a broken law is named.
+
+  #settle(event: WatchEvent): void {
+    if (!this.#waiting.delete(event)) return;
+    this.#waitingOf.set(event.watch, (this.#waitingOf.get(event.watch) ?? 1) - 1);
+  }
+
+  #exclusive(task: KTask, event: WatchEvent, domid: number): void {
+    const other = this.#running.get(domid)?.find((one) => one.task !== task && !one.task.exited);
+    if (!other) return;
+    const text = `${task.lane} begins ${event.path} while ${other.task.lane} is in ${other.event.path}`;
+    this.#violate(this.#rivals(task, event, other), 'one callback of a domain at a time', text);
+  }
+
+  #ordered(task: KTask, event: WatchEvent, domid: number): void {
+    const newest = this.#newest.get(domid);
+    if (!newest || newest.event.seq < event.seq) {
+      this.#newest.set(domid, { event, task });
+      return;
+    }
+    const text = `#${event.seq} ${event.path} begins after #${newest.event.seq} ${newest.event.path}`;
+    this.#violate(newest.task === task ? 'O1' : this.#rivals(task, event, newest), 'a domain’s events begin in order', text);
+  }
+
+  /** Two threads did what one should have: which two, and of which watches, says why. */
+  #rivals(task: KTask, event: WatchEvent, other: { readonly task: KTask; readonly event: WatchEvent }): string {
+    if (!event.watch.getDomid || !other.event.watch.getDomid) return 'A1';
+    return task.lane === 'X' || other.task.lane === 'X' ? 'O2' : 'O3';
+  }
+
+  #deadlock(chain: readonly KTask[]): void {
+    const locks = chain.map(({ waitingOn }) => waitingOn?.name ?? '');
+    const device = locks.some((name) => name.startsWith('device lock'));
+    const text = chain.map(({ lane }) => lane).join(' waits for ');
+    this.#violate(device ? 'D2' : 'D1', 'nobody waits in a ring', `${text} (${[...new Set(locks)].join(', ')})`);
+  }
+
+  /** The domain whose hold the task sleeps in. */
+  #held(task: KTask): number | undefined {
+    const device = task.waitingOn && heldDevice(task.waitingOn);
+    return device === undefined ? undefined : Number(device.split('-')[1]);
+  }
+
+  /** `end` is stuck in a hold: whoever waits for it, and is not its domain's, is stalled by somebody else. */
+  #stalled(end: KTask): void {
+    const domid = this.#held(end);
+    for (const task of this.#options.tasks()) {
+      if (task.state === 'S' || !watchThread.test(task.lane)) continue;
+      const chain = waitsFor(task);
+      if (chain[chain.length - 1] !== end || !task.waitingOn) continue;
+      if (task.serves === domid && task.lane !== 'X') continue;
+      if (domid === 0 && task.lane === 'X') continue;
+      this.#violate(this.#escape(task, domid ?? 0), 'a stall stays with its domain', `${task.lane} is stalled by domain ${domid}: ${describeWait(task)}`);
+    }
+  }
+
+  #escape(task: KTask, domid: number): string {
+    if (this.#options.design === 'single') return 'S1';
+    if (task.lane.startsWith('KW') || task.lane.startsWith('kworker')) return 'L3';
+    const waitsOn = task.waitingOn?.name ?? '';
+    if (task.stack.includes('__unregister_single_mtwatch') || waitsOn.startsWith('a callback of domain')) return 'E2';
+    if (waitsOn === 'xenwatch_mutex') return 'E4';
+    if (waitsOn.startsWith('rtnl') || task.lane !== 'X') return waitsOn.startsWith('domain_mutex') ? 'E2' : 'E3';
+    const running = this.#running.get(domid)?.find((one) => one.task === task);
+    return running && running.event.watch.name.includes('[xen_blkback]') && !running.event.watch.getDomid ? 'E5' : 'E1';
+  }
+
+  #violate(hazard: string, invariant: string, text: string): void {
+    if (this.#found.has(hazard)) return;
+    this.#found.set(hazard, { hazard, invariant, step: this.#options.step(), text });
+    if (this.#options.noting) this.#options.note('!', `${hazard}: ${text}`);
+  }
+}
+
+/** The threads that run callbacks, read the ring or do the system's work, and users of the kernel. */
+const watchThread = /^(X|C|R|D\d+'*|KW\d*|kworker.*|U\d*)$/;
+
+const complaints: Record<Complaint, string> = {
+  BUG: 'U2',
+  WARN: 'L4',
+  'sleeping in atomic': 'U4',
+  'use after free': 'U4',
+  ERR_PTR: 'U5',
+  'double connect': 'U3',
+};
+
+const complaintLaws: Record<Complaint, string> = {
+  BUG: 'a watch is unregistered once',
+  WARN: 'who unregisters finds the watch’s domain',
+  'sleeping in atomic': 'nobody sleeps in atomic context',
+  'use after free': 'nobody uses what was freed',
+  ERR_PTR: 'a thread that could not be started is not taken for one',
+  'double connect': 'a disk is connected once',
+};
+
+/** The domain that an event is about, whoever runs it. */
+function domainOf({ watch, path, domid }: WatchEvent): number {
+  return Math.max(0, domid ?? watch.domidOf(path));
+}
+
+function describeWait(task: KTask): string {
+  const chain = waitsFor(task).map(({ lane }) => lane);
+  const inside = task.stack[task.stack.length - 1] ?? '';
+  return `${task.waitingOn?.name ?? 'nothing'} in ${short(inside)}${chain.length > 1 ? ` (${chain.join(' -> ')})` : ''}`;
+}
+
+function short(name: string): string {
+  return name.replace(/ \[.*\]$/, '');
+}
+
+const codes = new Map<string, number>();
+
+/** A number for a name, the same in every run. */
+function code(name: string): number {
+  let known = codes.get(name);
+  if (known === undefined) {
+    known = 5381;
+    for (let at = 0; at < name.length; at++) known = (Math.imul(known, 33) + name.charCodeAt(at)) | 0;
+    codes.set(name, known);
+  }
+  return known;
+}

@@ -1,0 +1,95 @@
+/**
+ * The frontend bus: finds devices below `device/` by one recursive watch (drivers/xen/xenbus/xenbus_probe_frontend.c).
+ *
+ * Every kernel has it. A guest's devices are served by dom0 or by a driver domain; dom0 has devices of its own when
+ * `xl block-attach 0` gives it one, or when libxl attaches a disk to look into it.
+ */
+import type { Hypervisor } from '../hypervisor.js';
+import { XenbusState } from '../xenbus.js';
+import { type BusType, XenbusBus, type XenbusDevice } from './bus.js';
+import type { Kernel } from './kernel.js';
+import type { Task } from './sched.js';
+import type { Watches } from './xenwatch.js';
+
+/** Linux keeps the first 8 grant references for itself (GNTTAB_NR_RESERVED_ENTRIES). */
+const firstGrantRef = 8;
+/** How long a domain that shuts down waits for one device to close (xenbus_dev_shutdown). */
+const deviceShutdownMs = 5_000;
+
+const frontendBusType: BusType = {
+  root: 'device',
+  subsystem: 'xen',
+  levels: 3,
+  otherendIdNode: 'backend-id',
+  otherendNode: 'backend',
+  otherendChangedName: 'backend_changed',
+  // biome-ignore lint/correctness/useYield: a frontend's name is in its path, nothing has to be read for it.
+  *busId(_kernel, nodename): Task<string | undefined> {
+    const [, type, devid] = nodename.split('/');
+    return `${type}-${devid}`;
+  },
+};
+
+/** What frontends take of their domain: grant references and event channels. */
+export interface FrontendResources {
+  /** Processors, which is how many queues a device is worth. */
+  readonly vcpus: number;
+  grantRef(): number;
+  /** A new event channel that `remote` may bind. */
+  port(remote: number): number;
+  closePort(port: number): void;
+  /** Tells the other end of a ring that there is a request on it, with these pages. */
+  notify(port: number, grants: readonly number[]): void;
+}
+
+export function frontendResources(hypervisor: Hypervisor, domid: number, vcpus: number): FrontendResources {
+  let nextGrantRef = firstGrantRef;
+  return {
+    vcpus,
+    grantRef: () => nextGrantRef++,
+    port: (remote) => hypervisor.evtchnAllocUnbound(domid, remote),
+    closePort: (port) => hypervisor.evtchnClose(domid, port),
+    notify: (port, grants) => hypervisor.evtchnSend(domid, port, grants),
+  };
+}
+
+export function frontendBus(kernel: Kernel, watches: Watches): XenbusBus {
+  return new XenbusBus(kernel, watches, frontendBusType);
+}
+
+/** What is there already, then `fe_watch`. An event belongs to the domain at the device's other end, once that is known. */
+export function* watchDevices(bus: XenbusBus): Task {
+  yield* bus.probeDevices();
+  yield* bus.watches.register({
+    node: 'device',
+    name: 'frontend_changed',
+    domidOf: (path) => bus.devices.get(path.split('/').slice(0, frontendBusType.levels).join('/'))?.otherendId ?? 0,
+    callback: (path) => bus.kernel.call('xenbus_dev_changed', bus.changed(path)),
+  });
+}
+
+/** `xenbus_frontend_closed`. */
+export function* frontendClosed(bus: XenbusBus, device: XenbusDevice): Task {
+  yield* bus.switchState(device, XenbusState.Closed);
+  bus.kernel.sched.wakeAll(device.down);
+}
+
+/** `xenbus_dev_shutdown` of every device, the last one first. */
+export function* shutDownDevices(bus: XenbusBus): Task {
+  const { kernel } = bus;
+  for (const device of [...bus.devices.values()].reverse()) {
+    if (device.state !== XenbusState.Connected) continue;
+    yield* bus.switchState(device, XenbusState.Closing);
+    const closed = yield* kernel.sleepOn(device.down, deviceShutdownMs, () => device.state === XenbusState.Closed);
+    if (!closed) kernel.printk(`xenbus: xenbus_dev_shutdown: ${device.nodename} timeout closing device`);
+  }
+}
+
+/** Writes what a frontend offers, in one transaction. */
+export function* offer(bus: XenbusBus, device: XenbusDevice, nodes: readonly (readonly [string, string | number])[]): Task {
+  const { kernel } = bus;
+  yield* kernel.transaction(function* (txId) {
+    for (const [name, value] of nodes) yield* kernel.write(`${device.nodename}/${name}`, String(value), txId);
+    return true;
+  });
+}
