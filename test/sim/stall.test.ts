@@ -1,10 +1,13 @@
 /**
- * The RFC's stall, with one watch thread and with one a domain: a packet that never comes back (scenario 1), and a
- * write-back that never ends while the frontend connects (what a real host was made to do).
+ * The RFC's stalls, with one watch thread and with one a domain: a packet that never comes back (scenario 1), a request
+ * that never gets into the block layer (2), a granted page that stays in use (3), and a write-back that never ends while
+ * the frontend connects (what a real host was made to do).
  */
 import { CreateError, domainCreateNew } from '../../src/libxl/create.js';
 import { domainDestroy } from '../../src/libxl/destroy.js';
 import { domainPause, domainUnpause } from '../../src/libxl/domain.js';
+import { heldDevice } from '../../src/xenbus/fault.js';
+import { waitsFor } from '../../src/xenbus/kernel/sched.js';
 import type { Hold } from '../../src/xenbus/privcmd.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
 import { failedCreate, failedDestroy } from '../rfc-lines.js';
@@ -31,6 +34,7 @@ const hold = (device: string, mode: Hold['mode']) => m.dom0.handlers['dom0.hold'
 const flush = () => m.dom0.handlers['dom0.flush']({});
 const info = (domid: number) => m.dom0.handlers['xc.domain_getinfo']({ domid });
 const takeLines = () => m.lines.splice(0);
+const tasks = () => [...m.dom0.kernel.sched.tasks].filter(({ home }) => home === m.dom0.kernel.home);
 const stuck = () => m.threads().filter(({ state }) => state === 'D');
 
 /** Innermost first, as the RFC's cover letter has them for scenario 1. */
@@ -151,4 +155,174 @@ test('a paused domain answers while every watch callback hangs', async () => {
     waited: 0,
     paused: { paused: true },
   });
+});
+
+/** Innermost first, as the RFC's cover letter has them; [brackets] are its modules, left out there. */
+const removal = [
+  'xen_blkbk_remove',
+  'xenbus_dev_remove',
+  '__device_release_driver',
+  'device_release_driver',
+  'bus_remove_device',
+  'device_del',
+  'device_unregister',
+  'frontend_changed',
+  'xenbus_otherend_changed',
+  'frontend_changed',
+];
+const scenario2 = ['kthread_stop', 'xen_blkif_disconnect', ...removal];
+const scenario3 = ['gnttab_unmap_refs_sync', 'free_persistent_gnts', 'xen_blkbk_free_caches', 'xen_blkif_disconnect', ...removal];
+
+const plain = (stack: readonly string[] | undefined) =>
+  (stack ?? []).map((line) => line.replace('[<0>] ', '').replace(/ \[.*\]$/, ''));
+
+describe.each([
+  ['one watch thread', '', ['xenwatch', 'xenwatch_thread']],
+  ['one watch thread a domain', 'xen_mtwatch', ['xen-mtwatch-1', 'mtwatch_thread']],
+] as const)('with %s,', (_title, cmdline, [name, entry]) => {
+  beforeEach(async () => {
+    m = await machine({ cmdline });
+    await create('one');
+  });
+
+  const ended = [entry, 'kthread', 'ret_from_fork'];
+
+  test.each([
+    ['a request that never gets into the block layer', 'io', scenario2],
+    ['a granted page that stays in use', 'grants', scenario3],
+  ] as const)('%s stalls the destruction in the frames of the RFC, and heals', async (_what, mode, frames) => {
+    const before = await m.store();
+    expect(hold('vbd-1-51712', mode)).toEqual({ device: 'vbd-1-51712', mode, stalled: false });
+    const start = m.clock.now();
+    await destroy(1);
+    expect(takeLines().slice(0, 1)).toEqual(failedDestroy(1, 'vbd/1/51712').slice(0, 1));
+    expect(m.clock.now() - start).toBeGreaterThanOrEqual(10_000);
+    expect(stuck().map(({ thread }) => thread)).toEqual([name]);
+    expect(plain(stuck()[0]?.running?.stack)).toEqual([...frames, ...ended]);
+    expect(stuck()[0]?.running?.stack[1]).toMatch(/ \[xen_blkback\]$/);
+    expect(m.dom0.handlers['dom0.holds']({})).toEqual([{ device: 'vbd-1-51712', mode, stalled: true }]);
+    expect(info(1)).toMatchObject({ dying: true });
+
+    const other = await create('two');
+    expect(other.rc).toBe(cmdline === '' ? -3 : 0);
+    takeLines();
+    expect(flush()).toEqual([{ device: 'vbd-1-51712', mode, stalled: true }]);
+    m.clock.advance(60_000);
+    await m.settle();
+    if (other.domid !== undefined) await destroy(other.domid);
+    const left = (await m.store()).filter((line) => !before.includes(line));
+    expect({ stuck: stuck(), domains: m.dom0.domains, threads: m.threads().map(({ thread }) => thread), left }).toEqual({
+      stuck: [],
+      domains: 0,
+      threads: ['xenwatch'],
+      left: [],
+    });
+    expect([m.log, takeLines(), m.dom0.handlers['dom0.holds']({})]).toEqual([[], [], []]);
+    expect(tasks().map(({ name: task }) => task)).toEqual(['xenbus', 'xenwatch']);
+  });
+
+  test('pages that stay in use are looked at again, a little later each time, and only then given up', async () => {
+    hold('vbd-1-51712', 'grants');
+    await destroy(1);
+    flush();
+    await m.settle();
+    expect(stuck().map(({ thread }) => thread)).toEqual([name]);
+    m.clock.advance(1_000);
+    await m.settle();
+    expect([stuck(), m.dom0.domains]).toEqual([[], 0]);
+  });
+
+  test('a request that never ends stalls nobody; its domain is a zombie until it does', async () => {
+    hold('vbd-1-51712', 'bio');
+    const start = m.clock.now();
+    await destroy(1);
+    expect([takeLines(), m.clock.now() - start, stuck()]).toEqual([[], 0, []]);
+    expect(info(1)).toMatchObject({ dying: true });
+    expect(await create('two')).toEqual({ domid: 2, rc: 0 });
+    flush();
+    await m.settle();
+    expect(info(1)).toBeNull();
+    await destroy(2);
+    expect([m.dom0.domains, m.log, takeLines()]).toEqual([0, [], []]);
+    expect(tasks().map(({ name: task }) => task)).toEqual(['xenbus', 'xenwatch']);
+  });
+
+  test('a frontend that comes back while a request of its former life is in flight is refused: pending I/O', async () => {
+    hold('vbd-1-51712', 'bio');
+    for (const state of ['6', '1', '3']) {
+      await m.run(m.ctx.xs.write('/local/domain/1/device/vbd/51712/state', state));
+      await m.settle();
+    }
+    expect(await m.run(m.ctx.xs.read('/local/domain/0/error/backend/vbd/1/51712/error'))).toBe('16 pending I/O');
+    expect(await m.run(m.ctx.xs.read('/local/domain/0/backend/vbd/1/51712/state'))).toBe('5');
+    flush();
+    await m.settle();
+    await destroy(1);
+    expect([m.dom0.domains, m.log]).toEqual([0, []]);
+  });
+
+  test('a vbd that closes by itself stalls without the frames of a removal', async () => {
+    hold('vbd-1-51712', 'io');
+    await m.run(m.ctx.xs.write('/local/domain/1/device/vbd/51712/state', '6'));
+    await m.settle();
+    expect(plain(stuck()[0]?.running?.stack)).toEqual([
+      'kthread_stop',
+      'xen_blkif_disconnect',
+      'frontend_changed',
+      'xenbus_otherend_changed',
+      'frontend_changed',
+      ...ended,
+    ]);
+    flush();
+    await m.settle();
+    expect(await m.run(m.ctx.xs.read('/local/domain/0/backend/vbd/1/51712/state'))).toBe('6');
+  });
+
+  test('two held devices are let go one at a time', async () => {
+    hold('vbd-1-51712', 'io');
+    hold('vif1.0', 'inflight');
+    await destroy(1);
+    m.dom0.handlers['dom0.flush']({ device: 'vif1.0' });
+    await m.settle();
+    expect(plain(stuck()[0]?.running?.stack).slice(0, 2)).toEqual(['kthread_stop', 'xen_blkif_disconnect']);
+    m.dom0.handlers['dom0.flush']({ device: 'vbd-1-51712' });
+    await m.settle();
+    expect([stuck(), m.dom0.domains]).toEqual([[], 0]);
+  });
+});
+
+test('of a frontend that grants nothing for good, no page is waited for', async () => {
+  m = await machine();
+  const domid = await m.run(domainCreateNew(m.ctx, pvConfig('one')));
+  const { port } = await m.ctx.xc.call('xc.evtchn_alloc_unbound', { domid, remote: 0 });
+  const dir = `/local/domain/${domid}/device/vbd/51712`;
+  for (const [node, value] of [
+    ['ring-ref', 8],
+    ['event-channel', port],
+    ['feature-persistent', 0],
+    ['state', 3],
+  ] as const) {
+    await m.run(m.ctx.xs.write(`${dir}/${node}`, String(value)));
+  }
+  await m.settle();
+  hold(`vbd-${domid}-51712`, 'grants');
+  await destroy(domid);
+  expect([takeLines(), m.dom0.domains]).toEqual([[], 0]);
+});
+
+test.each([
+  ['vif-1-0', 'inflight', ['xen-mtwatch-1', 'vif1.0-q0-dealloc']],
+  ['vbd-1-51712', 'io', ['xen-mtwatch-1', '1.xvda-0']],
+  ['vbd-1-51712', 'grants', ['xen-mtwatch-1']],
+] as const)('the chain of who waits for whom ends at the held device: %s, %s', async (device, mode, names) => {
+  m = await machine();
+  await create('one');
+  hold(device, mode);
+  hold('vif-9-0', 'inflight');
+  await destroy(1);
+  const watcher = tasks().find(({ name }) => name === 'xen-mtwatch-1');
+  const chain = watcher ? waitsFor(watcher) : [];
+  const queue = chain.at(-1)?.waitingOn;
+  expect(chain.map(({ name }) => name)).toEqual(names);
+  expect(queue && heldDevice(queue)).toBe(device);
 });
