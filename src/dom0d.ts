@@ -195,6 +195,7 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
     released: (domid) => guests.released(domid),
   });
   const clients = countClients(dom0, () => idle.look());
+  const files = countClients(dom0.xenbus, () => idle.look());
   let isOurs = () => true;
   const guests: GuestSockets = guestSockets({
     listen: (domid, port) => listenAsGuest(dir, domid, port, log, () => isOurs()),
@@ -220,7 +221,7 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
   const idle = idleTimer(
     options.idleMs,
     clock,
-    () => dom0.domains === 0 && hosted.monitors === 0 && clients.open === 0 && (privcmd?.connections ?? 0) === 0,
+    () => dom0.domains === 0 && hosted.monitors === 0 && clients.open + files.open === 0 && (privcmd?.connections ?? 0) === 0,
     () => end(`${options.idleMs / 1000} s without a guest and a client`),
   );
 
@@ -229,6 +230,7 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
     listenStore(store, { path: dir.store.client, domid: 0, who: 'client', log }),
     listenStore(store, { path: dir.store.xl, domid: 0, who: 'xl', log }),
     listenStore(store, { path: dir.store.hotplug, domid: 0, who: 'hotplug', log }),
+    listenStore(guests.introducing(files.port), { path: dir.xenbus, domid: 0, who: 'dom0-kernel', log }),
   ]);
   writeFileSync(dir.pidFile, `${process.pid}\n`, { mode: 0o600 });
   // What the boot began is done before anybody can ask.
@@ -298,6 +300,7 @@ function host(hosting: Hosting): { readonly handlers: PrivcmdHandlers; readonly 
         upMs: Math.round(clock.now() - started),
         host: options.host,
         trace: options.trace ?? null,
+        dead: dom0.dead,
       };
     },
     'dom0.sync': sync,
@@ -332,7 +335,7 @@ function ownership(dir: RunDir): () => boolean {
 }
 
 function socketsAndPid(dir: RunDir): string[] {
-  return [dir.privcmd, dir.pidFile, dir.store.client, dir.store.xl, dir.store.hotplug];
+  return [dir.privcmd, dir.pidFile, dir.store.client, dir.store.xl, dir.store.hotplug, dir.xenbus];
 }
 
 /** What a dom0 left that was killed. Whoever holds the right may remove it. */

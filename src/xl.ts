@@ -89,6 +89,12 @@ export function guestStore(env: Env, dir: RunDir): number | undefined {
   return path ? guestOfPath(runDirAt(realPath(dir.path)), realPath(resolve(path))) : undefined;
 }
 
+/** Whether `XENSTORED_PATH` says that the store is reached through dom0's kernel, as on a host with a store domain. */
+function throughKernel(env: Env, dir: RunDir): boolean {
+  const path = env['XENSTORED_PATH'];
+  return path ? realPath(resolve(path)) === realPath(dir.xenbus) : false;
+}
+
 function isBelow(path: string, dir: string): boolean {
   return path.startsWith(`${dir}/`);
 }
@@ -275,7 +281,7 @@ export async function withDom0<T>(command: XlCommand, body: (xc: PrivcmdClient, 
 /** The same, with a store connection and a libxl context. */
 export function withSession<T>(command: XlCommand, globals: Globals, body: (session: Session) => Promise<T>): Promise<T> {
   return withDom0(command, async (xc, dir) => {
-    const xs = await openStore(dir, dir.store.xl);
+    const xs = await openStore(dir, throughKernel(process.env, dir) ? dir.xenbus : dir.store.xl);
     try {
       return await body({ ctx: makeCtx(xc, xs, dir, globals), xc, dir });
     } finally {

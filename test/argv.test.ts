@@ -185,7 +185,7 @@ describe('which command', () => {
 Dom0's xenwatch threads, one a domain.
 
  mtwatch list        List dom0's xenwatch threads
- mtwatch show        Show one xenwatch thread and its stack
+ mtwatch show        Show one kernel thread, its stack and what it waits for
 `;
     expect(xl('mtwatch')).toEqual(print(1, text));
     expect(xl('mtwatch -h')).toEqual(print(0, text));

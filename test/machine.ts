@@ -47,6 +47,8 @@ export interface Machine {
   /** What dom0's kernel told user space. */
   readonly uevents: Uevent[];
   connect(who: Who, domid?: number): Xs;
+  /** A process that has opened /dev/xen/xenbus. */
+  openXenbus(): Xs;
   run<T>(work: Promise<T>): Promise<T>;
   /** Lets everything happen that needs no time to pass. */
   settle(): Promise<void>;
@@ -159,7 +161,8 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
 
   const threads = () => dom0.handlers['dom0.mtwatch']({}) as readonly WatchThread[];
   await settle();
-  return { dom0, clock, ctx, trace, lines, log, uevents, connect, run, settle, threads, store };
+  const openXenbus = () => xsClient(linkTransport(dom0.xenbus, { domid: 0, who: 'client' }));
+  return { dom0, clock, ctx, trace, lines, log, uevents, connect, openXenbus, run, settle, threads, store };
 }
 
 let uuids = 0;

@@ -4,11 +4,13 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { firstBadLine } from '../src/commands/create.js';
+import { dated, logLineOf } from '../src/commands/dom0/dmesg.js';
 import { assignment } from '../src/commands/dom0/env.js';
+import { statusText } from '../src/commands/dom0/status.js';
 import { type Listed, listTable } from '../src/commands/list.js';
 import { mtwatchTable, type Row } from '../src/commands/mtwatch/list.js';
 import { threadText } from '../src/commands/mtwatch/show.js';
-import type { DomInfo, WatchThread } from '../src/xenbus/privcmd.js';
+import type { Dom0Status, DomInfo, KernelThread, WatchThread } from '../src/xenbus/privcmd.js';
 import { checkLength, prepareRunDir, type RunDir, RunDirError, runDirAt, takeRight } from '../src/xenbus/run-dir.js';
 import { foreignStore, guestStore, leastLevel, runDirOf, splitWords, timeoutScaleOf, tryConnect } from '../src/xl.js';
 
@@ -294,33 +296,103 @@ describe('xl mtwatch list', () => {
   });
 });
 
-test('xl mtwatch show prints a thread and its stack, its comm cut as Linux cuts it', () => {
-  expect(threadText({ ...thread, domid: 12_345, thread: 'xen-mtwatch-12345', name: 'web', node: true }, false)).toBe(
+const shown: KernelThread = {
+  thread: 'xen-mtwatch-12345',
+  comm: 'xen-mtwatch-123',
+  pid: 812,
+  state: 'D',
+  stack: ['[<0>] kthread_stop', '[<0>] ret_from_fork'],
+  waits: {
+    kind: 'exit',
+    on: 'vif7.0-q0-dealloc',
+    task: { comm: 'vif7.0-q0-deallo', pid: 31 },
+    text: 'kthread_stop of vif7.0-q0-deallo:31',
+  },
+  holds: ['xenwatch_mutex'],
+  waiters: [{ comm: 'kworker/0:1', pid: 60, text: 'mutex xenwatch_mutex, owned by xen-mtwatch-123:812' }],
+  waiting: 1,
+  watch: {
+    ...thread,
+    domid: 12_345,
+    thread: 'xen-mtwatch-12345',
+    name: 'web',
+    node: true,
+    queued: Array.from({ length: 22 }, (_, index) => ({ path: `backend/vif/7/${index}`, callback: 'frontend_changed' })),
+    pending: 30,
+  },
+};
+
+test('xl mtwatch show prints a thread, its stack, what it waits for, its queue and who waits for it', () => {
+  const queue = Array.from({ length: 20 }, (_, index) => `backend/vif/7/${index}  frontend_changed\n`).join('');
+  expect(threadText(shown, false)).toBe(
     `thread:   xen-mtwatch-12345
 domain:   12345 (web)
 node:     yes
 pid:      812
 comm:     xen-mtwatch-123
 state:    D (disk sleep)
-pending:  3
+waits:    kthread_stop of vif7.0-q0-deallo:31
+holds:    xenwatch_mutex
+pending:  30
 handled:  61
 running:  frontend_changed for 71.2s
 path:     /local/domain/7/device/vif/0/state
 stack:
 [<0>] kthread_stop
 [<0>] ret_from_fork
+queue:
+${queue}... and 10 more
+waited for by:
+kworker/0:1:60  mutex xenwatch_mutex, owned by xen-mtwatch-123:812
 `,
   );
 });
 
 test('xl mtwatch show says of a node what list says: nothing for domain 0, an orphan when its domain is gone', () => {
   const nodeLines = (changes: Partial<WatchThread>, orphan = false) =>
-    threadText({ ...thread, ...changes }, orphan)
+    threadText({ ...shown, watch: { ...thread, queued: [], ...changes } }, orphan)
       .split('\n')
       .filter((line) => line.startsWith('node:'));
   expect(nodeLines({ domid: 0, thread: 'xenwatch' })).toEqual([]);
   expect(nodeLines({ node: true }, true)).toEqual(['node:     yes (orphan)']);
   expect(nodeLines({ node: false })).toEqual(['node:     no']);
+  expect(threadText({ ...shown, watch: null, waits: null, state: 'R', holds: [], waiting: 0, waiters: [] }, false)).toBe(
+    'thread:   xen-mtwatch-12345\npid:      812\ncomm:     xen-mtwatch-123\nstate:    R (running)\nwaits:    -\n' +
+      'stack:\n[<0>] kthread_stop\n[<0>] ret_from_fork\n',
+  );
+});
+
+test('xl dom0 dmesg -T prints dates as dmesg of util-linux does, in local time', () => {
+  const boot = new Date(2026, 10, 2, 9, 5, 7, 250).getTime();
+  expect(dated('[    1.740000] xenbus: [x] y', boot)).toBe('[Mon Nov  2 09:05:08 2026] xenbus: [x] y');
+  expect(dated('[   12.800000] ', boot)).toBe('[Mon Nov  2 09:05:20 2026] ');
+  expect(logLineOf('[   12.800000]  <TASK>')).toEqual({ seconds: 12.8, text: ' <TASK>' });
+});
+
+test('xl dom0 status tells which threads are dead, and what is to be done when it is the one of all events', () => {
+  const status: Dom0Status = {
+    pid: 1,
+    version: '1',
+    runDir: '/run',
+    cmdline: '',
+    xenwatch: 'single',
+    domains: 0,
+    connections: 2,
+    upMs: 1,
+    host: { root: '/', assumeFiles: false, strictFiles: false, bridges: [] },
+    trace: null,
+    dead: [{ thread: 'xenwatch', pid: 29, why: 'kernel BUG: x' }],
+  };
+  const deadLine = (changes: Partial<Dom0Status>) =>
+    statusText({ ...status, ...changes })
+      .split('\n')
+      .at(-2);
+  expect(deadLine({})).toBe(
+    'dead:          xenwatch:29 (kernel BUG: x); `xl dom0 dmesg` has its stack; ' +
+      'no event is handled any more: `xl dom0 stop` and a new start are a reboot',
+  );
+  expect(deadLine({ xenwatch: 'hardened' })).toBe('dead:          xenwatch:29 (kernel BUG: x); `xl dom0 dmesg` has its stack');
+  expect(deadLine({ dead: [] })).toBe('trace:         -');
 });
 
 test.each([

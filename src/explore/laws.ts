@@ -5,37 +5,118 @@
  * The kernel tells (`Observer`), the scheduler tells when a task is about to wait, and the store is looked at. A law is
  * checked at the moment at which it can be broken; the first violation of each hazard in a run is kept.
  */
-import type { Hold } from '../xenbus/privcmd.js';
+import { heldDevice } from '../xenbus/fault.js';
 import type { Complaint, Observer } from '../xenbus/kernel/kernel.js';
 import { pathToDomid } from '../xenbus/kernel/rfc.js';
-import { type KTask, type Trouble, waitsFor } from '../xenbus/kernel/sched.js';
+import { type KTask, type Trouble, waitQueue, waitsFor } from '../xenbus/kernel/sched.js';
 import type { Dispatch, WatchEvent, XenbusWatch } from '../xenbus/kernel/xenwatch.js';
 import { parseDomid } from '../xenbus/paths.js';
+import type { Hold } from '../xenbus/privcmd.js';
 import type { Design, HazardInfo, Violation } from './outcome.js';
 import type { DirectStore } from './store.js';
 
 export const hazards: readonly HazardInfo[] = [
-  { id: 'S1', title: 'one hung callback stalls every domain', what: 'the one xenwatch thread waits for what one domain holds up; what the RFC is about' },
+  {
+    id: 'S1',
+    title: 'one hung callback stalls every domain',
+    what: 'the one xenwatch thread waits for what one domain holds up; what the RFC is about',
+  },
   { id: 'O1', title: 'last in, first out', what: 'a domain’s events run in another order than the store sent them' },
-  { id: 'O2', title: 'xenwatch runs the events of a domain beside its thread', what: 'after the removal of its node a domain is unhashed while its thread still works' },
-  { id: 'O3', title: 'two threads of one domid', what: 'a domid that comes back gets a new thread while the old one still works' },
-  { id: 'A1', title: 'two watches of one device in two threads', what: 'some of a device’s watches run in xenwatch, the others in its domain’s thread' },
-  { id: 'U1', title: 'a callback on a watch that is gone', what: 'an event outlives its watch in a queue that unregistering does not find' },
-  { id: 'U2', title: 'a watch unregistered twice: BUG', what: 'hotplug-status runs in xenwatch; it and the domain’s thread both unregister it' },
-  { id: 'U2R', title: 'the ring reader spins for ever', what: 'who met the BUG died with watches_lock; events and replies stop for the whole of dom0' },
-  { id: 'U3', title: 'a disk connected twice', what: 'physical-device in xenwatch and the frontend’s state in the domain’s thread both connect it' },
-  { id: 'U4', title: 'sleeping in an RCU read section', what: 'unregistering waits for a mutex under rcu_read_lock, and what it waits on may be freed' },
-  { id: 'U5', title: 'an ERR_PTR taken for a thread', what: 'a thread that could not be started stays published; its events are never run' },
-  { id: 'D1', title: 'deadlock of xenwatch_mutex and domain_mutex', what: 'xenwatch unregisters a watch of a domain whose thread unregisters one, too' },
-  { id: 'D2', title: 'deadlock of xenwatch_mutex and a device lock', what: 'xenwatch and the domain’s thread take down the same device' },
-  { id: 'E1', title: 'xenwatch stalls in the callback of a domain without a thread', what: 'what finds no thread runs in xenwatch' },
-  { id: 'E2', title: 'xenwatch waits for every domain', what: 'unregistering a watch of dom0 waits for the mutex of each domain, stalled ones too' },
-  { id: 'E3', title: 'a shared lock of the kernel', what: 'a stalled callback holds a lock that another domain’s callback needs' },
-  { id: 'E4', title: 'a domain waits for xenwatch', what: 'every unregistering takes xenwatch_mutex, which xenwatch holds over its callbacks' },
-  { id: 'E5', title: 'xenwatch stalls in a domain’s disk', what: 'physical-device runs in xenwatch and opens, flushes, connects there' },
-  { id: 'L1', title: 'the removal of a stalled domain’s node is not seen', what: 'it waits behind the callback that hangs, so that nothing tells that the thread is to go' },
-  { id: 'L2', title: 'a domid reused on a stalled thread, silently', what: 'the new domain’s events wait behind the old one’s callback and nothing says so' },
-  { id: 'L3', title: 'one stalled thread keeps the others from being reaped', what: 'the one worker waits for it in kthread_stop' },
+  {
+    id: 'O2',
+    title: 'xenwatch runs the events of a domain beside its thread',
+    what: 'after the removal of its node a domain is unhashed while its thread still works',
+  },
+  {
+    id: 'O3',
+    title: 'two threads of one domid',
+    what: 'a domid that comes back gets a new thread while the old one still works',
+  },
+  {
+    id: 'A1',
+    title: 'two watches of one device in two threads',
+    what: 'some of a device’s watches run in xenwatch, the others in its domain’s thread',
+  },
+  {
+    id: 'U1',
+    title: 'a callback on a watch that is gone',
+    what: 'an event outlives its watch in a queue that unregistering does not find',
+  },
+  {
+    id: 'U2',
+    title: 'a watch unregistered twice: BUG',
+    what: 'hotplug-status runs in xenwatch; it and the domain’s thread both unregister it',
+  },
+  {
+    id: 'U2R',
+    title: 'the ring reader spins for ever',
+    what: 'who met the BUG died with watches_lock; events and replies stop for the whole of dom0',
+  },
+  {
+    id: 'U3',
+    title: 'a disk connected twice',
+    what: 'physical-device in xenwatch and the frontend’s state in the domain’s thread both connect it',
+  },
+  {
+    id: 'U4',
+    title: 'sleeping in an RCU read section',
+    what: 'unregistering waits for a mutex under rcu_read_lock, and what it waits on may be freed',
+  },
+  {
+    id: 'U5',
+    title: 'an ERR_PTR taken for a thread',
+    what: 'a thread that could not be started stays published; its events are never run',
+  },
+  {
+    id: 'D1',
+    title: 'deadlock of xenwatch_mutex and domain_mutex',
+    what: 'xenwatch unregisters a watch of a domain whose thread unregisters one, too',
+  },
+  {
+    id: 'D2',
+    title: 'deadlock of xenwatch_mutex and a device lock',
+    what: 'xenwatch and the domain’s thread take down the same device',
+  },
+  {
+    id: 'E1',
+    title: 'xenwatch stalls in the callback of a domain without a thread',
+    what: 'what finds no thread runs in xenwatch',
+  },
+  {
+    id: 'E2',
+    title: 'xenwatch waits for every domain',
+    what: 'unregistering a watch of dom0 waits for the mutex of each domain, stalled ones too',
+  },
+  {
+    id: 'E3',
+    title: 'a shared lock of the kernel',
+    what: 'a stalled callback holds a lock that another domain’s callback needs',
+  },
+  {
+    id: 'E4',
+    title: 'a domain waits for xenwatch',
+    what: 'every unregistering takes xenwatch_mutex, which xenwatch holds over its callbacks',
+  },
+  {
+    id: 'E5',
+    title: 'xenwatch stalls in a domain’s disk',
+    what: 'physical-device runs in xenwatch and opens, flushes, connects there',
+  },
+  {
+    id: 'L1',
+    title: 'the removal of a stalled domain’s node is not seen',
+    what: 'it waits behind the callback that hangs, so that nothing tells that the thread is to go',
+  },
+  {
+    id: 'L2',
+    title: 'a domid reused on a stalled thread, silently',
+    what: 'the new domain’s events wait behind the old one’s callback and nothing says so',
+  },
+  {
+    id: 'L3',
+    title: 'one stalled thread keeps the others from being reaped',
+    what: 'the one worker waits for it in kthread_stop',
+  },
   { id: 'L4', title: 'a domain that nobody announced', what: 'WARN, and everything of it runs in xenwatch' },
   { id: 'L5', title: 'a node without a thread', what: 'nodes that were there before the watch are not looked at' },
   { id: 'L6', title: 'no memory, and nobody says so', what: 'the thread is not made, and nothing is tried or told' },
@@ -44,7 +125,11 @@ export const hazards: readonly HazardInfo[] = [
   { id: 'X1', title: 'XSA-349 undone', what: 'more than one event of a node that a guest writes waits in a queue' },
   { id: 'X2', title: 'a guest keeps xenwatch busy', what: 'events of a node that a guest writes run in xenwatch' },
   { id: 'LEAK', title: 'a thread without a node', what: 'everything is over, and a thread is left' },
-  { id: 'LOST', title: 'an event that never ran', what: 'everything is over, and an event was neither run nor dropped with its watch' },
+  {
+    id: 'LOST',
+    title: 'an event that never ran',
+    what: 'everything is over, and an event was neither run nor dropped with its watch',
+  },
   { id: 'STUCK', title: 'a task that waits for ever', what: 'everything has healed, and somebody still sleeps uninterruptibly' },
   { id: 'ENDLESS', title: 'no end', what: 'the run takes more steps than any should' },
 ];
@@ -73,11 +158,23 @@ export class Laws implements Observer {
   readonly #waiting = new Set<WatchEvent>();
   readonly #waitingOf = new Map<XenbusWatch, number>();
   #reported = false;
+  #toldOfMemory = false;
+  /** An allocation has failed in this run. */
+  #memoryFailed = false;
   #sloppy = false;
-  #outOfMemory = false;
 
   constructor(options: LawsOptions) {
     this.#options = options;
+  }
+
+  /** Woken whenever a callback ends. */
+  readonly ends = waitQueue('the end of a callback');
+
+  /** Whether an event of a domain's frontend waits or is in its callback. */
+  busy(domid: number): boolean {
+    const frontend = `/local/domain/${domid}/device/`;
+    for (const { path } of this.#waiting) if (path.startsWith(frontend) && path.endsWith('/state')) return true;
+    return (this.#running.get(domid) ?? []).some(({ event }) => event.path.startsWith(frontend) && event.path.endsWith('/state'));
   }
 
   get violations(): readonly Violation[] {
@@ -92,7 +189,7 @@ export class Laws implements Observer {
 
   printed(text: string): void {
     if (text.includes('is announced while')) this.#reported = true;
-    if (text.includes('no memory for')) this.#outOfMemory = true;
+    if (text.includes('no memory for')) this.#toldOfMemory = true;
     if (this.#options.noting) this.#options.note('log', text.split('\n')[0] ?? '');
   }
 
@@ -136,7 +233,11 @@ export class Laws implements Observer {
     if (this.#options.noting) this.#options.note(task.lane, `end #${event.seq}`);
     const domid = domainOf(event);
     const running = this.#running.get(domid);
-    if (running) this.#running.set(domid, running.filter((one) => one.event !== event));
+    if (running)
+      this.#running.set(
+        domid,
+        running.filter((one) => one.event !== event),
+      );
   }
 
   complain(task: KTask, what: Complaint, text: string): void {
@@ -191,12 +292,21 @@ export class Laws implements Observer {
   /** Nobody can go on; what is held is still held, or (`healed`) has been let go before the last scripts ran. */
   settled(healed: boolean): void {
     if (healed) return;
-    const stalled = new Set(this.#options.faults().filter((hold) => hold.stalled).map(({ device }) => Number(device.split('-')[1])));
+    const stalled = new Set(
+      this.#options
+        .faults()
+        .filter((hold) => hold.stalled)
+        .map(({ device }) => Number(device.split('-')[1])),
+    );
     for (const { domid, node, running, task } of this.#options.dispatch().threads()) {
       if (domid === 0 || !stalled.has(domid) || !running || task.exited) continue;
       const there = this.#options.store.peek(`${home}/${domid}`);
       if (there === undefined && node) {
-        this.#violate('L1', 'a thread whose node is gone is known to be leaving', `mtwatch/${domid} is gone, and nothing tells ${task.lane}`);
+        this.#violate(
+          'L1',
+          'a thread whose node is gone is known to be leaving',
+          `mtwatch/${domid} is gone, and nothing tells ${task.lane}`,
+        );
       }
       if (there === 'again' && !this.#reported) {
         this.#violate('L2', 'a reuse of a stalled domid is told', `domain ${domid} is announced again, behind ${running.path}`);
@@ -209,38 +319,37 @@ export class Laws implements Observer {
     const dispatch = this.#options.dispatch();
     const threads = dispatch.threads().filter(({ task }) => !task.exited && task.died === undefined);
     const { store, design } = this.#options;
+    // A thread that is dead, or in a ring of waiting ones, has been told of; what follows from it needs no name.
+    if (['U2', 'U5', 'D1', 'D2'].some((hazard) => this.#found.has(hazard))) return;
     const names = store.names(home);
     for (const { domid, task } of threads) {
       if (domid === 0 || names.includes(String(domid))) continue;
       if (names.some((name) => pathToDomid(name) === domid) || this.#sloppy) {
         this.#violate('P2', 'only a domid makes a thread', `${task.lane} is there for ${names.join(', ') || 'no node'}`);
-      } else if (store.peek(home) === undefined) this.#violate('P1', 'a removed node ends its thread', `${home} is gone, ${task.lane} is not`);
+      } else if (store.peek(home) === undefined)
+        this.#violate('P1', 'a removed node ends its thread', `${home} is gone, ${task.lane} is not`);
       else this.#violate('LEAK', 'a thread has a node', `${task.lane} is left without one`);
     }
-    const dead = this.#found.has('U2') || this.#found.has('U5') || this.#found.has('D1') || this.#found.has('D2');
-    if (dead) return;
     for (const name of design === 'single' ? [] : names) {
       const domid = parseDomid(name);
       if (domid === undefined || domid === 0 || threads.some((thread) => thread.domid === domid)) continue;
       if (this.#sloppy) this.#violate('P2', 'only a domid ends a thread', `mtwatch/${name} is there, its thread is not`);
-      else if (this.#options.faults === undefined) continue;
-      else if (this.#outOfMemoryOnce) this.#violate('L6', 'a thread that cannot be made is told of', `mtwatch/${name} has no thread`);
+      else if (this.#memoryFailed && !this.#toldOfMemory)
+        this.#violate('L6', 'a thread that cannot be made is told of', `mtwatch/${name} has no thread`);
       else this.#violate('L5', 'an announced domain has a thread', `mtwatch/${name} has none`);
     }
     for (const event of this.#waiting) {
       this.#violate('LOST', 'every event runs or is dropped with its watch', `#${event.seq} ${event.path} was never run`);
     }
     for (const task of this.#options.tasks()) {
-      if (task.state === 'D' && !task.exited) this.#violate('STUCK', 'nobody waits for ever', `${task.lane}: ${describeWait(task)}`);
+      if (task.state === 'D' && !task.exited)
+        this.#violate('STUCK', 'nobody waits for ever', `${task.lane}: ${describeWait(task)}`);
     }
   }
 
-  /** Set by the scenario's failing allocations. */
-  #outOfMemoryOnce = false;
-
-  /** An allocation has failed in this run. */
+  /** An allocation has failed. */
   failed(): void {
-    this.#outOfMemoryOnce = true;
+    this.#memoryFailed = true;
   }
 
   // How a broken law is named.
@@ -295,7 +404,11 @@ export class Laws implements Observer {
       if (chain[chain.length - 1] !== end || !task.waitingOn) continue;
       if (task.serves === domid && task.lane !== 'X') continue;
       if (domid === 0 && task.lane === 'X') continue;
-      this.#violate(this.#escape(task, domid ?? 0), 'a stall stays with its domain', `${task.lane} is stalled by domain ${domid}: ${describeWait(task)}`);
+      this.#violate(
+        this.#escape(task, domid ?? 0),
+        'a stall stays with its domain',
+        `${task.lane} is stalled by domain ${domid}: ${describeWait(task)}`,
+      );
     }
   }
 

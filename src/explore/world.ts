@@ -11,12 +11,17 @@ import { Faults } from '../xenbus/fault.js';
 import { Hypervisor } from '../xenbus/hypervisor.js';
 import { backendBus, probeAndWatch } from '../xenbus/kernel/backend-bus.js';
 import { blkback } from '../xenbus/kernel/blkback.js';
+import { blkfront } from '../xenbus/kernel/blkfront.js';
 import { BlockDevices } from '../xenbus/kernel/block.js';
 import { makeDispatch, watchNodes } from '../xenbus/kernel/designs.js';
+import { frontendBus, frontendResources, watchDevices } from '../xenbus/kernel/frontend-bus.js';
 import { type Defect, isDefect, switches as switchTexts, withImplied } from '../xenbus/kernel/hazards.js';
 import { Kernel } from '../xenbus/kernel/kernel.js';
 import { netback } from '../xenbus/kernel/netback.js';
-import { Sched, type Task } from '../xenbus/kernel/sched.js';
+import { NetDevices } from '../xenbus/kernel/netdev.js';
+import { netfront } from '../xenbus/kernel/netfront.js';
+import { repairs } from '../xenbus/kernel/rfc.js';
+import { Sched, type Task, waitEvent } from '../xenbus/kernel/sched.js';
 import { type Dispatch, Watches } from '../xenbus/kernel/xenwatch.js';
 import { Actor } from './actor.js';
 import { Laws } from './laws.js';
@@ -41,10 +46,12 @@ export interface World {
   /** Allocations and threads that fail from now on, by the beginning of what they are for. */
   readonly failing: Set<string>;
   note(lane: string, text: string): void;
+  /** Sleeps until no frontend state of a domain waits for its callback, or is in it. */
+  noticed(self: Actor, domid: number): Task;
 }
 
-/** The path of a disk that is there; its numbers are 7:0. */
-export const diskNode = '/dev/disk';
+/** The disk that every vbd is in front of; scripts write `7:0`. */
+const disk = { major: 7, minor: 0 };
 
 export function runSchedule(setup: Setup, choose: Chooser, options: RunOptions = {}): Outcome {
   return new Run(setup, scenarioNamed(setup.scenario), choose, options).outcome();
@@ -67,6 +74,8 @@ class Run implements World {
   readonly #actors: Actor[] = [];
   readonly #operations: string[] = [];
   #choosing = false;
+  /** Nothing is held and nothing fails any more: the kernel's own timers come to an end, too. */
+  #healed = false;
   #steps = 0;
   #choices = 0;
   #nextPid = 1000;
@@ -80,7 +89,8 @@ class Run implements World {
       virqDomExc: () => {},
       runnable: () => {},
       killed: () => {},
-      domidInUse: (domid) => this.dispatch.busy(domid),
+      // The worst case: a toolstack that asks for a domid gets it, whatever is left of its last owner.
+      domidInUse: () => false,
     });
     this.store = new DirectStore((domid) => {
       const domain = this.hypervisor.get(domid);
@@ -112,6 +122,7 @@ class Run implements World {
       note: (lane, text) => this.note(lane, text),
       noting: options.notes === true,
     });
+    const repaired = new Set(repairs.filter((name) => setup.switches[name] === false));
     const defects = withImplied(Object.entries(setup.switches).flatMap(([name, on]) => (on && isDefect(name) ? [name] : [])));
     this.kernel = new Kernel({
       domid: 0,
@@ -121,16 +132,25 @@ class Run implements World {
       printk: (text) => this.#laws.printed(text),
       observer: this.#laws,
       defects,
-      fails: (what) => [...this.failing].some((start) => what.startsWith(start)),
+      fails: (what) => {
+        const fails = this.failing.size > 0 && [...this.failing].some((start) => what.startsWith(start));
+        if (fails) this.#laws.failed();
+        return fails;
+      },
     });
-    this.faults = new Faults(this.#sched);
+    this.faults = new Faults(this.#sched, this.clock);
     this.kernel.connect(this.store);
-    this.dispatch = makeDispatch(setup.design, this.kernel);
+    this.dispatch = makeDispatch(setup.design, this.kernel, repaired);
     this.#boot();
   }
 
   note(lane: string, text: string): void {
     if (this.#options.notes) this.#notes.push({ step: this.#steps, lane, text });
+  }
+
+  *noticed(self: Actor, domid: number): Task {
+    yield* self.read('/local/domain');
+    yield* waitEvent(this.#laws.ends, () => !this.#laws.busy(domid));
   }
 
   outcome(): Outcome {
@@ -162,26 +182,25 @@ class Run implements World {
       this.store.seed(path, '');
     }
     for (const path of ['/local/domain/0/mtwatch', ...(this.#scenario.nodes ?? [])]) this.store.seed(path, '');
-    const { kernel, hypervisor, faults } = this;
-    const watches = new Watches(kernel, this.dispatch);
+    const { kernel, hypervisor, faults, dispatch } = this;
+    const watches = new Watches(kernel, dispatch);
     const bus = backendBus(kernel, watches);
+    const frontends = frontendBus(kernel, watches);
+    const resources = frontendResources(hypervisor, 0, 1);
     const blocks = new BlockDevices();
-    blocks.device(diskNode, 2048, { major: 7, minor: 0 });
+    blocks.device('/dev/disk', 2048, disk);
     const shared = { bus, hypervisor, faults, nrCpus: machine.nrCpus };
-    kernel.spawn('swapper/0', 'kernel_init', () => this.#init(bus, watches, shared, blocks));
+    const netdevs = new NetDevices(kernel, []);
+    kernel.spawn('swapper/0', 'kernel_init', function* boot(): Task {
+      yield* bus.registerDriver(blkback({ ...shared, blocks }));
+      yield* bus.registerDriver(netback({ ...shared, netdevs }));
+      yield* frontends.registerDriver(blkfront(frontends, resources));
+      yield* frontends.registerDriver(netfront(frontends, resources));
+      yield* probeAndWatch(bus);
+      yield* watchNodes(kernel, watches, dispatch);
+      yield* watchDevices(frontends);
+    });
     while (this.#sched.step());
-  }
-
-  *#init(
-    bus: ReturnType<typeof backendBus>,
-    watches: Watches,
-    shared: Pick<Parameters<typeof netback>[0], 'bus' | 'hypervisor' | 'faults' | 'nrCpus'>,
-    blocks: BlockDevices,
-  ): Task {
-    yield* bus.registerDriver(blkback({ ...shared, blocks }));
-    yield* bus.registerDriver(netback({ ...shared, netdevGone: () => {} }));
-    yield* probeAndWatch(bus);
-    yield* watchNodes(this.kernel, watches, this.dispatch);
   }
 
   #startScripts(scripts: ReturnType<Scenario['phases']>[number]['scripts']): void {
@@ -216,12 +235,13 @@ class Run implements World {
         }
         if (this.#done()) return;
       }
-      const waits = this.#actors.some(({ waiting, task }) => waiting && !task.exited) || this.#scenario.timers === true;
+      const waits = this.#healed || this.#actors.some(({ waiting, task }) => waiting && !task.exited);
       if (!waits || !this.clock.jump()) return;
     }
   }
 
   #heal(): void {
+    this.#healed = true;
     this.failing.clear();
     if (this.faults.list().length > 0) {
       this.note('T', 'heal: flush every hold');

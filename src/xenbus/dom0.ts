@@ -21,17 +21,31 @@ import { BlockDevices } from './kernel/block.js';
 import type { Uevent } from './kernel/bus.js';
 import { type Design, designOf, makeDispatch, watchNodes } from './kernel/designs.js';
 import { frontendBus, frontendResources, watchDevices } from './kernel/frontend-bus.js';
-import { watchHungTasks } from './kernel/hung-task.js';
+import { hungTaskOptions, hungTaskTimeoutMs, watchHungTasks } from './kernel/hung-task.js';
 import { Kernel, type Observer } from './kernel/kernel.js';
-import { watchControl } from './kernel/manage.js';
+import { watchControl, watchCpus } from './kernel/manage.js';
 import { netback } from './kernel/netback.js';
 import { NetDevices } from './kernel/netdev.js';
 import { netfront } from './kernel/netfront.js';
 import { debugModules, Printk } from './kernel/printk.js';
 import { type KTask, procStack, Sched, type Task } from './kernel/sched.js';
-import { type Dispatch, Watches } from './kernel/xenwatch.js';
+import { sysrqMask } from './kernel/sysrq.js';
+import { waitersOf, waitOf, waitText } from './kernel/task-view.js';
+import { xenbusDev } from './kernel/xenbus-dev.js';
+import { type Dispatch, Watches, type WatchThreadState } from './kernel/xenwatch.js';
 import { domainPath, mtwatchPath } from './paths.js';
-import { type Hold, type HostView, PrivcmdError, type PrivcmdHandlers, type WatchThread } from './privcmd.js';
+import {
+  type DeadThread,
+  dmesgWaitMaxMs,
+  type Hold,
+  type HostView,
+  type KernelLog,
+  type KernelThread,
+  PrivcmdError,
+  type PrivcmdHandlers,
+  threadListMax,
+  type WatchThread,
+} from './privcmd.js';
 import { StoreLoop } from './store-loop.js';
 import { type TraceLine, traceLine } from './trace.js';
 import type { StoreLink, StorePeer, StorePort } from './transport.js';
@@ -42,6 +56,9 @@ import { startXenconsoled } from './xenconsoled.js';
 export const turnStepsMax = 512;
 /** Processor time that one step of a task stands for, in seconds. A model's number: it says who was busy, not how long. */
 const stepSeconds = 50e-6;
+
+/** Kernel threads that ended by a bug and are remembered. */
+const deadThreadsMax = 100;
 
 /** The host of the recordings: 2 processors, 6,143 MiB, of which dom0 has 1,536. */
 export const defaultHost: HypervisorOptions = { nrCpus: 2, totalKb: 6143 * 1024, dom0Kb: 1536 * 1024, dom0Vcpus: 2 };
@@ -87,6 +104,11 @@ export class Dom0 implements StorePort {
   readonly #ringMappings = new Map<number, () => void>();
   readonly #printk: Printk;
   readonly #stopHungTasks: () => void;
+  #xenbus: StorePort | undefined;
+  readonly #dead: DeadThread[] = [];
+  /** Questions for the log that wait for its next line. */
+  readonly #followers = new Set<() => void>();
+  readonly #bootMs: number;
   #scheduled = false;
   #closed = false;
   #settled: (() => void)[] = [];
@@ -96,6 +118,7 @@ export class Dom0 implements StorePort {
     this.#clock = clock;
     this.#host = host;
     const boot = clock.now();
+    this.#bootMs = boot;
     this.#printk = new Printk(() => clock.now() - boot);
     const wake = () => this.#wake();
     const machine = options.hypervisor ?? defaultHost;
@@ -163,14 +186,24 @@ export class Dom0 implements StorePort {
     if (parameter?.includes('=') && this.design !== 'rfc') {
       this.#printk.print(`xenbus: ${parameter}: the value is not known and means nothing`);
     }
-    this.#boot(machine, options.uevent);
+    this.#boot(machine, options.uevent, sysrqMask(words));
     startXenconsoled(this.#sched, clock, this.hypervisor, this.#store);
-    this.#stopHungTasks = watchHungTasks(this.kernel, options.hungTaskMs);
+    const scale = (options.hungTaskMs ?? hungTaskTimeoutMs) / hungTaskTimeoutMs;
+    this.#stopHungTasks = watchHungTasks(
+      this.kernel,
+      hungTaskOptions(words, scale, (text) => this.#printk.print(text)),
+    );
     this.handlers = this.#makeHandlers();
   }
 
   connect(peer: StorePeer): StoreLink {
     return this.#store.connect(peer);
+  }
+
+  /** `/dev/xen/xenbus`: the store through dom0's kernel, where watches are events of its watch threads. */
+  get xenbus(): StorePort {
+    if (!this.#xenbus) throw new Error('dom0 has not booted');
+    return this.#xenbus;
   }
 
   /** Connections that are open now, the machine's own among them. */
@@ -199,6 +232,7 @@ export class Dom0 implements StorePort {
   close(): void {
     this.#closed = true;
     this.#stopHungTasks();
+    for (const end of [...this.#followers]) end();
   }
 
   #wake(): void {
@@ -220,10 +254,11 @@ export class Dom0 implements StorePort {
   };
 
   /** What the machine does before anybody can connect: dom0's nodes, the drivers, the watches. */
-  #boot(machine: HypervisorOptions, uevent: Dom0Options['uevent']): void {
+  #boot(machine: HypervisorOptions, uevent: Dom0Options['uevent'], sysrq: number): void {
     const { kernel } = this;
     const dispatch = this.#dispatch;
     const watches = new Watches(kernel, this.#dispatch);
+    this.#xenbus = xenbusDev(kernel, watches);
     const bus = backendBus(kernel, watches);
     const frontends = frontendBus(kernel, watches);
     if (uevent) bus.onUevent = frontends.onUevent = uevent;
@@ -231,10 +266,16 @@ export class Dom0 implements StorePort {
     const blocks = this.#blocks;
     const netdevs = this.#netdevs;
     const resources = frontendResources(this.hypervisor, 0, machine.dom0Vcpus);
+    const dom0 = this.hypervisor.dom0;
+    const memory = {
+      current: () => dom0.currentKb,
+      change: (kb: number) => this.hypervisor.setReservation(0, kb),
+    };
     kernel.spawn('swapper/0', 'kernel_init', function* boot(): Task {
-      yield* watchControl(kernel, watches, (request) => {
+      const stop = (request: string) => {
         kernel.printk(`xen:manage: ${request} requested; dom0 stays, it is modelled without an end of its own`);
-      });
+      };
+      yield* watchControl(kernel, watches, stop, { memory, sysrq });
       yield* kernel.write('/local/domain/0/domid', '0');
       yield* kernel.write('/local/domain/0/name', 'Domain-0');
       yield* kernel.write('/local/domain/0/memory/target', String(machine.dom0Kb));
@@ -248,6 +289,9 @@ export class Dom0 implements StorePort {
       yield* probeAndWatch(bus);
       yield* watchNodes(kernel, watches, dispatch);
       yield* watchDevices(frontends);
+      yield* watchCpus(kernel, watches, machine.dom0Vcpus, (_cpu, up) => {
+        dom0.onlineVcpus += up ? 1 : -1;
+      });
     });
   }
 
@@ -279,30 +323,110 @@ export class Dom0 implements StorePort {
     const text =
       what === 'oops' ? `kernel BUG in ${task.comm}:${task.pid}` : `watchdog: BUG: soft lockup [${task.comm}:${task.pid}]`;
     const trace = [text, 'Call Trace:', ...procStack(task)].join('\n');
-    if (task.home === this.kernel.home) this.#printk.print(trace);
-    else this.#guests.get(task.home.domid)?.kernel.printk(trace);
+    if (task.home === this.kernel.home) {
+      this.#printk.print(trace);
+      const why = error instanceof Error ? error.message : what;
+      if (this.#dead.length < deadThreadsMax) this.#dead.push({ thread: task.name, pid: task.pid, why });
+    } else this.#guests.get(task.home.domid)?.kernel.printk(trace);
     log(`dom ${task.home.domid}: ${text}: ${reason}`);
   }
 
   #threads(): WatchThread[] {
-    const now = this.#clock.now();
-    return this.#dispatch.threads().map(({ domid, task, pending, handled, announced, running }) => {
-      const node = domid !== 0 && this.#store.peek(mtwatchPath(domid)) !== undefined;
-      return {
-        domid,
-        name: domid === 0 ? '-' : (this.#store.peek(`${domainPath(domid)}/name`) ?? null),
-        node,
-        thread: task.name,
-        pid: task.pid,
-        state: task.state,
-        pending,
-        handled,
-        retiring: announced && !node,
-        running: running
-          ? { callback: running.watch.name, path: running.path, forMs: now - running.since, stack: procStack(task) }
-          : null,
-      };
+    return this.#dispatch.threads().map((state) => this.#watchThread(state));
+  }
+
+  #watchThread({ domid, task, pending, handled, announced, running }: WatchThreadState): WatchThread {
+    const node = domid !== 0 && this.#store.peek(mtwatchPath(domid)) !== undefined;
+    return {
+      domid,
+      name: domid === 0 ? '-' : (this.#store.peek(`${domainPath(domid)}/name`) ?? null),
+      node,
+      thread: task.name,
+      pid: task.pid,
+      state: stateOf(task),
+      pending,
+      handled,
+      retiring: announced && !node,
+      running: running
+        ? {
+            callback: running.watch.name,
+            path: running.path,
+            forMs: this.#clock.now() - running.since,
+            stack: task.exited ? [] : procStack(task),
+          }
+        : null,
+    };
+  }
+
+  /** A watch thread by whatever it or its domain is called, else any thread of the kernel by its name, comm or pid. */
+  #thread(name: string): KernelThread | null {
+    const watches = this.#dispatch.threads().map((state) => ({ state, view: this.#watchThread(state) }));
+    const watch = watches.find(({ state: { task, domid }, view }) => {
+      return [task.name, task.comm, String(domid), domid === 0 ? undefined : view.name].includes(name);
     });
+    const tasks = [...this.#sched.tasks].filter(({ home }) => home === this.kernel.home);
+    const task =
+      watch?.state.task ??
+      tasks.find((each) => each.name === name) ??
+      tasks.find(({ comm, pid }) => [comm, String(pid), `${comm}:${pid}`].includes(name));
+    if (!task) return null;
+    const shown = watch ?? watches.find(({ state }) => state.task === task);
+    const wait = waitOf(task);
+    const waiters = waitersOf(tasks, task);
+    return {
+      thread: task.name,
+      comm: task.comm,
+      pid: task.pid,
+      state: stateOf(task),
+      stack: task.exited ? [] : procStack(task),
+      waits: wait
+        ? {
+            kind: wait.kind,
+            on: wait.on,
+            task: wait.owner ? { comm: wait.owner.comm, pid: wait.owner.pid } : null,
+            text: waitText(wait),
+          }
+        : null,
+      holds: [...task.holds].map((lock) => lock.name),
+      waiters: waiters.slice(0, threadListMax).map((each) => {
+        const what = waitOf(each);
+        return { comm: each.comm, pid: each.pid, text: what ? waitText(what) : '' };
+      }),
+      waiting: waiters.length,
+      watch: shown
+        ? {
+            ...shown.view,
+            queued: shown.state.queued.slice(0, threadListMax).map(({ path, watch }) => ({ path, callback: watch.name })),
+          }
+        : null,
+    };
+  }
+
+  /** A page of the log, and after a while when there is nothing in it yet. */
+  #dmesg(clear: boolean, from: number, waitMs: number): KernelLog | Promise<KernelLog> {
+    const answer = (): KernelLog => {
+      const { lines, next } = this.#printk.page(from);
+      const whole = next === this.#printk.end;
+      if (clear) this.#printk.clear(next);
+      return { lines, next, whole, bootMs: this.#clock.wall() - (this.#clock.now() - this.#bootMs) };
+    };
+    if (!(waitMs > 0) || from < this.#printk.end || this.#closed) return answer();
+    return new Promise((resolve) => {
+      const end = () => {
+        late();
+        unheard();
+        this.#followers.delete(end);
+        resolve(answer());
+      };
+      const late = this.#clock.after(Math.min(waitMs, dmesgWaitMaxMs), end);
+      const unheard = this.#printk.onLine(end);
+      this.#followers.add(end);
+    });
+  }
+
+  /** Kernel threads that a bug has ended, oldest first; a soft lockup is as good as an end. */
+  get dead(): readonly DeadThread[] {
+    return this.#dead;
   }
 
   #makeHandlers(): Dom0Handlers {
@@ -320,13 +444,10 @@ export class Dom0 implements StorePort {
       'xc.evtchn_alloc_unbound': ({ domid, remote }) => ({ port: hypervisor.evtchnAllocUnbound(domid, remote) }),
       'xc.dom_build': ({ domid, memoryKb, cmdline }) => hypervisor.build(domid, memoryKb, cmdline),
       'xc.physinfo': () => hypervisor.physinfo(),
-      'dom0.dmesg': ({ clear }) => {
-        const lines = this.#printk.lines();
-        if (clear) this.#printk.clear();
-        return { lines };
-      },
+      'dom0.dmesg': ({ clear, from, waitMs }) => this.#dmesg(clear, from ?? 0, waitMs ?? 0),
       'dom0.host': () => this.#host,
       'dom0.mtwatch': () => this.#threads(),
+      'dom0.thread': ({ name }) => this.#thread(name),
       'dom0.hold': ({ device, mode }): Hold => faults.hold(device, mode),
       'dom0.flush': ({ device }) => faults.flush(device),
       'dom0.holds': () => faults.list(),
@@ -354,6 +475,11 @@ export class Dom0 implements StorePort {
     if (reason === 'crash') this.hypervisor.shutdown(domid, ShutdownReason.crash);
     else guest.stop(ShutdownReason[reason]);
   }
+}
+
+/** A thread that has exited can still be looked at when it is the one that everything depends on. */
+function stateOf(task: KTask): WatchThread['state'] {
+  return task.exited ? 'X' : task.state;
 }
 
 function act(run: () => void): null {

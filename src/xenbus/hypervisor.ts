@@ -45,6 +45,8 @@ export interface Domain {
   mappings: number;
   /** Whether a vcpu has work; the guest's scheduler says so. */
   busy: boolean;
+  /** Vcpus that the domain has not taken off (VCPUOP_down). */
+  onlineVcpus: number;
 
   readonly ports: Map<number, Evtchn>;
 }
@@ -73,6 +75,8 @@ export class Hypervisor {
   readonly #domains = new Map<number, Domain>();
   readonly #hooks: HypervisorHooks;
   readonly #options: HypervisorOptions;
+  /** The one that is always there. */
+  readonly dom0: Domain;
   #lastDomid = 0;
   #nextMfn = firstMfn;
 
@@ -80,6 +84,7 @@ export class Hypervisor {
     this.#options = options;
     this.#hooks = hooks;
     const dom0 = newDomain(0, nilUuid, options.dom0Vcpus);
+    this.dom0 = dom0;
     dom0.currentKb = options.dom0Kb;
     dom0.maxKb = options.dom0Kb;
     dom0.busy = true;
@@ -148,6 +153,17 @@ export class Hypervisor {
 
   setMaxMem(domid: number, maxKb: number): void {
     this.#live(domid).maxKb = maxKb;
+  }
+
+  /**
+   * XENMEM_increase_reservation and decrease_reservation until the domain has `kb`, or all that its limit and the free memory
+   * allow. Answers with what it has then.
+   */
+  setReservation(domid: number, kb: number): number {
+    const domain = this.#live(domid);
+    const most = Math.max(domain.currentKb, Math.min(domain.maxKb, domain.currentKb + this.freeKb));
+    domain.currentKb = Math.min(kb, most);
+    return domain.currentKb;
   }
 
   /** Gives the domain its memory and remembers its command line. Answers with two of its frames. */
@@ -233,7 +249,7 @@ export class Hypervisor {
       currentKb: domain.currentKb,
       outstandingKb: 0,
       maxKb: domain.maxKb,
-      onlineVcpus: domain.maxVcpus,
+      onlineVcpus: domain.onlineVcpus,
       maxVcpus: domain.maxVcpus,
       cpuTime: domain.cpuTime,
       cpupool: 0,
@@ -288,6 +304,7 @@ function newDomain(domid: number, uuid: string, maxVcpus: number): Domain {
     cmdline: '',
     mappings: 0,
     busy: false,
+    onlineVcpus: maxVcpus,
     ports: new Map(),
   };
 }

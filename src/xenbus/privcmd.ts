@@ -40,7 +40,8 @@ export interface WatchThread {
   readonly node: boolean;
   readonly thread: string;
   readonly pid: number;
-  readonly state: 'R' | 'S' | 'D';
+  /** X: a bug has ended it, and nobody takes its place. */
+  readonly state: 'R' | 'S' | 'D' | 'X';
   readonly pending: number;
   readonly handled: number;
   /** Its node is gone and it leaves once its queue is empty. */
@@ -53,6 +54,62 @@ export interface WatchThread {
     readonly stack: readonly string[];
   } | null;
 }
+
+/** A task of dom0's kernel, by what its messages call it. */
+export interface TaskRef {
+  readonly comm: string;
+  readonly pid: number;
+}
+
+/** One thread of dom0's kernel, as `xl mtwatch show` shows it. */
+export interface KernelThread {
+  readonly thread: string;
+  readonly comm: string;
+  readonly pid: number;
+  readonly state: WatchThread['state'];
+  /** As `/proc/PID/stack` prints it, innermost first; of a thread that is idle too. A dead one has none. */
+  readonly stack: readonly string[];
+  /** What it sleeps on, and the task that this depends on; null when it could run. */
+  readonly waits: {
+    readonly kind: 'mutex' | 'exit' | 'reply' | 'event';
+    readonly on: string;
+    readonly task: TaskRef | null;
+    /** The same in words. */
+    readonly text: string;
+  } | null;
+  /** The locks that it holds. */
+  readonly holds: readonly string[];
+  /** Who cannot go on before it does, directly or through others, and what each of them waits for itself. */
+  readonly waiters: readonly (TaskRef & { readonly text: string })[];
+  /** How many they are; `waiters` has the first `threadListMax`. */
+  readonly waiting: number;
+  /** What it is as a watch thread, with the first `threadListMax` of its `pending` events; null when it is none. */
+  readonly watch: (WatchThread & { readonly queued: readonly QueuedEvent[] }) | null;
+}
+
+/** A watch event whose callback has not begun. */
+export interface QueuedEvent {
+  readonly path: string;
+  readonly callback: string;
+}
+
+/** Entries of a list that an answer about one thread has at most. */
+export const threadListMax = 256;
+
+/** Lines of the kernel's log. */
+export interface KernelLog {
+  /** As `dmesg` prints them. */
+  readonly lines: readonly string[];
+  /** Ask for what comes `from` there. */
+  readonly next: number;
+  /** Nothing is left to tell. */
+  readonly whole: boolean;
+  /** When the kernel booted, in milliseconds since 1970. */
+  readonly bootMs: number;
+}
+
+/** How long a question for the log may wait for its next line. */
+export const dmesgWaitMaxMs = 30_000;
 
 /** A held device; what each mode holds is told in fault.ts. */
 export interface Hold {
@@ -88,6 +145,15 @@ export interface Dom0Status {
   readonly upMs: number;
   readonly host: HostView;
   readonly trace: string | null;
+  /** Kernel threads that a bug has ended, oldest first. */
+  readonly dead: readonly DeadThread[];
+}
+
+/** A kernel thread that is no more, and whose locks nobody gives back. */
+export interface DeadThread {
+  readonly thread: string;
+  readonly pid: number;
+  readonly why: string;
 }
 
 export interface MonitorRequest {
@@ -117,11 +183,17 @@ export interface PrivcmdOps {
 
   'dom0.status': [Record<string, never>, Dom0Status];
   'dom0.stop': [Record<string, never>, null];
-  'dom0.dmesg': [{ clear: boolean }, { lines: readonly string[] }];
+  /**
+   * One page of the log, of the lines from number `from` on; `clear` forgets what it tells. With `waitMs` it waits that long
+   * for a line when there is none.
+   */
+  'dom0.dmesg': [{ clear: boolean; from?: number; waitMs?: number }, KernelLog];
   'dom0.host': [Record<string, never>, HostView];
   'dom0.mtwatch': [Record<string, never>, readonly WatchThread[]];
   /** `inflight` is whatever the device has in flight: of a vbd it is `io`. */
   'dom0.hold': [{ device: string; mode: Hold['mode'] }, Hold];
+  /** The thread of that name, comm or pid; for a watch thread also by its domain's name or domid. Null: there is none. */
+  'dom0.thread': [{ name: string }, KernelThread | null];
   /** Lets go of one device, or of all. Answers with those it let go. */
   'dom0.flush': [{ device?: string }, readonly Hold[]];
   'dom0.holds': [Record<string, never>, readonly Hold[]];

@@ -35,6 +35,8 @@ export interface RunDir {
   readonly path: string;
   /** Where XenStore clients of all kinds connect, xl itself, and what hotplug scripts run. */
   readonly store: { readonly dir: string; readonly client: string; readonly xl: string; readonly hotplug: string };
+  /** `/dev/xen/xenbus`: where clients connect through dom0's kernel. */
+  readonly xenbus: string;
   readonly privcmd: string;
   readonly pidFile: string;
   readonly log: string;
@@ -56,6 +58,7 @@ export function runDirAt(path: string): RunDir {
   return {
     path,
     store: { dir, client: join(dir, 'socket'), xl: join(dir, 'xl'), hotplug: join(dir, 'hotplug') },
+    xenbus: join(path, 'dev', 'xenbus'),
     privcmd: join(path, 'privcmd.sock'),
     pidFile: join(path, 'dom0.pid'),
     log: join(path, 'dom0.log'),
@@ -119,7 +122,7 @@ export function prepareRunDir(dir: RunDir): void {
   // In a temp directory anybody can put a link that leads to one of ours.
   const link = lstatSync(dir.path);
   if (link.isSymbolicLink()) checkOwner(dir.path, { uid: link.uid, mode: 0 });
-  for (const path of [dir.path, dir.store.dir, dir.lib, dir.logs, dir.guests]) {
+  for (const path of [dir.path, dir.store.dir, dirname(dir.xenbus), dir.lib, dir.logs, dir.guests]) {
     inRunDir(dir, path, () => {
       makeDir(path);
       if (!statSync(path).isDirectory()) throw unusable(dir, path, 'Not a directory');

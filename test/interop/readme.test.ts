@@ -31,11 +31,16 @@ function session(title: string): Step[] {
 
 /** Puts aside what differs from run to run: pids, counts and times. */
 function normal(output: string): string {
-  return output
-    .replace(/^(.{46} \S+ +)\d+ ([RSD]) +\d+ +\d+ {2}/gm, '$1PID $2 ... ')
-    .replace(/^(pid|pending|handled): +\d+$/gm, '$1: ...')
-    .replace(/ for \d+\.\ds$/gm, ' for ...')
-    .replace(/ +\d+\.\d$/gm, ' ...');
+  return (
+    output
+      .replace(/^(.{46} \S+ +)\d+ ([RSD]) +\d+ +\d+ {2}/gm, '$1PID $2 ... ')
+      .replace(/^(pid|pending|handled): +\d+$/gm, '$1: ...')
+      .replace(/^(waits: .*:)\d+$/gm, '$1PID')
+      // Two devices were removed at once.
+      .replace(/^queue:\n(?:\S+ {2}\w+\n)+/gm, 'queue:\n...\n')
+      .replace(/ for \d+\.\ds$/gm, ' for ...')
+      .replace(/ +\d+\.\d$/gm, ' ...')
+  );
 }
 
 let l: Lab;

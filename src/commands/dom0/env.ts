@@ -9,13 +9,17 @@ export default class Dom0Env extends XlCommand {
   static override description =
     `Print shell commands that set XL_RUN_DIR and XENSTORED_PATH, for \`eval "$(xl dom0 env)"\`; then xenstore-ls and other clients find the embedded dom0.
 
-With --guest, clients speak as that domain: relative paths begin at its home, and its permissions and quotas hold. Commands that need dom0 refuse there; \`eval "$(xl dom0 env)"\` goes back.`;
+With --guest, clients speak as that domain: relative paths begin at its home, and its permissions and quotas hold. Commands that need dom0 refuse there; \`eval "$(xl dom0 env)"\` goes back.
+
+With --kernel, requests go through dom0's kernel, as through /dev/xen/xenbus of a host whose store is a domain: the events of watches come when its xenwatch thread gets to them.`;
   static override examples = [
     'eval "$(<%= config.bin %> dom0 env)" && xenstore-ls',
     'eval "$(<%= config.bin %> dom0 env --guest web)" && xenstore-read name',
+    'eval "$(<%= config.bin %> dom0 env --kernel)" && xenstore-watch backend',
   ];
   static override flags = {
     guest: Flags.string({ helpValue: 'DOMAIN', description: 'name or domid of the domain to speak as' }),
+    kernel: Flags.boolean({ default: false, description: "go through dom0's kernel, as /dev/xen/xenbus" }),
   };
 
   async run(): Promise<void> {
@@ -23,8 +27,9 @@ With --guest, clients speak as that domain: relative paths begin at its home, an
     // What is printed takes the place of XENSTORED_PATH, so a guest's is no hindrance: this is the way back.
     if (guestStore(process.env, runDirOf(process.env)) !== undefined) delete process.env['XENSTORED_PATH'];
     const { guest } = flags;
+    if (guest !== undefined && flags.kernel) throw new XlFailure(2, 'xl: dom0 env: say --guest or --kernel, not both');
     if (guest === undefined) {
-      await withDom0(this, async (_xc, dir) => print(dir.path, dir.store.client));
+      await withDom0(this, async (_xc, dir) => print(dir.path, flags.kernel ? dir.xenbus : dir.store.client));
     } else {
       await withSession(this, flags, async (session) => print(session.dir.path, await guestSocket(session, guest)));
     }

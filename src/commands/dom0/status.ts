@@ -1,5 +1,5 @@
 import * as Flags from '@oclif/core/flags';
-import type { Dom0Status } from '../../xenbus/privcmd.js';
+import type { DeadThread, Dom0Status } from '../../xenbus/privcmd.js';
 import { printJson, runDirOf, tryConnect, XlCommand, XlFailure } from '../../xl.js';
 
 export default class Dom0StatusCommand extends XlCommand {
@@ -38,6 +38,14 @@ export function statusText(status: Dom0Status): string {
     ['files', `${files}${host.root === '/' ? '' : `, below ${host.root}`}`],
     ['bridges', host.bridges.join(' ') || '-'],
     ['trace', status.trace ?? '-'],
+    ...status.dead.map((dead): readonly [string, string] => ['dead', deadText(dead, status.xenwatch)]),
   ];
   return fields.map(([name, value]) => `${`${name}:`.padEnd(15)}${value}\n`).join('');
+}
+
+/** A thread that a bug has ended, what that means, and what to do about it. */
+function deadText({ thread, pid, why }: DeadThread, design: Dom0Status['xenwatch']): string {
+  const told = `${thread}:${pid} (${why}); \`xl dom0 dmesg\` has its stack`;
+  if (thread !== 'xenwatch' || design === 'hardened') return told;
+  return `${told}; no event is handled any more: \`xl dom0 stop\` and a new start are a reboot`;
 }

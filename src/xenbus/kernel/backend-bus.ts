@@ -19,19 +19,29 @@ const backendBusType: BusType = {
   otherendNode: 'frontend',
   otherendChangedName: 'frontend_changed',
   ueventDebug: '(xenbus_uevent_backend:102) ',
-  *busId(kernel, nodename): Task<string | undefined> {
+  *busId({ kernel, watches }, nodename): Task<string | undefined> {
     const frontendId = yield* kernel.read(`${nodename}/frontend-id`);
     const frontend = yield* kernel.read(`${nodename}/frontend`);
     const [, type, domid, devid] = nodename.split('/');
-    if (parseDomid(frontendId) === undefined || frontendId !== domid) {
+    const domidRead = scanInteger(frontendId);
+    if (domidRead === undefined) return undefined;
+    if (watches.dispatch.hardened && frontendId !== domid) {
       // Its watches would belong to two domains, and its callbacks to two threads.
       kernel.printk(`xenbus: ${nodename}: frontend-id ${frontendId} is not the domain of the path`);
       return undefined;
     }
     if (!frontend || !(yield* kernel.exists(frontend))) return undefined;
-    return `${type}-${frontendId}-${devid}`;
+    return `${type}-${domidRead}-${devid}`;
   },
 };
+
+/** What `%i` of scanf makes of a text: `010` is 8, `0x10` is 16. */
+function scanInteger(text: string | undefined): number | undefined {
+  const match = /^\s*(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9]\d*))/.exec(text ?? '');
+  if (!match) return undefined;
+  if (match[1] !== undefined) return Number.parseInt(match[1], 16);
+  return match[2] !== undefined ? Number.parseInt(match[2], 8) : Number(match[3]);
+}
 
 /** The domain that a path below `backend` is about: `backend/<type>/<domid>/...`; 0 for anything shorter. */
 export function backendDomid(path: string): number {

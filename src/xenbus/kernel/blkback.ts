@@ -167,6 +167,9 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
     yield* writeBack(device);
     for (const [index, ring] of blkif.rings.entries()) {
       const name = `${device.otherendId}.${dev.replace(/^\/dev\//, '')}-${index}`;
+      // Nothing in Linux looks: the thread that was there before is left to itself.
+      if (ring.task && !ring.task.exited)
+        kernel.observer?.complain?.(kernel.self, 'double connect', `${ring.task.name} is there`);
       ring.task = kernel.spawn(name, 'xen_blkif_schedule [xen_blkback]', (self) => ringThread(self, blkif, ring));
     }
   }

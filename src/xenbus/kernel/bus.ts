@@ -98,7 +98,7 @@ export interface BusType {
   /** What it prints, with dynamic debug, at each uevent. */
   readonly ueventDebug?: string;
   /** The bus id of the device at `nodename`; undefined when its nodes do not name one. */
-  busId(kernel: Kernel, nodename: string): Task<string | undefined>;
+  busId(bus: XenbusBus, nodename: string): Task<string | undefined>;
 }
 
 export class XenbusBus {
@@ -162,7 +162,7 @@ export class XenbusBus {
     const { kernel, type } = this;
     const state = yield* kernel.readState(nodename);
     if (state !== XenbusState.Initialising) return;
-    const busId = yield* type.busId(kernel, nodename);
+    const busId = yield* type.busId(this, nodename);
     if (busId === undefined || busId.length > busIdMax || this.devices.has(nodename)) return;
     this.#made += 1;
     const device: XenbusDevice = {

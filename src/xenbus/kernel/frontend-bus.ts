@@ -24,7 +24,7 @@ const frontendBusType: BusType = {
   otherendNode: 'backend',
   otherendChangedName: 'backend_changed',
   // biome-ignore lint/correctness/useYield: a frontend's name is in its path, nothing has to be read for it.
-  *busId(_kernel, nodename): Task<string | undefined> {
+  *busId(_bus, nodename): Task<string | undefined> {
     const [, type, devid] = nodename.split('/');
     return `${type}-${devid}`;
   },
@@ -57,15 +57,25 @@ export function frontendBus(kernel: Kernel, watches: Watches): XenbusBus {
   return new XenbusBus(kernel, watches, frontendBusType);
 }
 
-/** What is there already, then `fe_watch`. An event belongs to the domain at the device's other end, once that is known. */
+/** What is there already, then `fe_watch`. */
 export function* watchDevices(bus: XenbusBus): Task {
   yield* bus.probeDevices();
   yield* bus.watches.register({
     node: 'device',
     name: 'frontend_changed',
-    domidOf: (path) => bus.devices.get(path.split('/').slice(0, frontendBusType.levels).join('/'))?.otherendId ?? 0,
-    callback: (path) => bus.kernel.call('xenbus_dev_changed', bus.changed(path)),
+    callback: (path, token) => frontendChanged(bus, path, token),
   });
+}
+
+/** The path does not tell which domain serves the device; once that is known, it is that domain's thread that goes on. */
+function* frontendChanged(bus: XenbusBus, path: string, token: string): Task {
+  const { kernel, watches } = bus;
+  const nodename = path.split('/').slice(0, frontendBusType.levels).join('/');
+  if (watches.dispatch.handOn && nodename !== path.slice(0, path.indexOf('/'))) {
+    const owner = bus.devices.get(nodename)?.otherendId ?? (yield* bus.scan(nodename, frontendBusType.otherendIdNode));
+    if (owner > 0 && (yield* watches.handOn(owner, path, token))) return;
+  }
+  yield* kernel.call('xenbus_dev_changed', bus.changed(path));
 }
 
 /** `xenbus_frontend_closed`. */

@@ -23,6 +23,8 @@ export const switches = {
   'silent-alloc': 'the events of a domain whose thread cannot be made are dropped',
   'unregister-mutexes': 'unregistering takes xenwatch_mutex and the mutex of the watch’s domain, which are held over callbacks',
   'unregister-all': 'unregistering a watch of dom0 waits for the callback of every domain',
+  'frontends-in-xenwatch': 'dom0’s own devices run in xenwatch, also those that a driver domain serves',
+  'removals-cross': 'frontends-in-xenwatch and unregister-mutexes together: two removals, two mutexes, two orders',
   'late-events-in-xenwatch': 'early-unhash, fallback and unregister-mutexes together: two threads meet at one device',
   'rtnl-over-stop': 'netback waits for a queue’s threads with rtnl_lock held',
   'removal-queued': 'the removal of a node waits in the domain’s own queue',
@@ -40,10 +42,12 @@ export function isDefect(name: string): name is Defect {
   return name in switches;
 }
 
-/** The switch with what it stands for. */
+const implied: Partial<Record<Defect, readonly Defect[]>> = {
+  'late-events-in-xenwatch': ['early-unhash', 'fallback', 'unregister-mutexes'],
+  'removals-cross': ['frontends-in-xenwatch', 'unregister-mutexes'],
+};
+
+/** The switches with what they stand for. */
 export function withImplied(on: Iterable<Defect>): Defects {
-  const all = new Set(on);
-  if (all.has('late-events-in-xenwatch'))
-    for (const each of ['early-unhash', 'fallback', 'unregister-mutexes'] as const) all.add(each);
-  return all;
+  return new Set([...on].flatMap((each) => [each, ...(implied[each] ?? [])]));
 }

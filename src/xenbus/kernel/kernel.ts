@@ -48,15 +48,7 @@ export interface Observer {
   complain?(task: KTask, what: Complaint, text: string): void;
 }
 
-export type Complaint =
-  | 'BUG'
-  | 'WARN'
-  | 'sleeping in atomic'
-  | 'use after free'
-  | 'ERR_PTR'
-  | 'double connect'
-  | 'reuse'
-  | 'resurrection';
+export type Complaint = 'BUG' | 'WARN' | 'sleeping in atomic' | 'use after free' | 'ERR_PTR' | 'double connect';
 
 /** Where a task that starts another one can be preempted. */
 const kthreadd = { at: 'kthread_run' };

@@ -10,21 +10,18 @@ import { call, type KTask, type Lock, type Point, type Sched, type Task, type Wa
 /** A sleeping lock with one owner, served in order of arrival. */
 export interface Mutex extends Lock {
   readonly kind: 'mutex';
-  readonly queue: WaitQueue;
   owner: KTask | undefined;
 }
 
 /** A lock whose owner does not sleep; who waits for it spins, in state R. */
 export interface SpinLock extends Lock {
   readonly kind: 'spinlock';
-  readonly queue: WaitQueue;
   owner: KTask | undefined;
 }
 
 /** Many readers or one writer; a writer that waits goes before readers that come later. */
 export interface RwSem extends Lock {
   readonly kind: 'rwsem';
-  readonly queue: WaitQueue;
   readonly readers: Set<KTask>;
   writer: KTask | undefined;
   /** Writers that wait. */

@@ -1,11 +1,14 @@
 /**
- * What the toolstack asks of a kernel through `control/` (drivers/xen/manage.c): shutting down.
+ * What the toolstack asks of a kernel through nodes: to shut down and to act on a sysrq key (drivers/xen/manage.c), to have
+ * less or more memory (xen-balloon.c, balloon.c), and to take processors off or back (cpu_hotplug.c).
  *
- * dom0 and guests have the same handler; they differ in what they do about it.
+ * dom0 and guests have the same handlers; they differ in what they do about it. All of it happens in xenwatch: with that
+ * stalled, what is asked for is written and not acted on.
  */
 import { ShutdownReason } from '../xenbus.js';
 import type { Kernel } from './kernel.js';
-import type { Task } from './sched.js';
+import { type Task, waitEvent, waitQueue } from './sched.js';
+import { handleSysrq, sysrqMaskDefault } from './sysrq.js';
 import type { Watches } from './xenwatch.js';
 
 /** What `control/shutdown` may ask for, and how the domain stops then. */
@@ -15,21 +18,109 @@ const shutdownRequests: ReadonlyMap<string, ShutdownReason> = new Map([
   ['reboot', ShutdownReason.reboot],
 ]);
 
+/** What a kernel's memory is made of: what it has, and asking for another amount; answers with what it has then. In KiB. */
+export interface Reservation {
+  current(): number;
+  change(kb: number): number;
+}
+
+export interface ControlOptions {
+  /** Given to a kernel that balloons; the others read their target and do nothing. */
+  readonly memory?: Reservation;
+  /** `kernel.sysrq`: which keys are allowed. */
+  readonly sysrq?: number;
+}
+
 /** Registers the watches that every Linux domain has, and says what it can do, in Linux's order. */
-export function* watchControl(kernel: Kernel, watches: Watches, stop: (request: string, reason: ShutdownReason) => void): Task {
-  yield* watches.register({ node: 'memory/target', name: 'watch_target', callback: () => reading(kernel, 'memory/target') });
+export function* watchControl(
+  kernel: Kernel,
+  watches: Watches,
+  stop: (request: string, reason: ShutdownReason) => void,
+  { memory, sysrq = sysrqMaskDefault }: ControlOptions = {},
+): Task {
+  const setTarget = memory ? startBalloon(kernel, memory) : () => undefined;
+  yield* watches.register({ node: 'memory/target', name: 'watch_target', callback: () => watchTarget(kernel, setTarget) });
   yield* watches.register({
     node: 'control/shutdown',
     name: 'shutdown_handler',
     callback: () => shutdownHandler(kernel, stop),
   });
-  yield* watches.register({ node: 'control/sysrq', name: 'sysrq_handler', callback: () => reading(kernel, 'control/sysrq') });
+  yield* watches.register({ node: 'control/sysrq', name: 'sysrq_handler', callback: () => sysrqHandler(kernel, sysrq) });
   for (const feature of ['poweroff', 'reboot', 'suspend']) yield* kernel.write(`control/feature-${feature}`, '1');
 }
 
-/** A callback that looks and does nothing: ballooning and sysrq are not modelled. */
-function* reading(kernel: Kernel, path: string): Task {
-  yield* kernel.read(path);
+/** Reads a number as scanf does; what does not begin with one is none, and no error. */
+function* watchTarget(kernel: Kernel, setTarget: (kb: number) => void): Task {
+  const digits = /^\s*\+?(\d{1,15})/.exec((yield* kernel.read('memory/target')) ?? '');
+  if (digits) setTarget(Number(digits[1]));
+}
+
+/** How long the balloon waits before it tries again to get what it was refused: 1 s, then twice as long each time. */
+const balloonRetryMs = { first: 1_000, most: 32_000 } as const;
+const pageKb = 4;
+
+/** Starts the thread that moves the domain's memory to its target; answers with what sets that. */
+function startBalloon(kernel: Kernel, memory: Reservation): (kb: number) => void {
+  const queue = waitQueue('balloon_thread_wq');
+  let target = memory.current();
+  kernel.printk('xen:balloon: Initialising balloon driver');
+  kernel.spawn('xen-balloon', 'balloon_thread', function* balloonThread() {
+    for (let retryMs: number = balloonRetryMs.first; ; ) {
+      yield* waitEvent(queue, () => memory.current() !== target);
+      const wanted = target;
+      const before = memory.current();
+      const now = memory.change(wanted);
+      if (now === wanted || now !== before) retryMs = balloonRetryMs.first;
+      if (now === wanted) continue;
+      const changed = yield* kernel.sleepOn(queue, retryMs, () => target !== wanted);
+      retryMs = changed ? balloonRetryMs.first : Math.min(retryMs * 2, balloonRetryMs.most);
+    }
+  });
+  return (kb) => {
+    target = kb - (kb % pageKb);
+    kernel.sched.wakeAll(queue);
+  };
+}
+
+/** Takes the key off the node in a transaction, so that it is acted on once, then acts on it. */
+function* sysrqHandler(kernel: Kernel, mask: number): Task {
+  let key = '';
+  const taken = yield* kernel.transaction(function* (txId) {
+    key = ((yield* kernel.read('control/sysrq', txId)) ?? '').charAt(0);
+    // The watch's own first event, and that of the acknowledgement.
+    if (key === '') return false;
+    if (key !== '\0') yield* kernel.write('control/sysrq', '', txId);
+    return true;
+  });
+  if (taken && key !== '\0') handleSysrq(kernel, key, mask);
+}
+
+/** Watches which processors dom0 is to have; `went` is told of those that go off and come back. */
+export function* watchCpus(kernel: Kernel, watches: Watches, count: number, went: (cpu: number, up: boolean) => void): Task {
+  const online = new Set(Array.from({ length: count }, (_, cpu) => cpu));
+  const hotplug = function* (cpu: number): Task {
+    if (cpu >= count) return;
+    const state = yield* kernel.read(`cpu/${cpu}/availability`);
+    const word = /^\s*(\S{1,15})/.exec(state ?? '')?.[1];
+    if (word === 'online') {
+      if (online.has(cpu)) return;
+      // The kernel makes it present; a rule of udev brings it up.
+      kernel.printk(`installing Xen timer for CPU ${cpu}`);
+      online.add(cpu);
+      went(cpu, true);
+    } else if (word === 'offline') {
+      // The first processor of x86 cannot be taken off.
+      if (cpu === 0 || !online.delete(cpu)) return;
+      kernel.printk(`smpboot: CPU ${cpu} is now offline`);
+      went(cpu, false);
+    } else if (word !== undefined) kernel.printk(`xen:cpu_hotplug: unknown state(${word}) on CPU${cpu}`);
+  };
+  const callback = function* (path: string): Task {
+    const cpu = /cpu\/(\d{1,9})/.exec(path)?.[1];
+    if (cpu !== undefined) yield* kernel.call('vcpu_hotplug', hotplug(Number(cpu)));
+  };
+  yield* watches.register({ node: 'cpu', name: 'handle_vcpu_hotplug_event', callback });
+  for (let cpu = 0; cpu < count; cpu++) yield* hotplug(cpu);
 }
 
 /** Acknowledges what it can do by emptying the node, then does it. */

@@ -82,6 +82,7 @@ const inXenwatch: readonly (readonly [Defect, string])[] = [
 ];
 
 export class HardenedDispatch implements Dispatch {
+  readonly hardened = true;
   readonly #kernel: Kernel;
   readonly #lock = spinlock('events_lock');
   readonly #executors = new Map<number, Executor>();
@@ -173,10 +174,13 @@ export class HardenedDispatch implements Dispatch {
     return this.#nodes.has(domid);
   }
 
-  /** Hands an event on to the domain that it turned out to be about, from a callback that runs elsewhere. */
-  *redirect(domid: number, event: WatchEvent): Task {
+  *handOn(event: WatchEvent, domid: number): Task<boolean> {
+    const { self, defects, observer } = this.#kernel;
+    if (self.serves === domid || defects.has('frontends-in-xenwatch')) return false;
     event.watch.pending += 1;
-    yield* this.queue(this.#kernel.self, { ...event, domid });
+    observer?.queued?.(event);
+    yield* this.queue(self, event);
+    return true;
   }
 
   *#waitForCallback(what: string, runner: () => KTask | undefined): Task {
@@ -227,10 +231,9 @@ export class HardenedDispatch implements Dispatch {
   *#thread(self: KTask, executor: Executor): Task {
     const { sched, defects } = this.#kernel;
     const { domid, events } = executor;
-    const leaves = () =>
-      domid > 0 &&
-      (!this.#nodes.has(domid) || this.#unhashed.has(executor)) &&
-      !(defects.has('serial-purge') && executor.announced && !self.shouldStop);
+    // Not before it is in the table: until then nothing could come to it.
+    const retired = () => (this.#executors.get(domid) === executor ? !this.#nodes.has(domid) : this.#unhashed.has(executor));
+    const leaves = () => domid > 0 && retired() && !(defects.has('serial-purge') && executor.announced && !self.shouldStop);
     for (;;) {
       yield* waitEvent(executor.queue, () => events.length > 0 || leaves());
       yield* spinLock(self, this.#lock);

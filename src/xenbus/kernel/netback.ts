@@ -107,6 +107,7 @@ export interface NetbackOptions {
 
 export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOptions): XenbusDriver {
   const { kernel, watches } = bus;
+  const { hardened } = watches.dispatch;
   const maxQueues = Math.min(queuesMax, nrCpus);
   const vifs = new WeakMap<XenbusDevice, Vif>();
 
@@ -219,7 +220,8 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
       node: mcast,
       name: 'xen_mcast_ctrl_changed [xen_netback]',
       domidOf,
-      guestWritable: true,
+      // Linux forgot this one of the nodes that a guest can write (XSA-349).
+      guestWritable: hardened && !kernel.defects.has('multicast-unlimited'),
       callback: () => readOnly(mcast),
     });
     yield* readFlags(otherend);
@@ -347,6 +349,11 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
         if (vif.name !== undefined) netdevs.carrier(vif.name, false);
       }),
     );
+    const stopping = disconnectQueues(vif);
+    yield* kernel.defects.has('rtnl-over-stop') ? netdevs.over(stopping) : stopping;
+  }
+
+  function* disconnectQueues(vif: Vif): Task {
     for (const queue of vif.queues) yield* kernel.call('xenvif_disconnect_queue [xen_netback]', disconnectQueue(queue));
     vif.queues = [];
   }

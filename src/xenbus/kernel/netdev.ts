@@ -65,6 +65,14 @@ export class NetDevices {
     }
   }
 
+  /** Runs what sleeps with rtnl_mutex held, which a driver should not. */
+  *over(body: Task): Task {
+    const { self, sched } = this.#kernel;
+    yield* this.#kernel.call('rtnl_lock', mutexLock(self, this.#rtnl));
+    yield* body;
+    mutexUnlock(sched, self, this.#rtnl);
+  }
+
   /** `ip link set vif1.0 master xenbr0`, or its undoing; answers with the port that it is, or was. */
   bridge(name: string, device: string, add: boolean): number | undefined {
     const ports = this.#bridges.get(name);

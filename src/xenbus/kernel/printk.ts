@@ -1,11 +1,21 @@
-/** The kernel's log: a ring of lines, each with the time since boot, as `dmesg` prints them. */
+/**
+ * The kernel's log: a ring of lines, each with the time since boot, as `dmesg` prints them.
+ *
+ * Lines are numbered from the boot on, so that a reader who was given the number of the next one goes on there: what was
+ * cleared or has fallen out of the ring in between is not repeated, and nothing is told twice.
+ */
 
 /** Lines kept; older ones are gone, as from a full log buffer. */
 export const printkLinesMax = 16_384;
+/** Characters of one page; each may become six in JSON, and a page must fit into a line of privcmd.sock. */
+export const printkPageMax = 128 * 1024;
 
 export class Printk {
-  readonly #lines: string[] = [];
+  #lines: string[] = [];
+  /** The number of the first line that is kept. */
+  #first = 0;
   readonly #sinceBoot: () => number;
+  readonly #readers = new Set<() => void>();
 
   /** `sinceBoot` answers in milliseconds. */
   constructor(sinceBoot: () => number) {
@@ -15,15 +25,45 @@ export class Printk {
   print(text: string): void {
     const seconds = (this.#sinceBoot() / 1000).toFixed(6).padStart(12);
     for (const line of text.split('\n')) this.#lines.push(`[${seconds}] ${line}`);
-    if (this.#lines.length > printkLinesMax) this.#lines.splice(0, this.#lines.length - printkLinesMax);
+    const over = this.#lines.length - printkLinesMax;
+    if (over > 0) this.clear(this.#first + over);
+    for (const wake of [...this.#readers]) wake();
   }
 
   lines(): string[] {
     return [...this.#lines];
   }
 
-  clear(): void {
-    this.#lines.length = 0;
+  /** The number that the next line will have. */
+  get end(): number {
+    return this.#first + this.#lines.length;
+  }
+
+  /** Lines from number `from` on, as many as one page holds and at least one; `next` is where to go on. */
+  page(from: number): { readonly lines: string[]; readonly next: number } {
+    const lines: string[] = [];
+    let room = printkPageMax;
+    let next = Math.min(Math.max(from, this.#first), this.end);
+    for (let line = this.#lines[next - this.#first]; line !== undefined; line = this.#lines[next - this.#first]) {
+      room -= line.length;
+      if (room < 0 && lines.length > 0) break;
+      lines.push(line);
+      next += 1;
+    }
+    return { lines, next };
+  }
+
+  /** Forgets the lines before number `before`; all that there are without it. */
+  clear(before = this.end): void {
+    const count = Math.min(Math.max(before - this.#first, 0), this.#lines.length);
+    this.#lines = this.#lines.slice(count);
+    this.#first += count;
+  }
+
+  /** Calls `wake` after each line from now on; returns what ends that. */
+  onLine(wake: () => void): () => void {
+    this.#readers.add(wake);
+    return () => this.#readers.delete(wake);
   }
 }
 

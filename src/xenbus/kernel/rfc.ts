@@ -104,6 +104,7 @@ export function mtwatchGetDomid(path: string): number {
 }
 
 export class RfcDispatch implements Dispatch, Mtwatch {
+  readonly hardened = false;
   readonly #kernel: Kernel;
   readonly #xenwatch: SingleDispatch;
   /** `mtwatch_info`: a hash and a list, both under domain_lock, and what waits to be stopped, under purge_lock. */

@@ -51,6 +51,8 @@ export interface Bug {
 export interface Lock {
   readonly name: string;
   readonly kind: 'mutex' | 'spinlock' | 'rwsem';
+  /** Where tasks wait for it. */
+  readonly queue: WaitQueue;
 }
 
 /** Steps that a task may take without blocking before it counts as a soft lockup. */
@@ -429,11 +431,14 @@ export function* kthreadStop(sched: Sched, self: KTask, task: KTask): Task {
   );
 }
 
+/** The function at the bottom of the stack of a task that has come from user space, and is no kernel thread. */
+export const syscallEntry = 'entry_SYSCALL_64_after_hwframe';
+
 /** A task's stack as `/proc/PID/stack` prints it: innermost first, module in brackets. */
 export function procStack(task: KTask): string[] {
   return [...task.stack]
     .reverse()
-    .concat('kthread', 'ret_from_fork')
+    .concat(task.stack[0] === syscallEntry ? [] : ['kthread', 'ret_from_fork'])
     .map((name) => `[<0>] ${name}`);
 }
 

@@ -76,11 +76,15 @@ export interface WatchThreadState {
 
 /** A design of dispatch: who runs which callback, and what unregistering waits for. */
 export interface Dispatch {
+  /** Whether it is the design that keeps what it promises: all watches of a device in one thread, all of a guest's limited. */
+  readonly hardened: boolean;
   /** Takes an event from the `xenbus` thread, which holds `watches_lock`. */
   queue(self: KTask, event: WatchEvent): Task;
   /** Runs in whoever unregisters, once no new event can come: drops what is queued, waits for what runs. */
   flush(watch: XenbusWatch): Task;
   threads(): WatchThreadState[];
+  /** Gives an event to the thread of the domain that it turned out to be about; false: it may run where it is. */
+  handOn?(event: WatchEvent, domid: number): Task<boolean>;
   /** Whether a thread of this domain is there, so that its domid must not be given out again. */
   busy(domid: number): boolean;
 }
@@ -163,6 +167,20 @@ export class Watches {
     yield* this.dispatch.flush(watch);
   }
 
+  /**
+   * For a callback that has found out whose domain its event is about: true when another thread takes it from here, in
+   * the order of its domain.
+   */
+  *handOn(domid: number, path: string, token: string): Task<boolean> {
+    const { self, sched } = this.#kernel;
+    const watch = this.#byToken.get(token);
+    if (!watch || !this.dispatch.handOn) return false;
+    yield* spinLock(self, this.#lock);
+    const taken = yield* this.dispatch.handOn({ watch, path, token, seq: this.#seq++, domid }, domid);
+    spinUnlock(sched, self, this.#lock);
+    return taken;
+  }
+
   /** `xs_watch_msg`: an event of a watch that is gone is dropped, and so is a second one of a guest's node. */
   *#xsWatchMsg(path: string, token: string): Task {
     const { self, sched } = this.#kernel;
@@ -187,6 +205,7 @@ export interface Mtwatch {
 
 /** The kernel as it is: one thread, in order, each event for as long as its callback takes. */
 export class SingleDispatch implements Dispatch {
+  readonly hardened = false;
   readonly #kernel: Kernel;
   readonly #mtwatch: Mtwatch | undefined;
   readonly #events: WatchEvent[] = [];
