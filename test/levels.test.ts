@@ -30,6 +30,7 @@ const levels: Record<string, readonly string[]> = {
 function levelOf(module: string): string {
   for (const [level, modules] of Object.entries(levels)) if (modules.includes(module)) return level;
   if (module.startsWith('xenbus/kernel/')) return 'xenbus 2';
+  if (module.startsWith('explore/')) return 'explore';
   if (module.startsWith('libxl/')) return 'libxl';
   if (module.startsWith('commands/')) return 'command line';
   return `unknown (${module})`;
@@ -41,9 +42,11 @@ const mayImport: Record<string, (module: string, level: string) => boolean> = {
   'xenbus 1': (_, level) => ['xenbus 0', 'xenbus 1'].includes(level),
   'xenbus 2': (module, level) => ['xenbus 0', 'xenbus 2'].includes(level) || module === 'xenbus/hypervisor',
   'xenbus 3': (_, level) => xenbusLevels.includes(level),
+  explore: (_, level) => ['xenbus 0', 'xenbus 1', 'xenbus 2', 'explore'].includes(level),
   libxl: (module, level) => ['xenbus 0', 'libxl'].includes(level) || module === 'xenbus/xs-client',
   'command line': (module, level) =>
-    ['xenbus 0', 'libxl', 'command line'].includes(level) || xenbus('xs-client', 'privcmd-client', 'run-dir').includes(module),
+    ['xenbus 0', 'libxl', 'explore', 'command line'].includes(level) ||
+    xenbus('xs-client', 'privcmd-client', 'run-dir').includes(module),
   library: (module, level) => level === 'xenbus 0' || xenbus('xs-client', 'store-loop').includes(module),
   root: () => true,
 };

@@ -74,7 +74,7 @@ describe('a thread of the kernel', () => {
     ]);
     const dealloc = thread('vif1.0-q0-dealloc');
     expect(dealloc).toMatchObject({
-      waits: { text: 'a hold to be flushed' },
+      waits: { text: 'flush of vif-1-0' },
       waiting: 1,
       waiters: [{ comm: 'xenwatch', pid: stuck?.pid, text: stuck?.waits?.text }],
     });

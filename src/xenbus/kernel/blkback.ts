@@ -20,6 +20,7 @@ import type { Hypervisor } from '../hypervisor.js';
 import { strstate, XenbusState } from '../xenbus.js';
 import type { BlockDevices, Disk } from './block.js';
 import { errno, type XenbusBus, type XenbusDevice, type XenbusDriver } from './bus.js';
+import { work } from './locks.js';
 import { type KTask, kthreadStop, type Task, type WaitQueue, waitEvent, waitQueue } from './sched.js';
 import type { XenbusWatch } from './xenwatch.js';
 
@@ -260,9 +261,7 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
   function put(blkif: Blkif): void {
     blkif.references -= 1;
     if (blkif.references > 0) return;
-    kernel.spawn('kworker/0:1', 'worker_thread', function* () {
-      yield* nested(['process_one_work', 'xen_blkif_deferred_free [xen_blkback]'], free(blkif));
-    });
+    kernel.workqueue.schedule(work('xen_blkif_deferred_free [xen_blkback]', () => free(blkif)));
   }
 
   function* free(blkif: Blkif): Task {

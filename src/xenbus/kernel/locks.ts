@@ -50,12 +50,7 @@ export function* mutexLock(self: KTask, lock: Mutex): Task {
   self.sched?.mightSleep(self, 'mutex_lock');
   yield points.mutex;
   if (lock.owner === undefined) lock.owner = self;
-  else
-    yield* call(
-      self,
-      '__mutex_lock',
-      waitEvent(lock.queue, () => lock.owner === self, 'D'),
-    );
+  yield* waitEvent(lock.queue, () => lock.owner === self, 'D');
   self.holds.add(lock);
 }
 
@@ -179,8 +174,8 @@ export function work(name: string, run: (self: KTask) => Task): Work {
   return { name, run, queued: false, running: false };
 }
 
-/** Workers that a queue may have at once; past them work waits for one of them. */
-export const workersMax = 16;
+/** Workers that a queue may have at once (WQ_DFL_ACTIVE); past them work waits for one of them. */
+export const workersMax = 256;
 
 /**
  * A workqueue as the system's (kernel/workqueue.c): as many workers as there are items that run or wait, kept for the

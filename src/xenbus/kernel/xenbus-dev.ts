@@ -19,6 +19,7 @@
 import type { StoreLink, StorePeer, StorePort } from '../transport.js';
 import { joinStrings, splitStrings, XsError, type XsPacket, XsType } from '../xs-wire.js';
 import type { Kernel } from './kernel.js';
+import { work } from './locks.js';
 import { syscallEntry, type Task, type WaitQueue, waitEvent, waitQueue } from './sched.js';
 import type { Watches, XenbusWatch } from './xenwatch.js';
 
@@ -56,7 +57,6 @@ interface OpenFile {
 /** The device; to connect is to open it. The name of the process is not known: its task is `xenbus-user`. */
 export function xenbusDev(kernel: Kernel, watches: Watches): StorePort {
   /** Workers that close files now. */
-  const workers = new Set<number>();
 
   function connect(peer: StorePeer): StoreLink {
     const file: OpenFile = {
@@ -105,7 +105,8 @@ export function xenbusDev(kernel: Kernel, watches: Watches): StorePort {
       }
       yield* kernel.call('ksys_write', frame('vfs_write', frame('xenbus_file_write', write(file, packet))));
     }
-    if (file.transactions.length > 0 || file.watches.length > 0) startWorker(file);
+    if (file.transactions.length > 0 || file.watches.length > 0)
+      kernel.workqueue.schedule(work('xenbus_worker', () => release(file)));
   }
 
   function* frame(name: string, body: Task): Task {
@@ -179,17 +180,6 @@ export function xenbusDev(kernel: Kernel, watches: Watches): StorePort {
     if (!file.isOpen) return;
     if (file.reads.length === 0 && !file.peer.full?.()) file.peer.deliver(packet);
     else file.reads.push(packet);
-  }
-
-  /** Does what is left of a closed file in a worker of the system's queue: a new one when the others are stuck. */
-  function startWorker(file: OpenFile): void {
-    let number = 1;
-    while (workers.has(number)) number += 1;
-    workers.add(number);
-    kernel.spawn(`kworker/0:${number}`, 'worker_thread', function* () {
-      yield* kernel.call('process_one_work', frame('xenbus_worker', release(file)));
-      workers.delete(number);
-    });
   }
 
   function* release(file: OpenFile): Task {
