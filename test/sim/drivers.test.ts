@@ -225,9 +225,34 @@ test('a guest of many vcpus has event channels left for its devices', async () =
   expect([await read(`${frontend('vbd/51712')}/state`), await read(`${frontend('vif/0')}/state`), m.log]).toEqual(['4', '4', []]);
 });
 
+/** What netback wrote as its state, in order. */
+const vifStates = (from = 0) =>
+  m.trace
+    .slice(from)
+    .filter(({ who, op, args }) => who === 'dom0-kernel' && op === 'WRITE' && args[0] === `backend/vif/${domid}/0/state`)
+    .map(({ args }) => args[1]);
+
+/** Event channels of the guest's for dom0 to bind. */
+async function ports(count: number): Promise<string[]> {
+  const taken: string[] = [];
+  for (let index = 0; index < count; index++) {
+    taken.push(String((await m.ctx.xc.call('xc.evtchn_alloc_unbound', { domid, remote: 0 })).port));
+  }
+  return taken;
+}
+
+async function vifRing(): Promise<Record<string, string>> {
+  const [tx = '', rx = ''] = await ports(2);
+  const rings = { 'tx-ring-ref': '8', 'rx-ring-ref': '9', 'event-channel-tx': tx, 'event-channel-rx': rx };
+  return { ...rings, 'request-rx-copy': '1', 'feature-rx-notify': '1' };
+}
+
 describe('netback', () => {
+  beforeEach(paused);
+  const error = () => read(`/local/domain/0/error/backend/vif/${domid}/0/error`);
+  const frontendDir = '/local/domain/1/device/vif/0';
+
   test('withholds Connected until the hotplug script is done', async () => {
-    await paused();
     await m.run(m.ctx.xs.write(`${backend('vif', 0)}/hotplug-status`, ''));
     await m.run(m.ctx.xc.call('xc.domain_unpause', { domid }));
     await m.settle();
@@ -236,6 +261,172 @@ describe('netback', () => {
     await m.settle();
     expect(await read(`${backend('vif', 0)}/state`)).toBe('4');
   });
+
+  test('withholds every later state too, and writes the one that it is in then', async () => {
+    await m.run(m.ctx.xs.write(`${backend('vif', 0)}/hotplug-status`, ''));
+    await says('vif/0', await vifRing(), 4);
+    await says('vif/0', {}, 5);
+    expect(vifStates()).toEqual(['2']);
+    await m.run(m.ctx.xs.write(`${backend('vif', 0)}/hotplug-status`, 'connected'));
+    await m.settle();
+    expect(vifStates()).toEqual(['2', '5']);
+  });
+
+  test('goes on with a frontend that closes and comes back, and reconfigures', async () => {
+    await says('vif/0', await vifRing(), 4);
+    await says('vif/0', {}, 7);
+    for (const state of [5, 6, 1]) await says('vif/0', {}, state);
+    await says('vif/0', await vifRing(), 4);
+    expect(vifStates()).toEqual(['2', '4', '8', '5', '6', '2', '4']);
+    expect(await error()).toBeUndefined();
+  });
+
+  test.each([
+    [
+      'more queues than it offered',
+      { 'multi-queue-num-queues': '9' },
+      '22 guest requested 9 queues, exceeding the maximum of 2.',
+    ],
+    ['no queues at all', { 'multi-queue-num-queues': '0' }, '12 allocating queues'],
+    ['no ring', { 'tx-ring-ref': '' }, `34 reading ${frontendDir}/ring-ref`],
+    ['no event channel', { 'event-channel-tx': '', 'event-channel': '' }, `34 reading ${frontendDir}/event-channel(-tx/rx)`],
+    ['an event channel that is taken', { 'event-channel-tx': '1' }, `22 mapping shared-frames 8/9 port tx 1 rx RX`],
+    ['queues that are not there', { 'multi-queue-num-queues': '2' }, `2 reading ${frontendDir}/queue-0/ring-ref`],
+    ['a control ring without an event channel', { 'ctrl-ring-ref': '10' }, '2 connecting control ring'],
+    ['a control ring that is taken', { 'ctrl-ring-ref': '10', 'event-channel-ctrl': '1' }, '22 connecting control ring'],
+  ])('tells of %s, closes, and is Connected all the same', async (_what, wrong, why) => {
+    const ring: Record<string, string> = { ...(await vifRing()), ...wrong };
+    const before = m.dom0.hypervisor.get(domid)?.mappings;
+    await says('vif/0', ring, 4);
+    expect([await error(), vifStates()]).toEqual([why.replace('RX', ring['event-channel-rx'] ?? ''), ['2', '5', '4']]);
+    expect(m.dom0.hypervisor.get(domid)?.mappings).toBe(before);
+    await m.run(domainDestroy(m.ctx, domid));
+    expect([m.dom0.domains, m.log]).toEqual([0, []]);
+  });
+
+  test('connects a control ring, one event channel for both ways, and two queues, and gives all of it back', async () => {
+    const [ctrl = '', first = '', second = ''] = await ports(3);
+    const bound = () => [...(m.dom0.hypervisor.get(domid)?.ports.values() ?? [])].filter((port) => port.bound).length;
+    const before = [m.dom0.hypervisor.get(domid)?.mappings, bound()];
+    const queue = (index: number, port: string) => ({
+      [`queue-${index}/tx-ring-ref`]: '8',
+      [`queue-${index}/rx-ring-ref`]: '9',
+      [`queue-${index}/event-channel`]: port,
+    });
+    const control = { 'ctrl-ring-ref': '10', 'event-channel-ctrl': ctrl, 'multi-queue-num-queues': '2', 'request-rx-copy': '1' };
+    await says('vif/0', { ...control, ...queue(0, first), ...queue(1, second) }, 4);
+    expect([await error(), vifStates()]).toEqual([undefined, ['2', '4']]);
+    const kernelThreads = () => [...m.dom0.kernel.sched.tasks].map(({ name }) => name).filter((name) => name.startsWith('vif'));
+    expect(kernelThreads()).toEqual(['vif1.0-q0-guest-rx', 'vif1.0-q0-dealloc', 'vif1.0-q1-guest-rx', 'vif1.0-q1-dealloc']);
+    expect([m.dom0.hypervisor.get(domid)?.mappings, bound()]).toEqual([(before[0] ?? 0) + 5, (before[1] ?? 0) + 3]);
+    expect(dmesg().filter((line) => line.includes('Guest Rx ready'))).toHaveLength(1);
+    await says('vif/0', {}, 6);
+    expect([kernelThreads(), m.dom0.hypervisor.get(domid)?.mappings, bound()]).toEqual([[], ...before]);
+  });
+
+  test('a frontend that does not ask for copies is asked nothing else, and connects', async () => {
+    const from = m.trace.length;
+    await says('vif/0', { ...(await vifRing()), 'request-rx-copy': '0' }, 4);
+    expect(vifStates(from)).toEqual(['4']);
+    expect(m.trace.slice(from).some(({ args }) => args[0]?.endsWith('/feature-rx-notify') && args.length === 1)).toBe(false);
+  });
+
+  test.each([2, 8, 9])('refuses state %i, which a frontend never has', async (state) => {
+    await says('vif/0', {}, state);
+    expect([await error(), vifStates()]).toEqual([`22 saw state ${state} at frontend`, ['2', '5']]);
+  });
+
+  test('a rate that it cannot read is no limit', async () => {
+    await m.run(m.ctx.xs.write(`${backend('vif', 0)}/rate`, 'fast'));
+    await says('vif/0', await vifRing(), 4);
+    expect(dmesg().join('\n')).toContain('xen_netback:xen_net_read_rate: Failed to parse network rate limit. Traffic unlimited.');
+    expect(vifStates()).toEqual(['2', '4']);
+  });
+});
+
+describe('a vif that the toolstack wrote wrongly', () => {
+  const good = { script: '/etc/xen/scripts/vif-bridge', handle: '0', mac: '00:16:3e:00:00:01' };
+
+  async function vif(devid: number, nodes: Readonly<Record<string, string>>): Promise<void> {
+    await m.run(
+      m.ctx.xs.transaction(async (tx) => {
+        await tx.write(`${frontend(`vif/${devid}`)}/state`, '1');
+        const all = { frontend: frontend(`vif/${devid}`), 'frontend-id': '9', online: '1', ...nodes, state: '1' };
+        for (const [name, value] of Object.entries(all)) await tx.write(`${backend('vif', devid)}/${name}`, value);
+      }),
+    );
+    await m.settle();
+  }
+
+  test.each([
+    ['without a script', { handle: '0' }, 'reading script', 2],
+    ['without a handle', { script: '/x' }, 'reading handle', 2],
+    ['with a handle that is no number', { script: '/x', handle: 'one' }, 'reading handle', 34],
+  ])('%s closes, is told of twice, and leaves no network device', async (_how, nodes, why, code) => {
+    m = await machine();
+    domid = 9;
+    await vif(0, nodes);
+    const told = dmesg().filter((line) => line.includes('vif vif-9-0'));
+    expect(told.map((line) => line.replace(/^\[.*?\] /, ''))).toEqual([
+      `vif vif-9-0: ${code} ${why}`,
+      `vif vif-9-0: ${code} xenbus_dev_probe on backend/vif/9/0`,
+    ]);
+    expect(await read(`${backend('vif', 0)}/state`)).toBe('5');
+    expect(m.uevents.map(({ action }) => action)).toEqual(['add']);
+    expect(m.log).toEqual([]);
+  });
+
+  test('as another of the same handle is refused, and may come when that one is gone', async () => {
+    m = await machine();
+    domid = 9;
+    await vif(0, good);
+    await vif(1, good);
+    expect(
+      dmesg()
+        .filter((line) => line.includes('vif-9-1'))
+        .map((line) => line.replace(/^\[.*?\] /, '')),
+    ).toEqual([
+      'vif vif-9-1 vif9.0: Could not register device: err=-17',
+      'vif vif-9-1: 17 creating interface',
+      'vif vif-9-1: 17 xenbus_dev_probe on backend/vif/9/1',
+    ]);
+    for (const devid of [1, 0]) await m.run(m.ctx.xs.rm(backend('vif', devid)));
+    await m.settle();
+    await vif(1, good);
+    expect(await read(`${backend('vif', 1)}/state`)).toBe('2');
+  });
+});
+
+test('user space is told of every device, with its variables', async () => {
+  await paused();
+  await m.run(domainDestroy(m.ctx, domid));
+  const of = (type: string, id: string) => ({
+    MODALIAS: `xen-backend:${type}`,
+    XENBUS_TYPE: type,
+    XENBUS_PATH: `backend/${type}/1/${id}`,
+    XENBUS_BASE_PATH: 'backend',
+  });
+  const netdev = { script: '/etc/xen/scripts/vif-bridge', vif: 'vif1.0' };
+  const told = (action: string, type: string, id: string, more = {}) => ({
+    action,
+    subsystem: 'xen-backend',
+    device: `${type}-1-${id}`,
+    env: { ...of(type, id), ...more },
+  });
+  expect(m.uevents).toEqual([
+    told('add', 'vbd', '51712'),
+    told('bind', 'vbd', '51712'),
+    told('add', 'console', '0'),
+    told('add', 'vif', '0'),
+    told('online', 'vif', '0', netdev),
+    told('bind', 'vif', '0', netdev),
+    told('unbind', 'vbd', '51712'),
+    told('remove', 'vbd', '51712'),
+    told('remove', 'console', '0'),
+    told('offline', 'vif', '0', netdev),
+    told('unbind', 'vif', '0'),
+    told('remove', 'vif', '0'),
+  ]);
 });
 
 describe('a running guest', () => {
@@ -411,10 +602,18 @@ describe('holds', () => {
 
   test.each([
     ['eth0', 'inflight', 'eth0 names no device'],
-    ['vif1.0', 'connect', 'only a vbd writes back when it connects'],
+    ['vif1.0', 'connect', 'only a vbd writes back when it connects; hold a vif without --connect'],
+    ['vif1.0', 'io', 'a vif has packets, not requests; hold it without --io'],
+    ['vif1.0', 'bio', 'a vif has packets, not requests; hold it without --bio'],
+    ['vif1.0', 'grants', 'a vif keeps no page after its packet; hold it without --grants'],
     ['vif01.0', 'inflight', 'vif01.0 names no device'],
   ] as const)('%s %s is refused: %s', (device, mode, why) => {
     expect(() => m.dom0.handlers['dom0.hold']({ device, mode })).toThrow(why);
+  });
+
+  test('what a vbd has in flight is a request', () => {
+    m.dom0.handlers['dom0.hold']({ device: 'vbd-3-51712', mode: 'inflight' });
+    expect(m.dom0.handlers['dom0.holds']({})).toEqual([{ device: 'vbd-3-51712', mode: 'io', stalled: false }]);
   });
 
   test('both names of a vif are one hold; flushing what is not held is an error', () => {

@@ -225,7 +225,8 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
       callback: () => readOnly(mcast),
     });
     yield* readFlags(otherend);
-    if ((yield* connectCtrlRing(vif)) !== 0) return yield* bus.fatal(device, errno.EINVAL, 'connecting control ring');
+    const failed = yield* connectCtrlRing(vif);
+    if (failed !== 0) return yield* bus.fatal(device, failed, 'connecting control ring');
     if (queues === 0) return yield* bus.fatal(device, errno.ENOMEM, 'allocating queues');
     vif.stalledQueues = queues;
     for (let index = 0; index < queues; index++) {

@@ -7,7 +7,7 @@
 import { PrivcmdError } from '../privcmd.js';
 import type { Kernel } from './kernel.js';
 import { mutex, mutexLock, mutexUnlock } from './locks.js';
-import type { Task } from './sched.js';
+import type { KTask, Task } from './sched.js';
 
 export class NetDevices {
   readonly #kernel: Kernel;
@@ -56,21 +56,28 @@ export class NetDevices {
 
   /** Runs `body` with rtnl_mutex held. */
   *locked<T>(body: () => T): Task<T> {
-    const { self, sched } = this.#kernel;
-    yield* this.#kernel.call('rtnl_lock', mutexLock(self, this.#rtnl));
+    yield* this.rtnlLock();
     try {
       return body();
     } finally {
-      mutexUnlock(sched, self, this.#rtnl);
+      this.rtnlUnlock(this.#kernel.self);
     }
   }
 
   /** Runs what sleeps with rtnl_mutex held, which a driver should not. */
   *over(body: Task): Task {
-    const { self, sched } = this.#kernel;
-    yield* this.#kernel.call('rtnl_lock', mutexLock(self, this.#rtnl));
+    const { self } = this.#kernel;
+    yield* this.rtnlLock();
     yield* body;
-    mutexUnlock(sched, self, this.#rtnl);
+    this.rtnlUnlock(self);
+  }
+
+  *rtnlLock(): Task {
+    yield* this.#kernel.call('rtnl_lock', mutexLock(this.#kernel.self, this.#rtnl));
+  }
+
+  rtnlUnlock(self: KTask): void {
+    mutexUnlock(this.#kernel.sched, self, this.#rtnl);
   }
 
   /** `ip link set vif1.0 master xenbr0`, or its undoing; answers with the port that it is, or was. */
