@@ -64,7 +64,7 @@ test('what README shows is what xl prints', async () => {
     printed.push({ command, output: stderr + stdout });
     if (args[0] === 'create') {
       // Whoever types is slower than the guest boots.
-      await until(async () => (await l.xl('dom0', 'dmesg')).stdout.trimEnd().endsWith('Guest Rx ready'));
+      await until(async () => (await l.xl('dom0', 'dmesg')).stdout.trimEnd().endsWith('entered forwarding state'));
     }
   }
   expect(printed.map(({ command, output }) => ({ command, output: normal(output) }))).toEqual(

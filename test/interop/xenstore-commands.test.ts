@@ -314,7 +314,7 @@ describe('beside their originals', () => {
   withTools('they show a domain and its devices alike', async () => {
     writeFileSync(join(l.dir, 'pv.cfg'), pvCfg());
     expect(await l.xl('create', 'pv.cfg')).toMatchObject({ stderr: 'Parsing config from pv.cfg\n', exitCode: 0 });
-    await until(async () => (await l.xl('dom0', 'dmesg')).stdout.trimEnd().endsWith('Guest Rx ready'));
+    await until(async () => (await l.xl('dom0', 'dmesg')).stdout.trimEnd().endsWith('entered forwarding state'));
     const shown = await run(`${ours('ls')} -fp /`);
     expect(shown).toEqual(await run(`${theirs('ls')} -fp /`));
     expect(shown.stdout).toMatch(/^\/local\/domain\/1\/device\/vif\/0\/state = "4" {3}\(n1,r0\)$/m);
