@@ -162,7 +162,6 @@ export class Dom0 implements StorePort {
         : {}),
     });
 
-    const debugged = debugModules(cmdline);
     this.kernel = new Kernel({
       domid: 0,
       who: 'dom0-kernel',
@@ -170,9 +169,7 @@ export class Dom0 implements StorePort {
       clock,
       printk: (text) => this.#printk.print(text),
       ...(options.observer ? { observer: options.observer } : {}),
-      debug: (module, text) => {
-        if (debugged(module)) this.#printk.print(text);
-      },
+      debugs: debugModules(cmdline),
     });
     this.#netdevs = new NetDevices(this.kernel, host.bridges);
     this.#printk.print('Linux version 6.1.0-56-amd64 (modelled by xl-mtwatch)');

@@ -147,15 +147,18 @@ export class XenbusBus {
 
   /** `xenbus_cleanup_devices`: the devices at or below a path that is gone, one after the other, from the start each time. */
   *#cleanUp(path: string): Task {
-    const looked = `xenbus: xenbus_probe (cleanup_dev:424) ${path}.`;
-    const next = (): XenbusDevice | undefined => {
-      for (const device of this.devices.values()) {
-        this.kernel.debug('xenbus', looked);
-        if (isWithin(device.nodename, path)) return device;
-      }
-      return undefined;
-    };
-    for (let device = next(); device; device = next()) yield* this.unregister(device);
+    for (let device = this.#below(path); device; device = this.#below(path)) yield* this.unregister(device);
+  }
+
+  /** The first device at or below a path. Only one who debugs sees that Linux looks at every device for it. */
+  #below(path: string): XenbusDevice | undefined {
+    const debugs = this.kernel.debugs('xenbus');
+    if (!debugs && path.split('/').length >= this.type.levels) return this.devices.get(path);
+    for (const device of this.devices.values()) {
+      if (debugs) this.kernel.printk(`xenbus: xenbus_probe (cleanup_dev:424) ${path}.`);
+      if (isWithin(device.nodename, path)) return device;
+    }
+    return undefined;
   }
 
   *#probeNode(nodename: string): Task {

@@ -31,8 +31,8 @@ export interface KernelOptions {
   readonly defects?: Defects;
   /** Whether an allocation, or the start of a thread, fails now. */
   readonly fails?: (what: string) => boolean;
-  /** A debug message of a module; kept only where dynamic debug is on for it. */
-  readonly debug?: (module: string, text: string) => void;
+  /** Whether dynamic debug is on for a module. */
+  readonly debugs?: (module: string) => boolean;
 }
 
 /** What a kernel tells of itself, for whoever checks or traces it; nothing depends on it. */
@@ -63,7 +63,7 @@ export class Kernel {
   readonly sched: Sched;
   readonly clock: Clock;
   readonly printk: (text: string) => void;
-  readonly debug: (module: string, text: string) => void;
+  readonly debugs: (module: string) => boolean;
   readonly domid: number;
   readonly observer: Observer | undefined;
   readonly defects: Defects;
@@ -93,7 +93,7 @@ export class Kernel {
     this.observer = options.observer;
     this.defects = options.defects ?? new Set();
     this.#fails = options.fails ?? (() => false);
-    this.debug = options.debug ?? (() => {});
+    this.debugs = options.debugs ?? (() => false);
     this.#who = options.who;
     this.workqueue = new Workqueue(this.sched, (name, entry, body) => this.spawn(name, entry, body));
   }
@@ -103,6 +103,11 @@ export class Kernel {
     const task = this.sched.current;
     if (!task) throw new Error('no kernel task is running');
     return task;
+  }
+
+  /** A debug message of a module; kept only where dynamic debug is on for it. */
+  debug(module: string, text: string): void {
+    if (this.debugs(module)) this.printk(text);
   }
 
   /** Starts a kernel thread; `entry` is the function at the bottom of its stack. */
