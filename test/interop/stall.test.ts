@@ -56,7 +56,17 @@ async function connected(domid: number): Promise<void> {
   });
 }
 
-/** Puts a domain's watch callbacks on hold in one of two ways, so that the next command finds them hung. */
+/** Holds the disk of a domain that is connected and has been read from. */
+async function heldDisk(name: string, how: string): Promise<readonly string[]> {
+  expect(await l.xl('create', '-q', `${name}.cfg`)).toEqual(silent);
+  await connected(1);
+  const state = ['xenstore', 'read', '/local/domain/1/device/vbd/51712/state'];
+  await until(async () => (await l.xl(...state)).stdout === '4\n');
+  expect(await l.xl('xwstall', 'hold', 'vbd-1-51712', how)).toMatchObject({ exitCode: 0, stderr: '' });
+  return ['vbd/1/51712', 'vif/1/0'];
+}
+
+/** Puts a domain's watch callbacks on hold in one of these ways, so that the next command finds them hung. */
 const ways = {
   'a packet in flight': async (name: string) => {
     expect(await l.xl('create', '-q', `${name}.cfg`)).toEqual(silent);
@@ -64,6 +74,8 @@ const ways = {
     expect(await l.xl('xwstall', 'hold', 'vif1.0')).toMatchObject({ exitCode: 0, stderr: '' });
     return ['vif/1/0'];
   },
+  'a request that never gets into the block layer': (name: string) => heldDisk(name, '--io'),
+  'a granted page that stays in use': (name: string) => heldDisk(name, '--grants'),
   'a write-back at connect': async (name: string) => {
     expect(await l.xl('create', '-q', '-p', `${name}.cfg`)).toEqual(silent);
     expect(await l.xl('xwstall', 'hold', 'vbd-1-51712', '--connect')).toMatchObject({ exitCode: 0, stderr: '' });
@@ -72,6 +84,22 @@ const ways = {
     return ['vbd/1/51712', 'vif/1/0'];
   },
 } as const;
+
+test('a hold that makes no sense is refused with a word about it', async () => {
+  l = lab();
+  const refused = async (...args: string[]) => {
+    const { exitCode, stderr } = await l.xl('xwstall', 'hold', ...args);
+    return [exitCode, stderr];
+  };
+  expect(await refused('vif1.0', '--grants')).toEqual([
+    1,
+    'xl: vif1.0: a vif keeps no page after its packet; hold it without --grants\n',
+  ]);
+  expect(await refused('vbd-1-51712', '--io', '--bio')).toEqual([
+    2,
+    'xl: --io and --bio: a device is held in one way at a time\n',
+  ]);
+});
 
 describe.each(Object.entries(ways))('%s', (_way, stall) => {
   test('with one watch thread stops every creation until it is flushed', async () => {
