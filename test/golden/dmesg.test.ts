@@ -7,7 +7,8 @@
  */
 import { domainCreateNew } from '../../src/libxl/create.js';
 import { domainDestroy } from '../../src/libxl/destroy.js';
-import { domainUnpause } from '../../src/libxl/domain.js';
+import { domainPause, domainUnpause } from '../../src/libxl/domain.js';
+import type { Perm } from '../../src/xenbus/xs-wire.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
 import { data } from './requests.js';
 
@@ -92,6 +93,62 @@ describe.each([
     expect(destroyed.filter(own)).toEqual(theirDestroy.filter(own));
     expect(destroyed.filter(lanes.events)).toEqual(theirDestroy.filter(lanes.events));
   });
+});
+
+/** One domain's node, which another can read. */
+const perms = (owner: number, reader: number): Perm[] => [
+  { domid: owner, read: false, write: false },
+  { domid: reader, read: true, write: false },
+];
+
+/**
+ * A disk for a guest that runs: it is Initialised long before the script names the device, so blkback connects from its
+ * own watch. The recording is of `xl block-attach` and `xl block-detach`; here their nodes are written by hand, and of
+ * the log only what is about the disk is compared.
+ */
+test('a disk that comes to a running guest, and goes, leaves the lines of a real host', async () => {
+  const m = await machine({ cmdline: dyndbg });
+  const domid = await m.run(domainCreateNew(m.ctx, pvConfig()));
+  await m.run(domainUnpause(m.ctx, domid));
+  await m.settle();
+  const read = () => (m.dom0.handlers['dom0.dmesg']({ clear: true }) as { lines: readonly string[] }).lines;
+  read();
+  const front = `/local/domain/${domid}/device/vbd/51728`;
+  const back = `/local/domain/0/backend/vbd/${domid}/51728`;
+  const ends = {
+    [front]: { backend: back, 'backend-id': '0', state: '1', 'virtual-device': '51728', 'device-type': 'disk' },
+    [back]: { frontend: front, 'frontend-id': String(domid), online: '1', state: '1', dev: 'xvdb', mode: 'w' },
+  };
+  // The guest answers when dom0's part is done, as the slower one of the recording did.
+  await m.run(domainPause(m.ctx, domid));
+  await m.run(
+    m.ctx.xs.transaction(async (tx) => {
+      for (const [dir, nodes] of Object.entries(ends)) {
+        await tx.mkdir(dir);
+        await tx.setPerms(dir, dir === front ? perms(domid, 0) : perms(0, domid));
+        for (const [name, value] of Object.entries(nodes)) await tx.write(`${dir}/${name}`, value);
+      }
+    }),
+  );
+  await m.settle();
+  await m.run(domainUnpause(m.ctx, domid));
+  await m.settle();
+  const { major, minor } = await m.ctx.xc.call('dom0.block_attach', { path: '/dev/vg/more', as: 'device', sectors: 2048 });
+  await m.run(m.ctx.xs.write(`${back}/physical-device`, `${major.toString(16)}:${minor.toString(16)}`));
+  await m.settle();
+  for (const [name, value] of [
+    ['online', '0'],
+    ['state', '5'],
+  ] as const)
+    await m.run(m.ctx.xs.write(`${back}/${name}`, value));
+  await m.settle();
+  const lines = normal(read(), domid);
+  const own = lines.filter((line) => !/^xenbus: \((backend_changed|xenbus_uevent)|cleanup_dev/.test(line));
+  expect(own.filter((line) => !lanes.ring(line))).toEqual(
+    recorded('block-attach-detach.dmesg.txt', 1).filter((line) => !lanes.ring(line)),
+  );
+  expect(own.filter(lanes.ring)).toHaveLength(1);
+  m.dom0.close();
 });
 
 test('without dynamic debug, what is left is what is not a debug message', async () => {

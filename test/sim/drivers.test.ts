@@ -225,6 +225,9 @@ test('a guest of many vcpus has event channels left for its devices', async () =
   expect([await read(`${frontend('vbd/51712')}/state`), await read(`${frontend('vif/0')}/state`), m.log]).toEqual(['4', '4', []]);
 });
 
+const kernelThreads = () =>
+  [...m.dom0.kernel.sched.tasks].filter(({ home }) => home === m.dom0.kernel.home).map(({ name }) => name);
+
 /** What netback wrote as its state, in order. */
 const vifStates = (from = 0) =>
   m.trace
@@ -316,12 +319,12 @@ describe('netback', () => {
     const control = { 'ctrl-ring-ref': '10', 'event-channel-ctrl': ctrl, 'multi-queue-num-queues': '2', 'request-rx-copy': '1' };
     await says('vif/0', { ...control, ...queue(0, first), ...queue(1, second) }, 4);
     expect([await error(), vifStates()]).toEqual([undefined, ['2', '4']]);
-    const kernelThreads = () => [...m.dom0.kernel.sched.tasks].map(({ name }) => name).filter((name) => name.startsWith('vif'));
-    expect(kernelThreads()).toEqual(['vif1.0-q0-guest-rx', 'vif1.0-q0-dealloc', 'vif1.0-q1-guest-rx', 'vif1.0-q1-dealloc']);
+    const vifThreads = () => kernelThreads().filter((name) => name.startsWith('vif'));
+    expect(vifThreads()).toEqual(['vif1.0-q0-guest-rx', 'vif1.0-q0-dealloc', 'vif1.0-q1-guest-rx', 'vif1.0-q1-dealloc']);
     expect([m.dom0.hypervisor.get(domid)?.mappings, bound()]).toEqual([(before[0] ?? 0) + 5, (before[1] ?? 0) + 3]);
     expect(dmesg().filter((line) => line.includes('Guest Rx ready'))).toHaveLength(1);
     await says('vif/0', {}, 6);
-    expect([kernelThreads(), m.dom0.hypervisor.get(domid)?.mappings, bound()]).toEqual([[], ...before]);
+    expect([vifThreads(), m.dom0.hypervisor.get(domid)?.mappings, bound()]).toEqual([[], ...before]);
   });
 
   test('a frontend that does not ask for copies is asked nothing else, and connects', async () => {
@@ -504,6 +507,36 @@ describe('a running guest', () => {
       .filter(({ who, op, args }) => who === 'domU-kernel' && op === 'READ' && args[0] === 'memory/target');
     expect(reads.length).toBeLessThanOrEqual(ringPacketsMax + 1);
     expect(reads.at(-1)?.result).toBe('499');
+  });
+
+  test('pages that a guest grants for good stay mapped, once each, until it disconnects', async () => {
+    const mapped = () => m.dom0.hypervisor.get(domid)?.mappings ?? 0;
+    const port = Number(await read(`${frontend('vbd/51712')}/queue-1/event-channel`));
+    const before = mapped();
+    for (const request of [[100, 101], [101, 102], [100]]) m.dom0.hypervisor.evtchnSend(domid, port, request);
+    await m.settle();
+    expect(mapped() - before).toBe(3);
+    await says('vbd/51712', {}, 6);
+    // Two rings, and the page of the guest's own first read, are gone as well.
+    expect(mapped() - before).toBe(-3);
+    expect(kernelThreads()).not.toContain(`${domid}.xvda-0`);
+  });
+
+  test('no more than 1056 pages of a ring stay mapped', async () => {
+    const mapped = () => m.dom0.hypervisor.get(domid)?.mappings ?? 0;
+    const port = Number(await read(`${frontend('vbd/51712')}/queue-1/event-channel`));
+    const before = mapped();
+    for (let first = 0; first < 2000; first += 100) {
+      m.dom0.hypervisor.evtchnSend(
+        domid,
+        port,
+        Array.from({ length: 100 }, (_, index) => 5000 + first + index),
+      );
+    }
+    await m.settle();
+    expect(mapped() - before).toBe(1056);
+    await m.run(domainDestroy(m.ctx, domid));
+    expect([m.dom0.domains, m.log]).toEqual([0, []]);
   });
 
   test('a vif that hung leaves its bridge when it goes', async () => {

@@ -10,6 +10,8 @@ import { seeded } from '../../src/xenbus/clock.js';
 import { machine, pvConfig } from '../machine.js';
 
 const domains = 6;
+/** How devices are held: a packet, a request before and after it is submitted, a granted page, a write-back. */
+const modes = ['inflight', 'io', 'bio', 'grants', 'connect'] as const;
 
 /** Creates domains at once, holds some of their devices, destroys all, lets go; answers with what an observer saw. */
 async function life(seed: number, cmdline: string) {
@@ -28,10 +30,14 @@ async function life(seed: number, cmdline: string) {
   await m.run(Promise.all(domids.map((domid) => domainUnpause(m.ctx, domid))));
   if (draw() % 2 === 0) await m.settle();
   const held = domids.filter(() => draw() % 3 === 0);
-  for (const domid of held) m.dom0.handlers['dom0.hold']({ device: `vif${domid}.0`, mode: 'inflight' });
+  for (const domid of held) {
+    const mode = modes[draw() % modes.length] ?? 'inflight';
+    m.dom0.handlers['dom0.hold']({ device: mode === 'inflight' ? `vif${domid}.0` : `vbd-${domid}-51712`, mode });
+  }
   await m.run(Promise.all(domids.map((domid) => domainDestroy(m.ctx, domid))));
   const complaints = m.lines.filter((line) => cmdline !== '' && !held.some((domid) => line.includes(`Domain ${domid}:`)));
   m.dom0.handlers['dom0.flush']({});
+  m.clock.advance(60_000);
   await m.settle();
   const after = await m.store();
   observer.close();
