@@ -173,6 +173,7 @@ export class RfcDispatch implements Dispatch, Mtwatch {
   *mtwatchThread(self: KTask, domain: MtwatchDomain): Task {
     const { sched, clock } = this.#kernel;
     domain.pid = self.pid;
+    this.#kernel.note(() => `thread of domain ${domain.domid} starts`);
     for (;;) {
       yield* waitEvent(domain.eventsWq, () => domain.events.length > 0 || self.shouldStop);
       if (self.shouldStop && domain.events.length === 0) break;
@@ -365,7 +366,7 @@ export class RfcDispatch implements Dispatch, Mtwatch {
     rcuReadLock(self);
     const domain = this.mtwatchFindDomain(domid);
     if (domain) yield* this.#kernel.call('__unregister_single_mtwatch', this.#unregisterFrom(watch, domain));
-    else this.#warn(self, domid);
+    else this.#warn(self, watch, domid);
     rcuReadUnlock(sched, self);
   }
 
@@ -387,7 +388,8 @@ export class RfcDispatch implements Dispatch, Mtwatch {
     else yield* this.unregisterAllMtwatch(watch);
   }
 
-  #warn(self: KTask, domid: number): void {
+  #warn(self: KTask, watch: XenbusWatch, domid: number): void {
+    this.#kernel.note(() => `unregister ${watch.node}: no domain ${domid}`);
     this.#kernel.observer?.complain?.(self, 'WARN', `unregister_single_mtwatch finds no domain ${domid}`);
     if (this.#warned) return;
     this.#warned = true;
