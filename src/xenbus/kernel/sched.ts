@@ -269,7 +269,7 @@ export class Sched {
 
   /** Calls `then` once every RCU read section that is open now has ended. */
   afterGracePeriod(then: () => void): void {
-    const readers = new Set([...this.#tasks].filter((task) => task.rcu > 0 && !task.waitingOn));
+    const readers = new Set([...this.#tasks].filter((task) => task.rcu > 0 && (!task.waitingOn || task.state === 'R')));
     if (readers.size === 0) then();
     else this.#graces.push({ readers, then });
   }
@@ -325,7 +325,7 @@ export class Sched {
     task.spins = 0;
     task.home.ready -= 1;
     block.on.waiters.add(task);
-    if (task.rcu > 0) this.quiescent(task);
+    if (task.rcu > 0 && task.state !== 'R') this.quiescent(task);
     this.#hooks.blocking?.(task);
   }
 
