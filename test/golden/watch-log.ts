@@ -8,6 +8,7 @@
 import type { Dom0 } from '../../src/xenbus/dom0.js';
 import type { Observer } from '../../src/xenbus/kernel/kernel.js';
 import type { KTask } from '../../src/xenbus/kernel/sched.js';
+import type { WatchEvent } from '../../src/xenbus/kernel/xenwatch.js';
 import type { WatchThread } from '../../src/xenbus/privcmd.js';
 
 /** One line. `by` is the thread's comm, 15 characters at most; a kworker is `kworker`, whatever its number. */
@@ -71,7 +72,8 @@ export interface WatchLog {
   of(dom0: Dom0): void;
 }
 
-export function watchLog(): WatchLog {
+/** `began`: told of every event whose callback begins. */
+export function watchLog(began?: (event: WatchEvent) => void): WatchLog {
   let dom0: Dom0 | undefined;
   const threads = () => (dom0?.handlers['dom0.mtwatch']({}) ?? []) as readonly WatchThread[];
   const lines: string[] = [];
@@ -83,7 +85,9 @@ export function watchLog(): WatchLog {
       if (seq !== undefined) forwarded.add(Number(seq));
       say(task, text);
     },
-    began: (task, { seq, path }) => {
+    began: (task, event) => {
+      began?.(event);
+      const { seq, path } = event;
       const of =
         task.serves === 0 ? '' : ` (domain ${task.serves}, ${threads().find(({ pid }) => pid === task.pid)?.pending} left)`;
       say(task, `begin #${seq} ${path}${of}`);
