@@ -15,6 +15,8 @@ export interface Campaign {
   readonly seed: number;
   /** How many schedules; with `dfs`, at most. */
   readonly schedules: number;
+  /** Leave out what the schedules have been through: it takes time, and memory. */
+  readonly uncovered?: boolean;
 }
 
 /** Schedules `from` up to, and without, `to`. */
@@ -62,7 +64,7 @@ export function* runPiece(runSchedule: RunSchedule, { campaign, from, to }: Piec
   let schedules = 0;
   let exhausted = false;
 
-  const run = (choose: Chooser) => runSchedule(campaign.setup, choose, { coverage });
+  const run = (choose: Chooser) => runSchedule(campaign.setup, choose, campaign.uncovered ? {} : { coverage });
   const count = (schedule: number, outcome: ReturnType<RunSchedule>, deviations?: readonly Deviation[]) => {
     schedules += 1;
     choices.set(outcome.choices, (choices.get(outcome.choices) ?? 0) + 1);
