@@ -1,9 +1,10 @@
 /**
- * Makes a schedule that shows a hazard small enough to read: fewer operations, then fewer and shorter segments.
+ * Makes a schedule that shows a hazard small enough to read: fewer and shorter segments, fewer operations.
  *
  * What is tried stays when the same hazard still shows, wherever and whenever. Removing parts is ddmin (Zeller and
  * Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002). Without an operation the old schedule means
- * something else, so if it does not do, others are searched for. Deterministic, and bounded by a number of runs.
+ * something else, so if it does not do, others are searched for, with half of the runs at most. Deterministic, and bounded by
+ * a number of runs.
  */
 import type { Chooser, Outcome, RunSchedule, Setup } from './outcome.js';
 import { recording, replaying, type Segment } from './replay.js';
@@ -25,7 +26,7 @@ export interface Shrunk {
   readonly runs: number;
 }
 
-const defaultRunsMax = 4000;
+const defaultRunsMax = 6000;
 const defaultSearchMax = 300;
 
 /** Shrinks what shows `hazard`. Undefined when the given segments do not show it. */
@@ -53,35 +54,47 @@ export function shrink(
   let best = attempt(given, replaying(segments)) ?? segments;
 
   const expected = Math.max(first.choices, 1);
-  const search = (candidate: Setup): readonly Segment[] | undefined => {
-    let found = attempt(candidate, replaying(best));
-    for (let index = 0; index < searchMax && !found && runs < runsMax; index++) {
+  const search = (candidate: Setup, until: number): readonly Segment[] | undefined => {
+    let found: readonly Segment[] | undefined;
+    for (let index = 0; index < searchMax && !found && runs < until; index++) {
       const seed = scheduleSeed(0, index);
       found = attempt(candidate, index % 2 === 0 ? random(seed) : pct(seed, 2 + ((index >> 1) % 4), expected));
     }
     return found;
   };
-  const kept = first.operations.flatMap((_, number) => (given.without.includes(number) ? [] : [number]));
-  minimise(kept, (operations) => {
-    const without = first.operations.flatMap((_, number) => (operations.includes(number) ? [] : [number]));
-    const found = search({ ...given, without });
-    if (!found) return false;
-    setup = { ...given, without };
-    best = found;
-    return true;
-  });
-
+  /** `until`: other schedules are searched while there have been fewer runs than that. */
+  const dropOperations = (until: number) => {
+    const kept = first.operations.flatMap((_, number) => (setup.without.includes(number) ? [] : [number]));
+    minimise(kept, (operations) => {
+      const without = first.operations.flatMap((_, number) => (operations.includes(number) ? [] : [number]));
+      const candidate = { ...given, without };
+      const found = attempt(candidate, replaying(best)) ?? (operations.length > 0 ? search(candidate, until) : undefined);
+      if (!found) return false;
+      setup = candidate;
+      best = found;
+      return true;
+    });
+  };
   const still = (candidate: readonly Segment[]) => {
     if (!attempt(setup, replaying(candidate))) return false;
     best = candidate;
     return true;
   };
-  for (let before = Number.POSITIVE_INFINITY; weight(best) < before; ) {
-    before = weight(best);
-    minimise(best, (candidate) => still(merged(candidate)));
-    gather(best, still);
-    shorten(best, still);
-  }
+  const dropSegments = () => {
+    for (let before = Number.POSITIVE_INFINITY; weight(best) < before; ) {
+      before = weight(best);
+      minimise(best, (candidate) => still(merged(candidate)));
+      gather(best, still);
+      shorten(best, still);
+    }
+  };
+
+  // A short schedule is the likelier to do without an operation: it says less of what is not there any more.
+  dropSegments();
+  dropOperations(0);
+  dropOperations(runs + ((runsMax - runs) >> 1));
+  dropSegments();
+  dropOperations(0);
   return { setup, segments: best, outcome: runSchedule(setup, replaying(best), { notes: true, until: hazard }), runs };
 }
 

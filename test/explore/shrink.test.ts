@@ -32,6 +32,24 @@ test.each(showing('T2', 10))('a deadlock becomes two tasks and one pre-emption (
   expect(shrunk?.outcome.notes.length).toBe(4);
 });
 
+test('what needs three changes in the right places among many others becomes those alone', () => {
+  const rare: Setup = { design: 'hardened', scenario: 'rare', switches: {}, without: [] };
+  const found: (readonly Segment[])[] = [];
+  let tries = 0;
+  for (; found.length < 5; tries++) {
+    const recorder = recording(random(tries));
+    if (runSchedule(rare, recorder.chooser, { until: 'T3' }).violations.length > 0) found.push(recorder.segments);
+  }
+  expect(tries).toBeGreaterThan(25);
+  for (const segments of found) {
+    const shrunk = shrink(runSchedule, rare, segments, 'T3');
+    const { operations = [], notes = [] } = shrunk?.outcome ?? {};
+    expect(operations.filter((_, number) => !shrunk?.setup.without.includes(number)).length).toBe(4);
+    expect(shrunk?.segments.length).toBeLessThanOrEqual(6);
+    expect(notes.filter(({ lane }) => lane === 'U').map(({ text }) => text)).toEqual(['sees 0', 'sees 1', 'sees 2', 'sees 3']);
+  }
+});
+
 test('what is left shows the hazard when it is replayed, and is the same each time', () => {
   const [segments = []] = showing('T2', 1);
   const [one, other] = [1, 2].map(() => shrink(runSchedule, both, segments, 'T2'));

@@ -5,6 +5,7 @@
  * - `locks`: X takes a, then b; D7 takes b, then a. They may wait for each other (T2).
  * - `both`: all of them, and T, whose operations do nothing but take time.
  * - `quiet`: nothing can go wrong.
+ * - `rare`, which is not listed: among many others U reads the number four times, and it may be another one each time (T3).
  *
  * In `rfc` both may happen, in `single` and `hardened` only what a switch (`torn`, `crossed`) brings back.
  */
@@ -30,6 +31,9 @@ interface World {
   readonly crossed: boolean;
   number: number;
   added: number;
+  /** How often U has looked, and whether it saw another number each time. */
+  looks: number;
+  changing: boolean;
   readonly owner: Map<string, string>;
   readonly note: (text: string) => void;
 }
@@ -71,6 +75,18 @@ function* idle(world: World, operation: string): Body {
   yield undefined;
 }
 
+function* look(world: World): Body {
+  let changes = 0;
+  for (let before: number | undefined; ; ) {
+    world.note(`sees ${world.number}`);
+    if (before !== undefined) changes = world.number === before ? 0 : changes + 1;
+    if (changes === 3) world.changing = true;
+    before = world.number;
+    if (changes === 3 || world.looks++ === 3) return;
+    yield undefined;
+  }
+}
+
 type Operation = readonly [lane: string, name: string, body: (world: World) => Body];
 
 const counting: readonly Operation[] = [
@@ -86,6 +102,13 @@ const scripts: Readonly<Record<string, readonly Operation[]>> = {
   count: counting,
   locks: locking,
   both: [...idling, ...counting, ...locking],
+  rare: [
+    ...idling,
+    ...idling.map(([, name, body], index) => [`G${index}`, name, body] as const),
+    ...['R', 'KW', 'D3', 'D4'].map((lane) => [lane, `${lane} adds`, add] as const),
+    ...locking,
+    ['U', 'U looks', look],
+  ],
   quiet: idling.map(([, name, body], index) => [`G${index}`, name, body] as const),
 };
 
@@ -107,6 +130,8 @@ export const runSchedule: RunSchedule = (setup, choose, options = {}): Outcome =
     crossed: on('crossed'),
     number: 0,
     added: 0,
+    looks: 0,
+    changing: false,
     owner: new Map(),
     note: (text) => {
       if (options.notes) notes.push({ step: steps, lane: running, text });
@@ -152,6 +177,7 @@ export const runSchedule: RunSchedule = (setup, choose, options = {}): Outcome =
     options.coverage?.points.add(running);
     options.coverage?.states.add(world.number * 100 + world.owner.size * 10 + ready.length);
     if (world.number !== world.added) violate('T1', 'what is added is there', `${world.added} added, ${world.number} there`);
+    if (world.changing) violate('T3', 'a number stands still for a while', `it is ${world.number}`);
     const stuck = tasks.filter((task) => task.waitsFor !== undefined);
     if (stuck.length > 1) violate('T2', 'no two wait for each other', stuck.map(({ lane }) => lane).join(', '));
   }
