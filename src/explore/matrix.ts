@@ -7,6 +7,7 @@
 import type { Campaign, Found, Tally } from './campaign.js';
 import type { Design, ScenarioInfo, SwitchInfo } from './outcome.js';
 import { printReplay } from './replay.js';
+import type { ShrinkOptions } from './shrink.js';
 import type { Strategy } from './strategy.js';
 import { type Exploring, explore, shrinkAll } from './workers.js';
 
@@ -18,6 +19,8 @@ export interface MatrixOptions {
   readonly seed: number;
   /** For each scenario and design, and for each scenario and mutation. */
   readonly schedules: number;
+  /** How far traces are shrunk. */
+  readonly shrinking?: ShrinkOptions;
 }
 
 interface Cell {
@@ -62,7 +65,7 @@ export async function matrix(options: MatrixOptions, exploring: Exploring): Prom
     ...designCells.flatMap(({ campaign, tally }) => tally.found.map((found) => ({ campaign, found }))),
     ...caught.flatMap(({ first }) => (first ? [first] : [])),
   ];
-  const shrunk = await shrinkAll(wanted, exploring);
+  const shrunk = await shrinkAll(wanted, exploring, options.shrinking);
   const traced = wanted.flatMap((each, index): Traced[] => {
     const small = shrunk[index];
     if (!small) return [];

@@ -11,7 +11,7 @@ import { recording, replaying, type Segment } from './replay.js';
 import { pct, random, scheduleSeed } from './strategy.js';
 
 export interface ShrinkOptions {
-  /** Runs in all. */
+  /** Runs in all, but for the first and the last. With 0 the schedule stays as it is. */
   readonly runsMax?: number;
   /** Schedules that are searched when an operation is left out. */
   readonly searchMax?: number;

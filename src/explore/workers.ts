@@ -17,12 +17,12 @@ import {
   type Tally,
 } from './campaign.js';
 import type { RunSchedule } from './outcome.js';
-import { type Shrunk, shrink } from './shrink.js';
+import { type ShrinkOptions, type Shrunk, shrink } from './shrink.js';
 
 /** What one worker does at a time. */
 export type Job =
   | { readonly do: 'piece'; readonly piece: Piece }
-  | { readonly do: 'shrink'; readonly campaign: Campaign; readonly found: Found };
+  | { readonly do: 'shrink'; readonly campaign: Campaign; readonly found: Found; readonly options: ShrinkOptions };
 
 export type Done =
   | { readonly did: 'piece'; readonly tally: Tally }
@@ -48,9 +48,9 @@ export interface Pool {
 /** Does a job, and yields the number of schedules run since it yielded last. */
 export function* doJob(runSchedule: RunSchedule, job: Job): Generator<number, Done> {
   if (job.do === 'shrink') {
-    const { campaign, found } = job;
+    const { campaign, found, options } = job;
     const segments = segmentsOf(runSchedule, campaign, found);
-    return { did: 'shrink', shrunk: shrink(runSchedule, campaign.setup, segments, found.hazard) };
+    return { did: 'shrink', shrunk: shrink(runSchedule, campaign.setup, segments, found.hazard, options) };
   }
   const running = runPiece(runSchedule, job.piece);
   let ran = 0;
@@ -171,10 +171,11 @@ export async function explore(campaigns: readonly Campaign[], { pool, signal, ra
 export async function shrinkAll(
   wanted: readonly { readonly campaign: Campaign; readonly found: Found }[],
   { pool, signal }: Exploring,
+  options: ShrinkOptions = {},
 ): Promise<(Shrunk | undefined)[]> {
   const shrunk = wanted.map((): Shrunk | undefined => undefined);
   await each([...wanted.entries()], pool, signal, async ([index, { campaign, found }]) => {
-    const done = await pool.run({ do: 'shrink', campaign, found }, () => {});
+    const done = await pool.run({ do: 'shrink', campaign, found, options }, () => {});
     if (done.did === 'shrink') shrunk[index] = done.shrunk;
   });
   return shrunk;

@@ -56,12 +56,14 @@ describe('the command line', () => {
   });
 
   test('of the tables has a seed of its own, so that they are the same each time', () => {
-    expect(request({ matrix: true, workers: '2' })).toEqual({
+    expect(request({ matrix: true, workers: '2', scenario: 'both', 'no-shrink': true })).toEqual({
       do: 'matrix',
+      scenarios: [scenarios[2]],
       strategy: 'random',
       schedules: 1000,
       seed: 1,
       workers: 2,
+      shrink: false,
     });
   });
 

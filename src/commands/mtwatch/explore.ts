@@ -91,8 +91,8 @@ Exit code 0: nothing was found; 1: a violation was; 2: usage.`;
         return replay(request.replay, flags.json);
       case 'matrix':
         return interruptible(request.workers, async (exploring, quiet) => {
-          const options = { scenarios: world.scenarios, switches: world.switches, designs };
-          const text = await matrix({ ...options, ...request }, exploring);
+          const shrinking = request.shrink ? {} : { runsMax: 0 };
+          const text = await matrix({ ...request, switches: world.switches, designs, shrinking }, exploring);
           quiet();
           if (!exploring.signal?.aborted) process.stdout.write(text);
           return 0;
@@ -109,10 +109,12 @@ export type Request =
   | { readonly do: 'replay'; readonly replay: Replay }
   | {
       readonly do: 'matrix';
+      readonly scenarios: readonly ScenarioInfo[];
       readonly strategy: Strategy;
       readonly schedules: number;
       readonly seed: number;
       readonly workers: number;
+      readonly shrink: boolean;
     }
   | {
       readonly do: 'explore';
@@ -147,16 +149,25 @@ export function requestOf(flags: ExploreFlags, { scenarios, switches }: Pick<Wor
   const schedules = numberOf('schedules', text('schedules'), 1, schedulesMax) ?? defaultSchedules;
   const seed = numberOf('seed', text('seed'), 0, 0xffff_ffff);
   const workers = numberOf('workers', text('workers'), 1, workersMax);
-  if (flags['matrix']) {
-    alone('matrix', 'strategy', 'schedules', 'seed', 'workers');
-    if (flags['json']) throw usage('--matrix is Markdown, and --json does not go with it');
-    return { do: 'matrix', strategy, schedules, seed: seed ?? 1, workers: workers ?? defaultWorkers() };
-  }
-
-  const design = oneOf('design', text('design') ?? 'hardened', designs);
   const scenario = text('scenario') ?? 'all';
   const names = scenarios.map(({ name }) => name);
   const wanted = scenario === 'all' ? names : [oneOf('scenario', scenario, names, 'all')];
+  const shrink = !flags['no-shrink'];
+  if (flags['matrix']) {
+    alone('matrix', 'scenario', 'strategy', 'schedules', 'seed', 'workers', 'no-shrink');
+    if (flags['json']) throw usage('--matrix is Markdown, and --json does not go with it');
+    return {
+      do: 'matrix',
+      scenarios: scenarios.filter(({ name }) => wanted.includes(name)),
+      strategy,
+      schedules,
+      seed: seed ?? 1,
+      workers: workers ?? defaultWorkers(),
+      shrink,
+    };
+  }
+
+  const design = oneOf('design', text('design') ?? 'hardened', designs);
   const set = switchesOf((flags['switch'] as readonly string[] | undefined) ?? [], design, switches);
   const drawn = seed ?? new DataView(new SystemClock().random(4).slice().buffer).getUint32(0);
   return {
@@ -168,7 +179,7 @@ export function requestOf(flags: ExploreFlags, { scenarios, switches }: Pick<Wor
       schedules,
     })),
     workers: workers ?? (schedules * wanted.length < schedulesForWorkers ? 1 : defaultWorkers()),
-    shrink: !flags['no-shrink'],
+    shrink,
   };
 }
 
