@@ -238,17 +238,21 @@ describe('help', () => {
         0,
         `Usage: xl [-vtT] xwstall hold [options] <Device>
 
-Hold a device: a packet of vif1.0 or a request of vbd-1-51712 stays in flight, and whichever xenwatch thread takes the device down waits for it until \`xl xwstall flush\`.
+Hold a device, so that whichever xenwatch thread takes it down (or brings it up) waits until \`xl xwstall flush\`. Of vif1.0 a packet stays in flight; of vbd-1-51712 a request, or what an option says.
 
 Options:
 
 --connect               hang when the device connects, not when it ends
+--io                    a request never gets into the block layer (default of a vbd)
+--grants                pages that the guest granted for good stay in use
+--bio                   a request never ends: nobody hangs, its domain remains
 -h, --help              print this help
 
 Examples:
 
   xl xwstall hold vif1.0
   xl xwstall hold vbd-1-51712 --connect
+  xl xwstall hold vbd-1-51712 --grants
 `,
       ),
     );

@@ -35,7 +35,6 @@ export class Actor {
     this.#options = options;
     this.lane = options.lane;
     this.task = new KTask(options.pid, options.lane, { domid: 0, frozen: false, ready: 0 });
-    this.task.lane = options.lane;
   }
 
   start(body: (self: Actor) => Task): void {

@@ -80,7 +80,7 @@ function columnsOf(notes: readonly Note[], width: number): Column[] {
 }
 
 /** The reader, the default thread, those of the domains, workers; then others, the toolstack, the guests. */
-const order = ['R', 'X', 'D', 'KW', '', 'U', 'T', 'G'];
+const order = ['R', 'X', 'C', 'D', 'KW', '', 'U', 'T', 'G'];
 
 function inOrder(a: string, b: string): number {
   const rank = (lane: string) => {

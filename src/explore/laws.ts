@@ -143,6 +143,8 @@ export interface LawsOptions {
   readonly dispatch: () => Dispatch;
   readonly note: (lane: string, text: string) => void;
   readonly noting: boolean;
+  /** Who runs now. */
+  readonly current: () => KTask | undefined;
 }
 
 const home = '/local/domain/0/mtwatch';
@@ -162,6 +164,8 @@ export class Laws implements Observer {
   /** An allocation has failed in this run. */
   #memoryFailed = false;
   #sloppy = false;
+  /** Domids of which an announcement has been looked at. */
+  readonly #announced = new Set<number>();
 
   constructor(options: LawsOptions) {
     this.#options = options;
@@ -184,13 +188,13 @@ export class Laws implements Observer {
   // What the kernel tells.
 
   note(task: KTask | undefined, text: string): void {
-    this.#options.note(task?.lane ?? '-', text);
+    if (this.#options.noting) this.#options.note(task?.lane ?? 'C', text);
   }
 
   printed(text: string): void {
     if (text.includes('is announced while')) this.#reported = true;
     if (text.includes('no memory for')) this.#toldOfMemory = true;
-    if (this.#options.noting) this.#options.note('log', text.split('\n')[0] ?? '');
+    this.note(this.#options.current(), `log: ${text.split('\n')[0] ?? ''}`);
   }
 
   queued(event: WatchEvent): void {
@@ -205,7 +209,7 @@ export class Laws implements Observer {
 
   purged(event: WatchEvent): void {
     this.#settle(event);
-    if (this.#options.noting) this.#options.note('log', `dropped #${event.seq} ${event.path}`);
+    this.note(this.#options.current(), `drops #${event.seq} ${event.path}`);
   }
 
   began(task: KTask, event: WatchEvent): void {
@@ -216,11 +220,15 @@ export class Laws implements Observer {
       this.#violate('U1', 'no callback on a watch that is gone', `${task.lane} runs ${path} on a watch that was unregistered`);
     }
     if (watch.name === 'mtwatch_changed') {
+      this.#announced.add(pathToDomid(path.split('/')[1] ?? ''));
       if (path.split('/').length === 2 && parseDomid(path.split('/')[1]) === undefined) this.#sloppy = true;
       return;
     }
     const domid = domainOf(event);
     if (domid === 0) return;
+    if (task.lane === 'X' && watch.getDomid && this.#options.design !== 'single' && this.#unannounced(domid)) {
+      this.#violate('L4', 'a domain’s callbacks run in its own thread', `xenwatch runs ${path} of domain ${domid}`);
+    }
     this.#exclusive(task, event, domid);
     this.#ordered(task, event, domid);
     if (task.lane === 'X' && this.#options.design !== 'single' && watch.name.startsWith('xen_mcast_ctrl_changed')) {
@@ -264,7 +272,7 @@ export class Laws implements Observer {
     }
     const chain = waitsFor(task);
     const last = chain[chain.length - 1] ?? task;
-    if (this.#options.noting) this.#options.note(task.lane, `waits: ${describeWait(task)}`);
+    if (task.waitingOn !== task.reply) this.note(task, `waits: ${describeWait(task)}`);
     if (chain.length > 1 && chain.indexOf(last) < chain.length - 1) this.#deadlock(chain);
     else if (last.died !== undefined && task.lane === 'R') {
       this.#violate('U2R', 'the ring is read', `R spins on ${task.waitingOn?.name}, which ${last.lane} holds, and it is dead`);
@@ -354,6 +362,10 @@ export class Laws implements Observer {
 
   // How a broken law is named.
 
+  #unannounced(domid: number): boolean {
+    return !this.#announced.has(domid) && this.#options.store.peek(`${home}/${domid}`) === undefined;
+  }
+
   #settle(event: WatchEvent): void {
     if (!this.#waiting.delete(event)) return;
     this.#waitingOf.set(event.watch, (this.#waitingOf.get(event.watch) ?? 1) - 1);
@@ -414,7 +426,7 @@ export class Laws implements Observer {
 
   #escape(task: KTask, domid: number): string {
     if (this.#options.design === 'single') return 'S1';
-    if (task.lane.startsWith('KW') || task.lane.startsWith('kworker')) return 'L3';
+    if (task.lane.startsWith('KW')) return 'L3';
     const waitsOn = task.waitingOn?.name ?? '';
     if (task.stack.includes('__unregister_single_mtwatch') || waitsOn.startsWith('a callback of domain')) return 'E2';
     if (waitsOn === 'xenwatch_mutex') return 'E4';
@@ -426,12 +438,11 @@ export class Laws implements Observer {
   #violate(hazard: string, invariant: string, text: string): void {
     if (this.#found.has(hazard)) return;
     this.#found.set(hazard, { hazard, invariant, step: this.#options.step(), text });
-    if (this.#options.noting) this.#options.note('!', `${hazard}: ${text}`);
   }
 }
 
 /** The threads that run callbacks, read the ring or do the system's work, and users of the kernel. */
-const watchThread = /^(X|C|R|D\d+'*|KW\d*|kworker.*|U\d*)$/;
+const watchThread = /^(X|C|R|D\d+[a-z]?|KW[a-z]?|U\d*)$/;
 
 const complaints: Record<Complaint, string> = {
   BUG: 'U2',

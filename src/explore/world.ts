@@ -15,7 +15,7 @@ import { blkfront } from '../xenbus/kernel/blkfront.js';
 import { BlockDevices } from '../xenbus/kernel/block.js';
 import { makeDispatch, watchNodes } from '../xenbus/kernel/designs.js';
 import { frontendBus, frontendResources, watchDevices } from '../xenbus/kernel/frontend-bus.js';
-import { type Defect, isDefect, switches as switchTexts, withImplied } from '../xenbus/kernel/hazards.js';
+import { type Defect, switches as defects, isDefect, withImplied } from '../xenbus/kernel/hazards.js';
 import { Kernel } from '../xenbus/kernel/kernel.js';
 import { netback } from '../xenbus/kernel/netback.js';
 import { NetDevices } from '../xenbus/kernel/netdev.js';
@@ -34,6 +34,18 @@ export const runStepsMax = 200_000;
 /** Deadlines that may pass in one phase. */
 const jumpsMax = 2_000;
 const machine = { nrCpus: 2, totalKb: 4 * 1024 * 1024, dom0Kb: 1024 * 1024, dom0Vcpus: 2 };
+
+/** What a thread is called in a trace. */
+const lanes: readonly (readonly [RegExp, string])[] = [
+  [/^xenbus$/, 'R'],
+  [/^xenwatch$/, 'X'],
+  [/^mtwatch$/, 'C'],
+  [/^xen-mtwatch-/, 'D'],
+  [/^kworker.*$/, 'KW'],
+  [/^vif(\d+)\.\d+-q\d+-guest-rx$/, 'RX$1'],
+  [/^vif(\d+)\.\d+-q\d+-dealloc$/, 'TX$1'],
+  [/^(\d+)\.\w+-\d+$/, 'B$1'],
+];
 
 /** What scripts act on. */
 export interface World {
@@ -110,6 +122,9 @@ class Run implements World {
         this.#laws.died(task, what, String(error ?? ''));
       },
       blocking: (task) => this.#laws.blocking(task),
+      spawned: (task) => {
+        task.lane = this.#laneOf(task.name);
+      },
       sleptAtomic: (task, what) => this.#laws.sleptAtomic(task, what),
     });
     this.#laws = new Laws({
@@ -121,9 +136,10 @@ class Run implements World {
       dispatch: () => this.dispatch,
       note: (lane, text) => this.note(lane, text),
       noting: options.notes === true,
+      current: () => this.#sched.current,
     });
     const repaired = new Set(repairs.filter((name) => setup.switches[name] === false));
-    const defects = withImplied(Object.entries(setup.switches).flatMap(([name, on]) => (on && isDefect(name) ? [name] : [])));
+    const built = withImplied(Object.entries(setup.switches).flatMap(([name, on]) => (on && isDefect(name) ? [name] : [])));
     this.kernel = new Kernel({
       domid: 0,
       who: 'dom0-kernel',
@@ -131,7 +147,7 @@ class Run implements World {
       clock: this.clock,
       printk: (text) => this.#laws.printed(text),
       observer: this.#laws,
-      defects,
+      defects: built,
       fails: (what) => {
         const fails = this.failing.size > 0 && [...this.failing].some((start) => what.startsWith(start));
         if (fails) this.#laws.failed();
@@ -145,7 +161,7 @@ class Run implements World {
   }
 
   note(lane: string, text: string): void {
-    if (this.#options.notes) this.#notes.push({ step: this.#steps, lane, text });
+    if (this.#options.notes && this.#choosing) this.#notes.push({ step: this.#steps, lane, text });
   }
 
   *noticed(self: Actor, domid: number): Task {
@@ -224,6 +240,17 @@ class Run implements World {
     }
   }
 
+  /** A short name for a column; a second task of the same kind is `D7b`. */
+  #laneOf(name: string): string {
+    const lane = lanes.reduce((rest, [pattern, to]) => rest.replace(pattern, to), name);
+    const taken = new Set([...this.#sched.tasks].map((task) => task.lane));
+    for (let order = 1; order < 26; order++) {
+      const unique = order === 1 ? lane : `${lane}${String.fromCharCode(96 + order)}`;
+      if (!taken.has(unique)) return unique;
+    }
+    return lane;
+  }
+
   /** Until nobody can go on and nobody waits for a deadline. */
   #runAll(): void {
     for (let jumps = 0; jumps < jumpsMax; jumps++) {
@@ -266,12 +293,11 @@ class Run implements World {
   }
 }
 
-/** The switches as the command line knows them. */
-export const switches: readonly SwitchInfo[] = (Object.keys(switchTexts) as Defect[]).map((name) => ({
+/** The switches as the command line knows them: in `hardened` they bring a hazard, in `rfc` two of them can be put right. */
+export const switches: readonly SwitchInfo[] = (Object.keys(defects) as Defect[]).map((name) => ({
   name,
-  hazards: [],
-  what: switchTexts[name],
-  designs: ['hardened'],
+  ...defects[name],
+  designs: repairs.some((repair) => repair === name) ? ['rfc', 'hardened'] : ['hardened'],
 }));
 
 export { hazards } from './laws.js';

@@ -177,8 +177,7 @@ export class Kernel {
         this.#flush();
       },
     });
-    const reader = this.spawn('xenbus', 'xenbus_thread', (self) => this.#xenbusThread(self));
-    reader.lane = this.domid === 0 ? 'R' : `R(${this.domid})`;
+    this.spawn('xenbus', 'xenbus_thread', (self) => this.#xenbusThread(self));
   }
 
   /** Drops the connection: the domain is gone, or the machine is. */

@@ -42,7 +42,7 @@ import {
   spinUnlock,
   work,
 } from './locks.js';
-import { charCount, laneOf, mtwatchGetDomid, pathToDomid } from './rfc.js';
+import { charCount, mtwatchGetDomid, pathToDomid } from './rfc.js';
 import { type KTask, kthreadStop, type Task, type WaitQueue, waitEvent, waitQueue } from './sched.js';
 import {
   type Dispatch,
@@ -107,10 +107,8 @@ export class HardenedDispatch implements Dispatch {
     const xenwatch = this.#newExecutor(0);
     this.#executors.set(0, xenwatch);
     xenwatch.task = kernel.spawn('xenwatch', 'xenwatch_thread', (self) => this.#thread(self, xenwatch));
-    xenwatch.task.lane = 'X';
     this.#control = this.#newExecutor(controlDomid);
     this.#control.task = kernel.spawn('mtwatch', 'mtwatch_control', (self) => this.#controlThread(self));
-    this.#control.task.lane = 'C';
   }
 
   *queue(self: KTask, event: WatchEvent): Task {
@@ -285,7 +283,6 @@ export class HardenedDispatch implements Dispatch {
     if (!kernel.alloc('kzalloc mtwatch_domain')) return this.#startAgain(domid);
     const task = yield* kernel.kthreadRun(`xen-mtwatch-${domid}`, 'mtwatch_thread', (thread) => {
       thread.serves = domid;
-      thread.lane = laneOf(sched, domid);
       return this.#thread(thread, executor);
     });
     if (!task && !defects.has('err-ptr')) return this.#startAgain(domid);

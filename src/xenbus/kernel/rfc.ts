@@ -282,7 +282,6 @@ export class RfcDispatch implements Dispatch, Mtwatch {
 
     const started = yield* kernel.kthreadRun(`xen-mtwatch-${domid}`, 'mtwatch_thread', (thread) => {
       thread.serves = domid;
-      thread.lane = laneOf(sched, domid);
       return this.mtwatchThread(thread, domain);
     });
     if (!started && this.#repaired.has('err-ptr')) return yield* this.#creationFailed(self, domain);
@@ -429,14 +428,6 @@ export class RfcDispatch implements Dispatch, Mtwatch {
     while (before && before.listNext !== domain) before = before.listNext;
     if (before) before.listNext = domain.listNext;
   }
-}
-
-/** `D7`; `D7'` while an earlier thread of the same domid is still there. */
-export function laneOf(sched: { readonly tasks: Iterable<KTask> }, domid: number): string {
-  let lane = `D${domid}`;
-  const taken = new Set([...sched.tasks].map((task) => task.lane));
-  while (taken.has(lane)) lane += "'";
-  return lane;
 }
 
 /** `mtwatch_watch`, registered right after be_watch. */

@@ -126,6 +126,8 @@ export interface SchedHooks {
   readonly trouble: (task: KTask, what: Trouble, error?: unknown) => void;
   /** A task took a step. */
   readonly charged?: (task: KTask) => void;
+  /** A task was made; it has not run yet. */
+  readonly spawned?: (task: KTask) => void;
   /** A task is about to wait; what it waits on is set. */
   readonly blocking?: (task: KTask) => void;
   /** A task might sleep where it must not: with a spinlock held, or in an RCU read section. */
@@ -165,6 +167,7 @@ export class Sched {
   spawn(task: KTask, body: (self: KTask) => Task): KTask {
     task.sched = this;
     task.body = body(task);
+    this.#hooks.spawned?.(task);
     this.#tasks.add(task);
     task.home.ready += 1;
     this.#enqueue(task);

@@ -220,7 +220,6 @@ export class SingleDispatch implements Dispatch {
     this.#kernel = kernel;
     this.#mtwatch = mtwatch;
     this.#thread = kernel.spawn('xenwatch', 'xenwatch_thread', (self) => this.#xenwatchThread(self));
-    this.#thread.lane = kernel.domid === 0 ? 'X' : `X(${kernel.domid})`;
   }
 
   *queue(self: KTask, event: WatchEvent): Task {
