@@ -201,16 +201,26 @@ export class XenbusBus {
   }
 
   *#bind(device: XenbusDevice, driver: XenbusDriver): Task {
-    const { kernel } = this;
-    const { self } = kernel;
+    yield* this.#locked(device, this.#bindLocked(device, driver));
+  }
+
+  *#bindLocked(device: XenbusDevice, driver: XenbusDriver): Task {
+    device.driver = driver;
+    if (yield* this.kernel.call('xenbus_dev_probe', this.#probe(device, driver))) this.uevent(device, 'bind');
+    else device.driver = undefined;
+  }
+
+  /** Runs `body` with the device's lock held. Who dies of a bug in it never lets go, as in Linux. */
+  *#locked(device: XenbusDevice, body: Task): Task {
+    const { self, sched } = this.kernel;
     yield* mutexLock(self, device.lock);
     try {
-      device.driver = driver;
-      if (yield* kernel.call('xenbus_dev_probe', this.#probe(device, driver))) this.uevent(device, 'bind');
-      else device.driver = undefined;
-    } finally {
-      mutexUnlock(kernel.sched, self, device.lock);
+      yield* body;
+    } catch (error) {
+      if (isRefusal(error)) mutexUnlock(sched, self, device.lock);
+      throw error;
     }
+    mutexUnlock(sched, self, device.lock);
   }
 
   /** Answers whether the driver has taken the device. */
@@ -242,7 +252,7 @@ export class XenbusBus {
     try {
       return yield* this.kernel.call(name, body);
     } catch (error) {
-      if (!(error instanceof XsError || error instanceof PrivcmdError)) throw error;
+      if (!isRefusal(error)) throw error;
       const code = errnoOf(error);
       yield* this.fatal(device, code, `${name.split(' ')[0]}: ${error.message}`);
       if (undo) yield* undo.remove(device);
@@ -307,7 +317,7 @@ export class XenbusBus {
   }
 
   *#removeFromBus(device: XenbusDevice): Task {
-    yield* this.#framed('device_release_driver', this.#releaseDriver(device));
+    yield* this.#framed('device_release_driver', this.#locked(device, this.#releaseDriver(device)));
     // Who waited for the device's lock meanwhile finds it gone.
     if (this.devices.get(device.nodename) !== device) return;
     this.devices.delete(device.nodename);
@@ -315,19 +325,11 @@ export class XenbusBus {
   }
 
   *#releaseDriver(device: XenbusDevice): Task {
-    const { kernel } = this;
-    const { self } = kernel;
-    yield* mutexLock(self, device.lock);
-    try {
-      const { driver } = device;
-      if (!driver) return;
-      const remove = this.#framed('xenbus_dev_remove', this.#remove(device, driver));
-      yield* this.#framed('__device_release_driver', remove);
-      device.driver = undefined;
-      this.uevent(device, 'unbind');
-    } finally {
-      mutexUnlock(kernel.sched, self, device.lock);
-    }
+    const { driver } = device;
+    if (!driver) return;
+    yield* this.#framed('__device_release_driver', this.#framed('xenbus_dev_remove', this.#remove(device, driver)));
+    device.driver = undefined;
+    this.uevent(device, 'unbind');
   }
 
   *#remove(device: XenbusDevice, driver: XenbusDriver): Task {
@@ -390,6 +392,11 @@ export class XenbusBus {
     const value = yield* this.scan(dir, name);
     return value < 0 ? otherwise : value;
   }
+}
+
+/** What the store or the hypervisor refuses is an answer; everything else that is thrown is a bug. */
+function isRefusal(error: unknown): error is XsError | PrivcmdError {
+  return error instanceof XsError || error instanceof PrivcmdError;
 }
 
 /** The number of what the store or the hypervisor said. */
