@@ -473,6 +473,24 @@ describe('a running guest', () => {
     expect(await read(`/local/domain/${domid}/control/shutdown`)).toBe('');
   });
 
+  test('a guest that may not write its own state any more says so in vain, and goes on', async () => {
+    const node = frontend('vif/0');
+    await m.run(
+      m.ctx.xs.setPerms(`${node}/state`, [
+        { domid: 0, read: false, write: false },
+        { domid, read: true, write: false },
+      ]),
+    );
+    await m.run(m.ctx.xs.write(`${backend('vif', 0)}/state`, '5'));
+    await m.settle();
+    expect(await read(`${node}/state`)).toBe('4');
+    await m.run(m.ctx.xs.rm(node));
+    await m.run(m.ctx.xs.rm(backend('vif', 0)));
+    m.clock.advance(10_000);
+    await m.run(domainShutdown(m.ctx, domid));
+    expect([await read(`${frontend('vbd/51712')}/state`), m.log]).toEqual(['6', []]);
+  });
+
   test('a guest whose backend is removed behind its back goes on', async () => {
     await m.run(m.ctx.xs.rm(backend('vif', 0)));
     await m.settle();

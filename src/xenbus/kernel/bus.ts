@@ -336,7 +336,7 @@ export class XenbusBus {
     const { kernel } = this;
     kernel.debug('xenbus', `xenbus: xenbus_probe (xenbus_dev_remove:344) ${device.nodename}.`);
     yield* this.#freeOtherendWatch(device);
-    yield* kernel.call(driver.names.remove, driver.remove(device));
+    yield* this.#refusals(device, driver.names.remove, succeeding(driver.remove(device)));
     if (!driver.allowRebind || (yield* kernel.readState(device.nodename)) === XenbusState.Closing) {
       yield* this.switchState(device, XenbusState.Closed);
     }
@@ -345,17 +345,22 @@ export class XenbusBus {
   /** `xenbus_switch_state`: writes the state if it is another one and its node still exists. */
   *switchState(device: XenbusDevice, state: number): Task {
     if (state === device.state) return;
-    const { kernel } = this;
-    const node = `${device.nodename}/state`;
-    yield* kernel.call(
-      'xenbus_switch_state',
-      kernel.transaction(function* (txId) {
-        if ((yield* kernel.read(node, txId)) === undefined) return false;
-        yield* kernel.write(node, String(state), txId);
-        return true;
-      }),
-    );
+    try {
+      yield* this.kernel.call('xenbus_switch_state', this.#writeState(`${device.nodename}/state`, state));
+    } catch (error) {
+      if (!isRefusal(error)) throw error;
+      yield* this.error(device, errnoOf(error), 'writing new state');
+    }
     device.state = state;
+  }
+
+  *#writeState(node: string, state: number): Task {
+    const { kernel } = this;
+    yield* kernel.transaction(function* (txId) {
+      if ((yield* kernel.read(node, txId)) === undefined) return false;
+      yield* kernel.write(node, String(state), txId);
+      return true;
+    });
   }
 
   /** `xenbus_dev_error`: says what is wrong, in the log and below `error/`. `code` is an errno, as it is printed. */
