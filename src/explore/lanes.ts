@@ -8,7 +8,8 @@
  * >     6                 write 1
  * ```
  *
- * Kernel threads stand first, the toolstack and the guests behind them. A text that is wider than its column goes on below.
+ * Kernel threads stand first, the toolstack and the guests behind them. A text goes on over the columns to its right, which
+ * are empty in its line.
  */
 import type { Note, Outcome, Violation } from './outcome.js';
 
@@ -24,8 +25,10 @@ export interface LanesOptions {
 type Paint = (text: string) => string;
 
 const defaultLinesMax = 50;
-/** A column is not narrower than that, whatever the width of a line. */
-const columnMin = 10;
+/** How wide a column is, whatever the width of a line; and the room that the last one keeps, if there is any. */
+const columnMin = 4;
+const columnMax = 14;
+const lastColumn = 48;
 const gap = '  ';
 /** Lines that one note takes at most. */
 const noteLinesMax = 4;
@@ -39,7 +42,7 @@ export function lanes(outcome: Outcome, { width, linesMax = defaultLinesMax, pai
 
   const rows = notes.map((note, index) => {
     const step = String(note.step).padStart(stepWidth);
-    const lines = textIn(note, columns).map((text, line) => {
+    const lines = textIn(note, columns, width).map((text, line) => {
       const left = `${marked.has(index) ? '>' : ' '} ${line === 0 ? step : ' '.repeat(stepWidth)}`;
       return marked.has(index) ? as.violated(`${left}${gap}${text}`) : `${as.dim(left)}${gap}${text}`;
     });
@@ -63,20 +66,15 @@ interface Column {
   readonly width: number;
 }
 
-/** The lanes that did something. Each has the room that it needs, if it is no more than an even share of what is left. */
+/**
+ * The lanes that did something. Only one of them has a text in each line, which may go on over the columns to its right: a
+ * column is as wide as it can be while the last one keeps room for a text.
+ */
 function columnsOf(notes: readonly Note[], width: number): Column[] {
-  const needs = new Map<string, number>();
-  for (const { lane, text } of notes) needs.set(lane, Math.max(needs.get(lane) ?? lane.length, text.length));
-  const widths = new Map<string, number>();
-  let room = width - 6 - gap.length * needs.size;
-  const bySize = [...needs].sort(([, a], [, b]) => a - b);
-  for (const [index, [lane, need]] of bySize.entries()) {
-    const share = Math.max(columnMin, Math.floor(room / (bySize.length - index)));
-    const given = Math.min(need, share);
-    widths.set(lane, given);
-    room -= given;
-  }
-  return [...needs.keys()].sort(inOrder).map((lane) => ({ lane, width: widths.get(lane) ?? columnMin }));
+  const names = [...new Set(notes.map(({ lane }) => lane))].sort(inOrder);
+  const share = Math.floor((width - 8 - lastColumn) / Math.max(names.length - 1, 1));
+  const even = Math.min(Math.max(share, columnMin), columnMax);
+  return names.map((lane) => ({ lane, width: Math.max(even, lane.length) }));
 }
 
 /** The reader, the default thread, those of the domains, workers; then others, the toolstack, the guests. */
@@ -91,10 +89,13 @@ function inOrder(a: string, b: string): number {
   return rank(a) - rank(b) || a.length - b.length || byName;
 }
 
-function textIn({ lane, text }: Note, columns: readonly Column[]): string[] {
+function textIn({ lane, text }: Note, columns: readonly Column[], width: number): string[] {
   const at = columns.findIndex((column) => column.lane === lane);
-  const before = columns.slice(0, at).map(({ width }) => ' '.repeat(width) + gap);
-  return wrapped(text, columns[at]?.width ?? columnMin).map((line) => `${before.join('')}${line}`);
+  const before = columns
+    .slice(0, at)
+    .map((column) => ' '.repeat(column.width) + gap)
+    .join('');
+  return wrapped(text, Math.max(width - 8 - before.length, columnMin)).map((line) => `${before}${line}`);
 }
 
 /** At blanks and behind slashes, else wherever the line is full. What is over `noteLinesMax` is cut off. */

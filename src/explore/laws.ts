@@ -202,7 +202,8 @@ export class Laws implements Observer {
     const { watch } = event;
     const waiting = (this.#waitingOf.get(watch) ?? 0) + 1;
     this.#waitingOf.set(watch, waiting);
-    if (watch.guestWritable && waiting > 1) {
+    const guests = watch.guestWritable || (this.#options.design === 'hardened' && isMulticast(watch));
+    if (guests && waiting > 1) {
       this.#violate('X1', 'at most one event of a guest’s node waits', `${waiting} events of ${watch.node} wait`);
     }
   }
@@ -231,7 +232,7 @@ export class Laws implements Observer {
     }
     this.#exclusive(task, event, domid);
     this.#ordered(task, event, domid);
-    if (task.lane === 'X' && this.#options.design !== 'single' && watch.name.startsWith('xen_mcast_ctrl_changed')) {
+    if (task.lane === 'X' && this.#options.design !== 'single' && isMulticast(watch)) {
       this.#violate('X2', 'a guest’s events run in its own thread', `xenwatch runs ${path}, which domain ${domid} writes`);
     }
     this.#running.set(domid, [...(this.#running.get(domid) ?? []), { task, event }]);
@@ -246,6 +247,7 @@ export class Laws implements Observer {
         domid,
         running.filter((one) => one.event !== event),
       );
+    task.sched?.wakeAll(this.ends);
   }
 
   complain(task: KTask, what: Complaint, text: string): void {
@@ -299,6 +301,9 @@ export class Laws implements Observer {
 
   /** Nobody can go on; what is held is still held, or (`healed`) has been let go before the last scripts ran. */
   settled(healed: boolean): void {
+    if (this.#memoryFailed && !this.#toldOfMemory) {
+      this.#violate('L6', 'what has no memory is told of', 'a thread could not be made, and nothing says so');
+    }
     if (healed) return;
     const stalled = new Set(
       this.#options
@@ -342,8 +347,6 @@ export class Laws implements Observer {
       const domid = parseDomid(name);
       if (domid === undefined || domid === 0 || threads.some((thread) => thread.domid === domid)) continue;
       if (this.#sloppy) this.#violate('P2', 'only a domid ends a thread', `mtwatch/${name} is there, its thread is not`);
-      else if (this.#memoryFailed && !this.#toldOfMemory)
-        this.#violate('L6', 'a thread that cannot be made is told of', `mtwatch/${name} has no thread`);
       else this.#violate('L5', 'an announced domain has a thread', `mtwatch/${name} has none`);
     }
     for (const event of this.#waiting) {
@@ -355,9 +358,9 @@ export class Laws implements Observer {
     }
   }
 
-  /** An allocation has failed. */
-  failed(): void {
-    this.#memoryFailed = true;
+  /** There was no memory for this. A thread that cannot be started is told by an ERR_PTR, if that is looked at. */
+  failed(what: string): void {
+    if (what.startsWith('kzalloc') || this.#options.design === 'hardened') this.#memoryFailed = true;
   }
 
   // How a broken law is named.
@@ -471,6 +474,10 @@ function describeWait(task: KTask): string {
   const chain = waitsFor(task).map(({ lane }) => lane);
   const inside = task.stack[task.stack.length - 1] ?? '';
   return `${task.waitingOn?.name ?? 'nothing'} in ${short(inside)}${chain.length > 1 ? ` (${chain.join(' -> ')})` : ''}`;
+}
+
+function isMulticast({ name }: XenbusWatch): boolean {
+  return name.startsWith('xen_mcast_ctrl_changed');
 }
 
 function short(name: string): string {

@@ -127,13 +127,15 @@ const awaitInitWait = (device: Device) =>
     if (!come) t.note(`unable to add device ${busId(device)}`);
   });
 
-/** What the hotplug script of the device writes. */
+/** What the hotplug script of the device does: that of a disk looks at other disks first. */
 const hotplug = (device: Device) =>
-  op(`hotplug script of ${busId(device)}`, (t) =>
-    device.type === 'vbd'
-      ? t.write(`${back(device)}/physical-device`, '7:0')
-      : t.write(`${back(device)}/hotplug-status`, 'connected'),
-  );
+  op(`hotplug script of ${busId(device)}`, function* (t) {
+    if (device.type === 'vif') return yield* t.write(`${back(device)}/hotplug-status`, 'connected');
+    for (const name of ['params', 'mode', 'frontend', 'frontend-id', 'type', 'script', 'online', 'state']) {
+      yield* t.read(`${back(device)}/${name}`);
+    }
+    yield* t.write(`${back(device)}/physical-device`, '7:0');
+  });
 
 const attach = (device: Device) => [addDevice(device), awaitInitWait(device), hotplug(device)];
 
@@ -400,22 +402,28 @@ export const scenarios: readonly Scenario[] = [
     name: 'toggle',
     what: 'a guest closes and reconnects its vif, again and again, while the hotplug script finishes',
     phases: (w) => [
-      { scripts: [t(announce(7), makeDomain(w, 7), addDevice(vif(7)), awaitInitWait(vif(7)), hotplug(vif(7)))] },
+      { scripts: [t(announce(7), makeDomain(w, 7), addDevice(vif(7)), awaitInitWait(vif(7))), guestOf(w, 7, vif(7))] },
       {
         scripts: [
+          t(
+            op('waits for the guest to connect anew', function* (self) {
+              yield* self.until(`${front(vif(7))}/state`, is(Initialising), guestWaitMs);
+              yield* self.until(`${front(vif(7))}/state`, is(Connected), guestWaitMs);
+              // A slow script.
+              for (let look = 0; look < 24; look++) yield* self.read(`${back(vif(7))}/script`);
+            }),
+            hotplug(vif(7)),
+          ),
           {
             lane: 'G7',
-            operations: [
-              frontend(w, vif(7)),
-              ...[1, 2, 3].flatMap(() => [
-                noticed(w, vif(7)),
-                guestWrites(w, vif(7), Closed),
-                noticed(w, vif(7)),
-                guestWrites(w, vif(7), Initialising),
-                noticed(w, vif(7)),
-                guestWrites(w, vif(7), Connected),
-              ]),
-            ],
+            operations: [1, 2, 3].flatMap(() => [
+              guestWrites(w, vif(7), Closed),
+              noticed(w, vif(7)),
+              guestWrites(w, vif(7), Initialising),
+              noticed(w, vif(7)),
+              guestWrites(w, vif(7), Connected),
+              noticed(w, vif(7)),
+            ]),
           },
         ],
       },
@@ -545,6 +553,21 @@ export const scenarios: readonly Scenario[] = [
     ],
   },
   {
+    name: 'recreate-stalled',
+    what: 'a domid comes back while its last owner, whose node is gone, stalls on a second vif',
+    phases: (w) => [
+      up(w, 7, vif(7, 0), vif(7, 1)),
+      {
+        scripts: [
+          t(hold(w, vif(7, 0), 'inflight'), hold(w, vif(7, 1), 'inflight'), ...destroy(w, 7, vif(7, 0), vif(7, 1)), retract(7)),
+        ],
+      },
+      { scripts: [t(flush(w, vif(7, 0)))] },
+      { scripts: [t(announce(7), makeDomain(w, 7), addDevice(vbd(7)), awaitInitWait(vbd(7)))] },
+      { heal: true, scripts: [t(...destroy(w, 7, vbd(7)), retract(7))] },
+    ],
+  },
+  {
     name: 'flood',
     what: 'a guest writes its state and its multicast wish as fast as it can, while its domain is stalled',
     phases: (w) => [
@@ -603,15 +626,17 @@ export const scenarios: readonly Scenario[] = [
   },
   {
     name: 'xenwatch-stalled',
-    what: 'xenwatch is stuck in a disk of dom0’s own; a domain is destroyed meanwhile',
+    what: 'xenwatch gets stuck in a disk of dom0’s own; a domain is destroyed meanwhile, another one later',
     phases: (w) => [
       up(w, 7, vif(7)),
+      up(w, 8, vif(8)),
       {
         scripts: [
           t2(hold(w, dom0Disk, 'connect'), addDevice(dom0Disk), awaitInitWait(dom0Disk), hotplug(dom0Disk)),
           t(...destroy(w, 7, vif(7)), retract(7)),
         ],
       },
+      { scripts: [t(...destroy(w, 8, vif(8)), retract(8))] },
     ],
   },
   {

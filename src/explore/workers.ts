@@ -84,9 +84,12 @@ export function poolHere(runSchedule: RunSchedule, signal?: AbortSignal): Pool {
   };
 }
 
+/** A run leaves nothing behind but garbage: with room for a few hundred of them, collecting it costs little. */
+const maxYoungGenerationSizeMb = 64;
+
 /** Jobs are done by `size` threads that run `program`: `worker.ts`, or what else calls `serveJobs`. */
 export function poolOf(size: number, signal?: AbortSignal, program = new URL('./worker.js', import.meta.url)): Pool {
-  const workers = Array.from({ length: size }, () => new Worker(program));
+  const workers = Array.from({ length: size }, () => new Worker(program, { resourceLimits: { maxYoungGenerationSizeMb } }));
   const idle = [...workers];
   // A worker that ends before it is told to is a bug, and no answer comes from it.
   const broken = new Promise<never>((_, reject) => {

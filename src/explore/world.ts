@@ -47,6 +47,9 @@ const lanes: readonly (readonly [RegExp, string])[] = [
   [/^(\d+)\.\w+-\d+$/, 'B$1'],
 ];
 
+/** The lanes of names that have come up. */
+const laneNames = new Map<string, string>();
+
 /** What scripts act on. */
 export interface World {
   readonly store: DirectStore;
@@ -150,7 +153,7 @@ class Run implements World {
       defects: built,
       fails: (what) => {
         const fails = this.failing.size > 0 && [...this.failing].some((start) => what.startsWith(start));
-        if (fails) this.#laws.failed();
+        if (fails) this.#laws.failed(what);
         return fails;
       },
     });
@@ -242,13 +245,21 @@ class Run implements World {
 
   /** A short name for a column; a second task of the same kind is `D7b`. */
   #laneOf(name: string): string {
-    const lane = lanes.reduce((rest, [pattern, to]) => rest.replace(pattern, to), name);
-    const taken = new Set([...this.#sched.tasks].map((task) => task.lane));
-    for (let order = 1; order < 26; order++) {
-      const unique = order === 1 ? lane : `${lane}${String.fromCharCode(96 + order)}`;
-      if (!taken.has(unique)) return unique;
+    let lane = laneNames.get(name);
+    if (lane === undefined) {
+      lane = lanes.reduce((rest, [pattern, to]) => rest.replace(pattern, to), name);
+      laneNames.set(name, lane);
     }
-    return lane;
+    for (let order = 1; order <= 26; order++) {
+      const unique = order === 1 ? lane : `${lane}${String.fromCharCode(96 + order)}`;
+      if (!this.#laneTaken(unique)) return unique;
+    }
+    return name;
+  }
+
+  #laneTaken(lane: string): boolean {
+    for (const task of this.#sched.tasks) if (task.lane === lane) return true;
+    return false;
   }
 
   /** Until nobody can go on and nobody waits for a deadline. */

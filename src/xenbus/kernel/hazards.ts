@@ -34,8 +34,10 @@ export const switches = {
   'silent-alloc': one('the events of a domain whose thread cannot be made are dropped', 'L6'),
   'unregister-mutexes': one('unregistering takes xenwatch_mutex and its domain’s mutex, which are held over callbacks', 'E4'),
   'unregister-all': one('unregistering a watch of dom0 waits for the callback of every domain', 'E2'),
-  'frontends-in-xenwatch': one('dom0’s own devices run in xenwatch, also those that a driver domain serves', 'A1'),
-  'removals-cross': one('frontends-in-xenwatch and unregister-mutexes together', 'D1'),
+  'removals-cross': one(
+    'unregister-mutexes, and dom0’s own devices run in xenwatch, also those that a driver domain serves',
+    'D1',
+  ),
   'rtnl-over-stop': one('netback waits for a queue’s threads with rtnl_mutex held', 'E3'),
   'removal-queued': one('the removal of a node waits in the domain’s own queue', 'L1'),
   'silent-reuse': one('nothing tells that a domid is announced anew while its last callback hangs', 'L2'),
@@ -53,7 +55,7 @@ export function isDefect(name: string): name is Defect {
 
 const implied: Partial<Record<Defect, readonly Defect[]>> = {
   'late-events-in-xenwatch': ['early-unhash', 'fallback', 'unregister-mutexes'],
-  'removals-cross': ['frontends-in-xenwatch', 'unregister-mutexes'],
+  'removals-cross': ['unregister-mutexes'],
 };
 
 /** The switches with what they stand for. */

@@ -205,7 +205,6 @@ export class Kernel {
           this.sched.wakeAll(pending.task.reply);
         }
       }
-      yield undefined;
     }
   }
 

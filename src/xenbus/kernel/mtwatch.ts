@@ -143,7 +143,10 @@ export class HardenedDispatch implements Dispatch {
       dropEvents(this.#kernel, this.#unplaced, watch);
     }
     spinUnlock(sched, self, this.#lock);
-    if (defects.has('rcu-sleep')) rcuReadLock(self);
+    if (defects.has('rcu-sleep')) {
+      rcuReadLock(self);
+      sched.mightSleep(self, 'wait_event');
+    }
     if (defects.has('unregister-mutexes')) yield* this.#waitForMutexes(self, watch);
     const others = defects.has('unregister-all') && watch.domidOf(watch.node) === 0 ? [...this.#executors.values()] : [];
     for (const { domid } of others)
@@ -174,7 +177,7 @@ export class HardenedDispatch implements Dispatch {
 
   *handOn(event: WatchEvent, domid: number): Task<boolean> {
     const { self, defects, observer } = this.#kernel;
-    if (self.serves === domid || defects.has('frontends-in-xenwatch')) return false;
+    if (self.serves === domid || defects.has('removals-cross')) return false;
     event.watch.pending += 1;
     observer?.queued?.(event);
     yield* this.queue(self, event);
