@@ -30,6 +30,8 @@ const levels: Record<string, readonly string[]> = {
 function levelOf(module: string): string {
   for (const [level, modules] of Object.entries(levels)) if (modules.includes(module)) return level;
   if (module.startsWith('xenbus/kernel/')) return 'xenbus 2';
+  if (['world', 'scenarios', 'laws', 'actor', 'store', 'worker'].some((name) => module === `explore/${name}`))
+    return 'explored world';
   if (module.startsWith('explore/')) return 'explore';
   if (module.startsWith('libxl/')) return 'libxl';
   if (module.startsWith('commands/')) return 'command line';
@@ -42,10 +44,12 @@ const mayImport: Record<string, (module: string, level: string) => boolean> = {
   'xenbus 1': (_, level) => ['xenbus 0', 'xenbus 1'].includes(level),
   'xenbus 2': (module, level) => ['xenbus 0', 'xenbus 2'].includes(level) || module === 'xenbus/hypervisor',
   'xenbus 3': (_, level) => xenbusLevels.includes(level),
-  explore: (_, level) => ['xenbus 0', 'xenbus 1', 'xenbus 2', 'explore'].includes(level),
+  explore: (_, level) => ['xenbus 0', 'explore'].includes(level),
+  'explored world': (_, level) => ['xenbus 0', 'xenbus 1', 'xenbus 2', 'explore', 'explored world'].includes(level),
   libxl: (module, level) => ['xenbus 0', 'libxl'].includes(level) || module === 'xenbus/xs-client',
   'command line': (module, level) =>
     ['xenbus 0', 'libxl', 'explore', 'command line'].includes(level) ||
+    module === 'explore/world' ||
     xenbus('xs-client', 'privcmd-client', 'run-dir').includes(module),
   library: (module, level) => level === 'xenbus 0' || xenbus('xs-client', 'store-loop').includes(module),
   root: () => true,

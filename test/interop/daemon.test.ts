@@ -189,7 +189,6 @@ test.each([
     '--journal /tmp/j',
     /^xl: dom0 did not start: --journal is not there yet: the store of this version lives in memory alone/,
   ],
-  ['a design that is not there', '--cmdline xen_mtwatch=rfc', /^xl: dom0 did not start: xen_mtwatch=rfc, .* is not modelled yet/],
   ['a time that is none', '--idle soon', /^xl: dom0 did not start: --idle soon: give a number of seconds, 0 for never\n$/],
   ['a host that is not described', '--host nosuch.json', /^xl: dom0 did not start: --host \S*nosuch\.json: ENOENT/],
   ['a trace nowhere', '--trace /nosuch/trace', /^xl: dom0 did not start: --trace \/nosuch\/trace: ENOENT/],
