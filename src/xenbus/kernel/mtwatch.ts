@@ -15,6 +15,8 @@
  *   A node that comes back keeps the thread. That a domid is announced anew while a callback of its last owner hangs
  *   is told in the log.
  * - Unregistering purges that watch's events and waits only if that very watch's callback runs in another thread.
+ * - A thread that dies of a bug in a callback leaves its queue behind, and `mtwatch` starts another one for it: what the
+ *   dead one holds stays held, but no other device of its domain is lost, and `xenwatch` comes back too.
  *
  * For example, domain 7 is stuck in `frontend_changed` while `xl destroy 7` goes on:
  *
@@ -107,6 +109,7 @@ export class HardenedDispatch implements Dispatch {
     const xenwatch = this.#newExecutor(0);
     this.#executors.set(0, xenwatch);
     xenwatch.task = kernel.spawn('xenwatch', 'xenwatch_thread', (self) => this.#thread(self, xenwatch));
+    this.#minded(xenwatch, xenwatch.task);
     this.#control = this.#newExecutor(controlDomid);
     this.#control.task = kernel.spawn('mtwatch', 'mtwatch_control', (self) => this.#controlThread(self));
   }
@@ -167,7 +170,7 @@ export class HardenedDispatch implements Dispatch {
   }
 
   busy(domid: number): boolean {
-    return this.#executors.has(domid);
+    return this.#executors.has(domid) || this.#lacking.has(domid);
   }
 
   /** Whether its node was there when last looked at. */
@@ -215,8 +218,35 @@ export class HardenedDispatch implements Dispatch {
     return watch.domidOf(path);
   }
 
+  /** Takes the next event, under the lock: until here it waits, from here on who unregisters its watch waits for `self`. */
+  #take(self: KTask, { events }: Executor): WatchEvent | undefined {
+    const event = events.shift();
+    if (!event) return undefined;
+    if (!this.#kernel.defects.has('pending-at-dispatch')) event.watch.pending -= 1;
+    event.watch.runners.add(self);
+    return event;
+  }
+
+  /** Sees to it that an executor whose thread dies gets another one. */
+  #minded(executor: Executor, task: KTask): void {
+    task.onDeath = () => {
+      const { sched, printk } = this.#kernel;
+      const { domid, running } = executor;
+      if (this.#executors.get(domid) !== executor) return void this.#unhashed.delete(executor);
+      executor.task = undefined;
+      executor.running = undefined;
+      if (running) {
+        running.watch.runners.delete(task);
+        for (const idle of this.#flushing) sched.wakeAll(idle);
+        printk(`xenbus: ${task.name} died in ${running.watch.name} of ${running.path}, another thread goes on`);
+      }
+      this.#lacking.add(domid);
+      sched.wakeAll(this.#control.queue);
+    };
+  }
+
   #newExecutor(domid: number): Executor {
-    const name = domid === 0 ? 'xenwatch' : `xen-mtwatch-${domid}`;
+    const name = threadName(domid);
     return {
       domid,
       queue: waitQueue(`events of ${name}`),
@@ -238,7 +268,7 @@ export class HardenedDispatch implements Dispatch {
     for (;;) {
       yield* waitEvent(executor.queue, () => events.length > 0 || leaves());
       yield* spinLock(self, this.#lock);
-      const event = events.shift();
+      const event = this.#take(self, executor);
       if (!event && leaves()) {
         // In the same breath as the look at the queue: what comes now finds no thread and gets a new one.
         if (!this.#unhashed.delete(executor)) this.#executors.delete(domid);
@@ -254,7 +284,6 @@ export class HardenedDispatch implements Dispatch {
   *#runOne(self: KTask, executor: Executor, event: WatchEvent): Task {
     const { sched, clock, defects } = this.#kernel;
     const locked = defects.has('unregister-mutexes');
-    if (!defects.has('pending-at-dispatch')) event.watch.pending -= 1;
     if (locked) yield* mutexLock(self, executor.mutex);
     executor.running = { watch: event.watch, path: event.path, since: clock.now() };
     yield* runCallback(this.#kernel, self, event);
@@ -270,11 +299,12 @@ export class HardenedDispatch implements Dispatch {
     for (;;) {
       yield* waitEvent(queue, () => events.length > 0 || toStart() !== undefined);
       yield* spinLock(self, this.#lock);
-      const event = events.shift();
+      const event = this.#take(self, this.#control);
       spinUnlock(this.#kernel.sched, self, this.#lock);
-      const domid = toStart();
       if (event) yield* this.#runOne(self, this.#control, event);
-      else if (domid !== undefined) yield* this.#start(self, domid);
+      // After each announcement one thread, so that no number of announcements keeps a domain waiting.
+      const domid = toStart();
+      if (domid !== undefined) yield* this.#start(self, domid);
     }
   }
 
@@ -282,15 +312,19 @@ export class HardenedDispatch implements Dispatch {
   *#start(self: KTask, domid: number): Task {
     const kernel = this.#kernel;
     const { sched, defects } = kernel;
-    const executor = this.#newExecutor(domid);
-    if (!kernel.alloc('kzalloc mtwatch_domain')) return this.#startAgain(domid);
-    const task = yield* kernel.kthreadRun(`xen-mtwatch-${domid}`, 'mtwatch_thread', (thread) => {
+    // One whose thread has died is there, and in the table.
+    const left = this.#executors.get(domid);
+    if (!left && !kernel.alloc('kzalloc mtwatch_domain')) return this.#startAgain(domid);
+    const executor = left ?? this.#newExecutor(domid);
+    const entry = domid === 0 ? 'xenwatch_thread' : 'mtwatch_thread';
+    const task = yield* kernel.kthreadRun(threadName(domid), entry, (thread) => {
       thread.serves = domid;
       return this.#thread(thread, executor);
     });
     if (!task && !defects.has('err-ptr')) return this.#startAgain(domid);
     if (!task) kernel.observer?.complain?.(self, 'ERR_PTR', `domain ${domid} is published without a thread`);
     executor.task = task;
+    if (task) this.#minded(executor, task);
     executor.announced = this.#nodes.has(domid);
     yield* spinLock(self, this.#lock);
     this.#lacking.delete(domid);
@@ -309,7 +343,10 @@ export class HardenedDispatch implements Dispatch {
       this.#unplaced.splice(0, this.#unplaced.length, ...this.#unplaced.filter((event) => this.#domidOf(event) !== domid));
       return;
     }
-    printk(`xenbus: no memory for xen-mtwatch-${domid}, trying again in ${startAgainMs / 1000} s`);
+    printk(`xenbus: no memory for ${threadName(domid)}, trying again in ${startAgainMs / 1000} s`);
+    // Next time another one is the first to be tried.
+    this.#lacking.delete(domid);
+    this.#lacking.add(domid);
     this.#backingOff = true;
     clock.after(startAgainMs, () => {
       this.#backingOff = false;
@@ -341,9 +378,11 @@ export class HardenedDispatch implements Dispatch {
   #retract(domid: number): void {
     const { sched, defects } = this.#kernel;
     this.#nodes.delete(domid);
-    if (!this.#unplaced.some((event) => this.#domidOf(event) === domid)) this.#lacking.delete(domid);
     const executor = this.#executors.get(domid);
-    if (!executor) return;
+    if (!executor) {
+      if (!this.#unplaced.some((event) => this.#domidOf(event) === domid)) this.#lacking.delete(domid);
+      return;
+    }
     if (defects.has('early-unhash')) {
       this.#executors.delete(domid);
       this.#unhashed.add(executor);
@@ -388,6 +427,10 @@ export class HardenedDispatch implements Dispatch {
     if (domid === 0) return;
     this.setNode(domid, yield* this.#kernel.exists(path));
   }
+}
+
+function threadName(domid: number): string {
+  return domid === 0 ? 'xenwatch' : `xen-mtwatch-${domid}`;
 }
 
 /** The domid of `mtwatch/<domid>`; 0 for every other path, and for a name that is no domid. */

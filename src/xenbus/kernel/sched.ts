@@ -78,6 +78,8 @@ export class KTask {
   exited = false;
   /** Why it died, if it did not return. */
   died: string | undefined;
+  /** Told when it has died, by whoever made it; what it held is still held. */
+  onDeath: (() => void) | undefined;
   readonly exit: WaitQueue;
   /** Where it waits for the reply to its one request. */
   readonly reply: WaitQueue;
@@ -353,8 +355,10 @@ export class Sched {
   #park(task: KTask, what: Trouble, error?: unknown): void {
     if (what === 'oops') task.died = typeof error === 'string' ? error : String(error);
     this.#hooks.trouble(task, what, error);
-    if (what === 'oops') this.#exit(task);
-    else task.home.ready -= 1;
+    if (what === 'oops') {
+      this.#exit(task);
+      task.onDeath?.();
+    } else task.home.ready -= 1;
   }
 
   #forget(task: KTask): void {

@@ -1,17 +1,35 @@
 /** Who runs which callback, in which order, and what unregistering waits for: both designs of dispatch. */
 import { SimClock } from '../../../src/xenbus/clock.js';
 import { Kernel } from '../../../src/xenbus/kernel/kernel.js';
-import { HardenedDispatch, mtwatchDomid } from '../../../src/xenbus/kernel/mtwatch.js';
-import { Sched, type Task, waitEvent, waitQueue } from '../../../src/xenbus/kernel/sched.js';
+import { controlDomid, HardenedDispatch, mtwatchDomid } from '../../../src/xenbus/kernel/mtwatch.js';
+import { bug, Sched, type Task, waitEvent, waitQueue } from '../../../src/xenbus/kernel/sched.js';
 import { type Dispatch, SingleDispatch, Watches, watchEventsMax, type XenbusWatch } from '../../../src/xenbus/kernel/xenwatch.js';
 import { joinStrings, type XsPacket, XsType } from '../../../src/xenbus/xs-wire.js';
 
-/** A kernel whose store says OK to everything; `fire` is an event of a watch. */
-function machine(design: 'single' | 'hardened') {
+/** A kernel whose store says OK to everything; `fire` is an event of a watch. What `failing` names cannot be had. */
+function machine(design: 'single' | 'hardened', failing: ReadonlySet<string> = new Set()) {
   const trouble: string[] = [];
   const printed: string[] = [];
-  const sched = new Sched({ wake: () => {}, trouble: (task, what, error) => trouble.push(`${task.name}: ${what}: ${error}`) });
-  const kernel = new Kernel({ domid: 0, who: 'dom0-kernel', sched, clock: new SimClock(), printk: (text) => printed.push(text) });
+  /** Who goes on only when nobody else can. */
+  const last = new Set<string>();
+  const sched = new Sched({
+    wake: () => {},
+    choose: (ready) =>
+      Math.max(
+        0,
+        ready.findIndex(({ name }) => !last.has(name)),
+      ),
+    trouble: (task, what, error) => trouble.push(`${task.name}: ${what}: ${error}`),
+  });
+  const clock = new SimClock();
+  const kernel = new Kernel({
+    domid: 0,
+    who: 'dom0-kernel',
+    sched,
+    clock,
+    printk: (text) => printed.push(text),
+    fails: (what) => failing.has(what),
+  });
   const deliver: ((packet: XsPacket) => void)[] = [];
   kernel.connect({
     connect: (peer) => {
@@ -45,7 +63,7 @@ function machine(design: 'single' | 'hardened') {
     run();
     return result as T;
   };
-  return { kernel, sched, dispatch, watches, run, fire, task, trouble, printed };
+  return { kernel, sched, clock, dispatch, watches, run, fire, task, last, trouble, printed };
 }
 
 const domidOf = (path: string) => Number(/\d+/.exec(path)?.[0] ?? 0);
@@ -209,6 +227,143 @@ test("a domain's thread comes with its first event, leaves when it is idle, and 
   fire(watch, '8/x');
   run();
   expect(threads()).toEqual(['xenwatch', 'xen-mtwatch-7']);
+});
+
+describe('a thread of the hardened design that dies of a bug in a callback', () => {
+  /** Paths that end in `bug` are fatal. */
+  function dying(failing?: ReadonlySet<string>) {
+    const m = machine('hardened', failing);
+    const ran: string[] = [];
+    const callback = function* (path: string): Task {
+      ran.push(path);
+      yield undefined;
+      if (path.endsWith('bug')) yield* bug(`at ${path}`);
+      ran.push(`${path} done`);
+    };
+    const watch = m.task(() => m.watches.register({ node: 'backend', name: 'backend_changed', domidOf, callback }));
+    const threads = () => m.dispatch.threads().map(({ task, pending }) => `${task.name} ${pending}`);
+    return { ...m, ran, watch, threads };
+  }
+
+  test.each([
+    ['a domain', 7, 'xen-mtwatch-7'],
+    ['dom0', 0, 'xenwatch'],
+  ])('of %s: what waits behind it is run by another one', (_whose, domid, name) => {
+    const { watch, fire, run, ran, trouble, printed } = dying();
+    for (const what of ['bug', 'a', 'b']) fire(watch, `${domid}/${what}`);
+    run();
+    fire(watch, `${domid}/later`);
+    run();
+    expect({ ran, trouble, printed }).toEqual({
+      ran: [`${domid}/bug`, ...['a', 'b', 'later'].flatMap((what) => [`${domid}/${what}`, `${domid}/${what} done`])],
+      trouble: [`${name}: oops: at ${domid}/bug`],
+      printed: [`xenbus: ${name} died in backend_changed of ${domid}/bug, another thread goes on`],
+    });
+  });
+
+  test('leaves nothing behind when nothing waits and its domain has no node', () => {
+    const { watch, fire, run, dispatch, threads } = dying();
+    fire(watch, '7/bug');
+    run();
+    expect({ threads: threads(), busy: dispatch.busy(7) }).toEqual({ threads: ['xenwatch 0'], busy: false });
+  });
+
+  test('is no callback that unregistering waits for', () => {
+    const { watch, watches, fire, run, task } = dying();
+    fire(watch, '7/bug');
+    run();
+    let gone = false;
+    task(function* () {
+      yield* watches.unregister(watch);
+      gone = true;
+    });
+    expect(gone).toBe(true);
+  });
+
+  test('is replaced once there is memory, though its node goes meanwhile', () => {
+    const failing = new Set<string>();
+    const { watch, fire, run, ran, dispatch, threads, clock } = dying(failing);
+    (dispatch as HardenedDispatch).setNode(7, true);
+    fire(watch, '7/bug');
+    fire(watch, '7/a');
+    while (ran.length === 0) run();
+    expect(threads()).toEqual(['xenwatch 0', 'xen-mtwatch-7 0']);
+    failing.add('kthread_run xen-mtwatch-7');
+    fire(watch, '7/bug');
+    fire(watch, '7/b');
+    run();
+    (dispatch as HardenedDispatch).setNode(7, false);
+    expect({ threads: threads(), busy: dispatch.busy(7) }).toEqual({ threads: ['xenwatch 0'], busy: true });
+    failing.clear();
+    clock.jump();
+    run();
+    expect({ ran: ran.slice(-2), threads: threads(), busy: dispatch.busy(7) }).toEqual({
+      ran: ['7/b', '7/b done'],
+      threads: ['xenwatch 0'],
+      busy: false,
+    });
+  });
+});
+
+test('a domain whose thread cannot be started keeps no other one waiting', () => {
+  const failing = new Set(['kthread_run xen-mtwatch-7']);
+  const m = machine('hardened', failing);
+  const ran: string[] = [];
+  const watch = m.task(() =>
+    m.watches.register({
+      node: 'backend',
+      name: 'backend_changed',
+      domidOf,
+      // biome-ignore lint/correctness/useYield: it has nothing to wait for.
+      callback: function* (path) {
+        ran.push(path);
+      },
+    }),
+  );
+  for (const path of ['7/a', '8/b']) m.fire(watch, path);
+  m.run();
+  m.clock.jump();
+  m.run();
+  expect(ran).toEqual(['8/b']);
+  failing.clear();
+  m.clock.jump();
+  m.run();
+  expect(ran).toEqual(['8/b', '7/a']);
+});
+
+test('announcements without end keep no domain without a thread', () => {
+  const { dispatch, watches, fire, run, sched, task, last } = machine('hardened');
+  const ran: string[] = [];
+  const again: XenbusWatch = task(() =>
+    watches.register({
+      node: 'mtwatch',
+      name: 'mtwatch_changed',
+      domidOf: () => controlDomid,
+      // biome-ignore lint/correctness/useYield: each time somebody writes the node twice.
+      callback: function* (path) {
+        fire(again, path);
+        fire(again, path);
+      },
+    }),
+  );
+  const watch = task(() =>
+    watches.register({
+      node: 'backend',
+      name: 'backend_changed',
+      domidOf,
+      // biome-ignore lint/correctness/useYield: it has nothing to wait for.
+      callback: function* (path) {
+        ran.push(path);
+      },
+    }),
+  );
+  run();
+  // The ring is read first, so that one announcement or more are there whenever the thread looks.
+  last.add('mtwatch');
+  fire(again, 'mtwatch/9');
+  fire(watch, '7/a');
+  for (let steps = 0; steps < 1000; steps++) sched.step();
+  expect({ ran, threads: dispatch.threads().map(({ task }) => task.name) }).toEqual({ ran: ['7/a'], threads: ['xenwatch'] });
 });
 
 test.each([
