@@ -173,10 +173,11 @@ export class Watches {
    */
   *handOn(domid: number, path: string, token: string): Task<boolean> {
     const { self, sched } = this.#kernel;
-    const watch = this.#byToken.get(token);
-    if (!watch || !this.dispatch.handOn) return false;
+    if (!this.dispatch.handOn) return false;
     yield* spinLock(self, this.#lock);
-    const taken = yield* this.dispatch.handOn({ watch, path, token, seq: this.#seq++, domid }, domid);
+    // Unregistered meanwhile: whoever does that waits for this callback, but not for an event that is queued after it.
+    const watch = this.#byToken.get(token);
+    const taken = watch !== undefined && (yield* this.dispatch.handOn({ watch, path, token, seq: this.#seq++, domid }, domid));
     spinUnlock(sched, self, this.#lock);
     return taken;
   }

@@ -366,6 +366,29 @@ test('announcements without end keep no domain without a thread', () => {
   expect({ ran, threads: dispatch.threads().map(({ task }) => task.name) }).toEqual({ ran: ['7/a'], threads: ['xenwatch'] });
 });
 
+test('an event that is handed on while its watch is unregistered never runs', () => {
+  const { kernel, sched, watches, fire, run, task, last } = machine('hardened');
+  const ran: string[] = [];
+  const watch: XenbusWatch = task(() =>
+    watches.register({
+      node: 'device',
+      name: 'frontend_changed',
+      callback: function* (path, token) {
+        ran.push(`${path}, watch gone: ${watch.gone}`);
+        if (kernel.self.serves === 3) return;
+        last.add('xenwatch');
+        yield* watches.handOn(3, path, token);
+      },
+    }),
+  );
+  fire(watch, 'device/vif/0');
+  while (!last.has('xenwatch')) sched.step();
+  // xenwatch is about to take the lock, and others come first.
+  kernel.spawn('rmmod', 'delete_module', () => watches.unregister(watch));
+  run();
+  expect({ ran, gone: watch.gone }).toEqual({ ran: ['device/vif/0, watch gone: false'], gone: true });
+});
+
 test.each([
   ['mtwatch/7', 7],
   ['mtwatch/32751', 32751],
