@@ -381,7 +381,7 @@ test('xl dom0 status tells which threads are dead, and what is to be done when i
     upMs: 1,
     host: { root: '/', assumeFiles: false, strictFiles: false, bridges: [] },
     trace: null,
-    dead: [{ thread: 'xenwatch', pid: 29, why: 'kernel BUG: x' }],
+    dead: [{ thread: 'xenwatch', pid: 29, why: 'kernel BUG: x', holds: [] }],
   };
   const deadLine = (changes: Partial<Dom0Status>) =>
     statusText({ ...status, ...changes })
@@ -393,6 +393,13 @@ test('xl dom0 status tells which threads are dead, and what is to be done when i
   );
   expect(deadLine({ xenwatch: 'hardened' })).toBe('dead:          xenwatch:29 (kernel BUG: x); `xl dom0 dmesg` has its stack');
   expect(deadLine({ dead: [] })).toBe('trace:         -');
+  const dead = { thread: 'xen-mtwatch-7', pid: 44, why: 'kernel BUG at x.c:1!', holds: ['domain_mutex of 7'] };
+  const told = 'dead:          xen-mtwatch-7:44 (kernel BUG at x.c:1!); `xl dom0 dmesg` has its stack; ';
+  const reboot = '`xl dom0 stop` and a new start are a reboot';
+  expect(deadLine({ xenwatch: 'rfc', dead: [dead] })).toBe(`${told}no event of domain 7 is handled any more: ${reboot}`);
+  expect(deadLine({ xenwatch: 'rfc', dead: [{ ...dead, holds: ['watches_lock'] }] })).toBe(
+    `${told}it keeps watches_lock, so no event and no reply of the store gets through any more: ${reboot}`,
+  );
 });
 
 test.each([

@@ -27,6 +27,7 @@ import { watchControl, watchCpus } from './kernel/manage.js';
 import { netback } from './kernel/netback.js';
 import { NetDevices } from './kernel/netdev.js';
 import { netfront } from './kernel/netfront.js';
+import { oopsText, release, type StallWatch, watchRcuStalls } from './kernel/oops.js';
 import { debugModules, Printk } from './kernel/printk.js';
 import { type KTask, procStack, Sched, type Task } from './kernel/sched.js';
 import { sysrqMask } from './kernel/sysrq.js';
@@ -71,8 +72,8 @@ export interface Dom0Options {
   readonly hypervisor?: HypervisorOptions;
   readonly log: (line: string) => void;
   readonly trace?: (line: TraceLine) => void;
-  /** Which of `n` runnable tasks goes on; the first in line when absent. */
-  readonly choose?: (n: number) => number;
+  /** Which of `n` runnable tasks goes on, by its index in `ready`; the first in line when absent. */
+  readonly choose?: (n: number, ready: readonly KTask[]) => number;
   readonly hungTaskMs?: number;
   /** Who watches over dom0's kernel. */
   readonly observer?: Observer;
@@ -104,6 +105,7 @@ export class Dom0 implements StorePort {
   readonly #ringMappings = new Map<number, () => void>();
   readonly #printk: Printk;
   readonly #stopHungTasks: () => void;
+  readonly #stalls: StallWatch;
   #xenbus: StorePort | undefined;
   readonly #dead: DeadThread[] = [];
   /** Questions for the log that wait for its next line. */
@@ -125,8 +127,9 @@ export class Dom0 implements StorePort {
 
     this.#sched = new Sched({
       wake,
-      ...(choose ? { choose: (ready: readonly KTask[]) => choose(ready.length) } : {}),
+      ...(choose ? { choose: (ready: readonly KTask[]) => choose(ready.length, ready) } : {}),
       trouble: (task, what, error) => this.#trouble(task, what, error, log),
+      blocking: (task) => this.#stalls.blocking(task),
       charged: (task) => {
         const domain = this.hypervisor.get(task.home.domid);
         if (domain) domain.cpuTime += stepSeconds;
@@ -171,8 +174,9 @@ export class Dom0 implements StorePort {
       ...(options.observer ? { observer: options.observer } : {}),
       debugs: debugModules(cmdline),
     });
+    this.#stalls = watchRcuStalls(this.kernel);
     this.#netdevs = new NetDevices(this.kernel, host.bridges);
-    this.#printk.print('Linux version 6.1.0-56-amd64 (modelled by xl-mtwatch)');
+    this.#printk.print(`Linux version ${release} (modelled by xl-mtwatch)`);
     this.#printk.print(`Command line: ${cmdline}`);
     this.kernel.connect(this.#store);
     const words = cmdline.split(/\s+/);
@@ -229,6 +233,7 @@ export class Dom0 implements StorePort {
   close(): void {
     this.#closed = true;
     this.#stopHungTasks();
+    this.#stalls.stop();
     for (const end of [...this.#followers]) end();
   }
 
@@ -315,16 +320,22 @@ export class Dom0 implements StorePort {
     this.#ringMappings.delete(domid);
   }
 
+  /**
+   * A BUG is told as Linux does. An error that is none of Linux's is a bug of the model, and has only the functions that
+   * it was thrown through on its way out.
+   */
   #trouble(task: KTask, what: 'oops' | 'soft lockup', error: unknown, log: (line: string) => void): void {
     const reason = error instanceof Error ? (error.stack ?? error.message) : String(error ?? '');
     const text =
       what === 'oops' ? `kernel BUG in ${task.comm}:${task.pid}` : `watchdog: BUG: soft lockup [${task.comm}:${task.pid}]`;
-    const trace = [text, 'Call Trace:', ...procStack(task)].join('\n');
-    if (task.home === this.kernel.home) {
-      this.#printk.print(trace);
-      const why = error instanceof Error ? error.message : what;
-      if (this.#dead.length < deadThreadsMax) this.#dead.push({ thread: task.name, pid: task.pid, why });
-    } else this.#guests.get(task.home.domid)?.kernel.printk(trace);
+    const kernel = task.home === this.kernel.home ? this.kernel : this.#guests.get(task.home.domid)?.kernel;
+    if (kernel && what === 'oops' && typeof error === 'string') kernel.printk(oopsText(kernel.taint, task, error));
+    else kernel?.printk([text, 'Call Trace:', ...procStack(task)].join('\n'));
+    if (what === 'soft lockup') kernel?.taint.flags.add('L');
+    if (kernel === this.kernel && this.#dead.length < deadThreadsMax) {
+      const why = error instanceof Error ? error.message : typeof error === 'string' ? error : what;
+      this.#dead.push({ thread: task.name, pid: task.pid, why, holds: [...task.holds].map(({ name }) => name) });
+    }
     log(`dom ${task.home.domid}: ${text}: ${reason}`);
   }
 

@@ -154,6 +154,8 @@ export interface DeadThread {
   readonly thread: string;
   readonly pid: number;
   readonly why: string;
+  /** Locks that it had, by name. */
+  readonly holds: readonly string[];
 }
 
 export interface MonitorRequest {

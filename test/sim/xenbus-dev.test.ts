@@ -250,7 +250,8 @@ test('a bug in a callback ends xenwatch and what depends on it; dom0 goes on and
   });
   file.send(XsType.Watch, 0, 'test', 't');
   await m.settle();
-  expect(m.dom0.dead).toEqual([{ thread: 'xenwatch', pid: expect.any(Number), why: 'a bug in watch_fired' }]);
+  const holds = ['xenwatch_mutex'];
+  expect(m.dom0.dead).toEqual([{ thread: 'xenwatch', pid: expect.any(Number), why: 'a bug in watch_fired', holds }]);
   expect(log()).toContain('kernel BUG in xenwatch');
   const other = open();
   expect(await other.write(XsType.Read, 0, 'domid')).toEqual(['1 READ 0']);

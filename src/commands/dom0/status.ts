@@ -31,7 +31,7 @@ export function statusText(status: Dom0Status): string {
     ['version', status.version],
     ['run directory', status.runDir],
     ['command line', status.cmdline === '' ? '-' : status.cmdline],
-    ['xenwatch', status.xenwatch === 'single' ? 'one thread' : 'one thread a domain'],
+    ['xenwatch', designTexts[status.xenwatch]],
     ['domains', status.domains],
     ['connections', status.connections],
     ['up', `${(status.upMs / 1000).toFixed(1)}s`],
@@ -43,9 +43,23 @@ export function statusText(status: Dom0Status): string {
   return fields.map(([name, value]) => `${`${name}:`.padEnd(15)}${value}\n`).join('');
 }
 
+const designTexts = {
+  single: 'one thread',
+  rfc: 'rfc: one thread a domain, as the patch was posted',
+  hardened: 'one thread a domain',
+} satisfies Record<Dom0Status['xenwatch'], string>;
+
 /** A thread that a bug has ended, what that means, and what to do about it. */
-function deadText({ thread, pid, why }: DeadThread, design: Dom0Status['xenwatch']): string {
+function deadText({ thread, pid, why, holds }: DeadThread, design: Dom0Status['xenwatch']): string {
   const told = `${thread}:${pid} (${why}); \`xl dom0 dmesg\` has its stack`;
-  if (thread !== 'xenwatch' || design === 'hardened') return told;
-  return `${told}; no event is handled any more: \`xl dom0 stop\` and a new start are a reboot`;
+  const lost = holds.includes('watches_lock')
+    ? 'it keeps watches_lock, so no event and no reply of the store gets through any more'
+    : lostWith(thread, design);
+  return lost === undefined ? told : `${told}; ${lost}: \`xl dom0 stop\` and a new start are a reboot`;
+}
+
+function lostWith(thread: string, design: Dom0Status['xenwatch']): string | undefined {
+  if (thread === 'xenwatch') return design === 'hardened' ? undefined : 'no event is handled any more';
+  const domid = /^xen-mtwatch-(\d+)$/.exec(thread)?.[1];
+  return domid === undefined ? undefined : `no event of domain ${domid} is handled any more`;
 }

@@ -10,6 +10,7 @@
  */
 import type { Ms } from '../clock.js';
 import type { Kernel } from './kernel.js';
+import { releaseText, taintText } from './oops.js';
 import { type KTask, procStack, syscallEntry } from './sched.js';
 import { sleepFrames } from './task-view.js';
 
@@ -70,7 +71,7 @@ export function watchHungTasks(kernel: Kernel, options: HungTaskOptions): () => 
     kernel.printk(
       [
         `INFO: task ${task.comm}:${task.pid} blocked for more than ${Math.floor((forMs + tickMs) / 1000)} seconds.`,
-        '      Not tainted 6.1.0-56-amd64 #1 Debian 6.1.192-2',
+        `      ${taintText(kernel.taint)} ${releaseText}`,
         '"echo 0 > /proc/sys/kernel/hung_task_timeout_secs" disables this message.',
         ...showTask(task),
       ].join('\n'),

@@ -11,6 +11,7 @@ import { parseState, XenbusState } from '../xenbus.js';
 import { joinStrings, splitStrings, type XsErrno, XsError, type XsPacket, XsType } from '../xs-wire.js';
 import type { Defects } from './hazards.js';
 import { Workqueue } from './locks.js';
+import { type Taint, untainted } from './oops.js';
 import { bug, call, KTask, type Sched, type Task, type TaskHome, type WaitQueue, waitEvent, waitQueue } from './sched.js';
 import type { WatchEvent } from './xenwatch.js';
 
@@ -67,6 +68,7 @@ export class Kernel {
   readonly domid: number;
   readonly observer: Observer | undefined;
   readonly defects: Defects;
+  readonly taint: Taint = untainted();
   /** The system's workqueue. */
   readonly workqueue: Workqueue;
   /** What takes the events that the ring brings, in the thread that reads it; set before `connect`. */

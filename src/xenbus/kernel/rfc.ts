@@ -30,7 +30,8 @@ import {
   type Work,
   work,
 } from './locks.js';
-import { type KTask, kthreadStop, type Task, type WaitQueue, waitEvent, waitQueue } from './sched.js';
+import { warnText } from './oops.js';
+import { bug, type KTask, kthreadStop, type Task, type WaitQueue, waitEvent, waitQueue } from './sched.js';
 import {
   type Dispatch,
   dropEvents,
@@ -233,7 +234,7 @@ export class RfcDispatch implements Dispatch, Mtwatch {
       this.#kernel.note(() => `purge: kthread_stop of domain ${domain.domid}`);
       if (typeof domain.task !== 'object') {
         this.#kernel.observer?.complain?.(self, 'ERR_PTR', `kthread_stop(${errPtr}) of domain ${domain.domid}`);
-        yield { bug: 'unable to handle page fault for address: fffffffffffffff4' };
+        yield* this.#kernel.call('kthread_stop', bug('unable to handle page fault for address: fffffffffffffff4'));
         return;
       }
       yield* kthreadStop(sched, self, domain.task);
@@ -392,21 +393,7 @@ export class RfcDispatch implements Dispatch, Mtwatch {
     this.#kernel.observer?.complain?.(self, 'WARN', `unregister_single_mtwatch finds no domain ${domid}`);
     if (this.#warned) return;
     this.#warned = true;
-    this.#kernel.printk(
-      [
-        '------------[ cut here ]------------',
-        `WARNING: CPU: 0 PID: ${self.pid} at drivers/xen/xenbus/xenbus_xs.c:1135 unregister_xenbus_watch`,
-        `CPU: 0 PID: ${self.pid} Comm: ${self.comm} Not tainted 6.1.0-56-amd64 #1 Debian 6.1.192-2`,
-        'Call Trace:',
-        ' <TASK>',
-        ...[...self.stack]
-          .reverse()
-          .concat('kthread', 'ret_from_fork')
-          .map((name) => ` ${name}`),
-        ' </TASK>',
-        '---[ end trace 0000000000000000 ]---',
-      ].join('\n'),
-    );
+    this.#kernel.printk(warnText(this.#kernel.taint, self, 'drivers/xen/xenbus/xenbus_xs.c:1135'));
   }
 
   #listAddTail(domain: MtwatchDomain): void {

@@ -285,12 +285,18 @@ export class SingleDispatch implements Dispatch {
   }
 }
 
-/** Runs one callback. A request that the store refuses ends the callback and is told; the thread goes on. */
+/**
+ * Runs one callback. A request that the store refuses ends the callback and is told; the thread goes on.
+ *
+ * Of a watch that is gone, the callback runs on freed memory: a plain kernel takes what happens to stand there for the name
+ * of a device, and says that it looks no further.
+ */
 export function* runCallback(kernel: Kernel, self: KTask, event: WatchEvent): Task {
   const { watch } = event;
   self.spins = 0;
   watch.runners.add(self);
   kernel.observer?.began?.(self, event);
+  if (watch.gone) kernel.printk(`xen-backend (garbage: the watch was freed): xenbus: Ignoring watch at ${event.path}`);
   try {
     yield* kernel.call(watch.name, watch.callback(event.path, event.token));
   } catch (error) {
