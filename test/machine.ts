@@ -12,6 +12,7 @@ import { SimClock, seeded } from '../src/xenbus/clock.js';
 import { Dom0, type Dom0Options } from '../src/xenbus/dom0.js';
 import type { Uevent } from '../src/xenbus/kernel/bus.js';
 import type { Observer } from '../src/xenbus/kernel/kernel.js';
+import type { KTask } from '../src/xenbus/kernel/sched.js';
 import type { PrivcmdOp, PrivcmdOps, WatchThread, Xc } from '../src/xenbus/privcmd.js';
 import type { TraceLine } from '../src/xenbus/trace.js';
 import { linkTransport, type Who } from '../src/xenbus/transport.js';
@@ -33,6 +34,8 @@ export interface MachineOptions {
   readonly released?: (domid: number) => void;
   /** Who watches over dom0's kernel. */
   readonly observer?: Observer;
+  /** Which of two or more tasks goes on, by its index; goes before `seed`. */
+  readonly choose?: (ready: readonly KTask[]) => number;
 }
 
 export interface Machine {
@@ -58,7 +61,7 @@ export interface Machine {
 }
 
 export async function machine(options: MachineOptions = {}): Promise<Machine> {
-  const { cmdline = 'xen_mtwatch', seed, bridges = ['xenbr0'], missing = [], introduced, released, observer } = options;
+  const { cmdline = 'xen_mtwatch', seed, bridges = ['xenbr0'], missing = [], introduced, released, observer, choose } = options;
   const clock = new SimClock(seed ?? 1);
   const trace: TraceLine[] = [];
   const log: string[] = [];
@@ -74,6 +77,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     trace: (line) => trace.push(line),
     uevent: (uevent) => uevents.push(uevent),
     ...(draw ? { choose: (n: number) => draw() % n } : {}),
+    ...(choose ? { choose: (_n: number, ready: readonly KTask[]) => choose(ready) } : {}),
     ...(introduced ? { introduced } : {}),
     ...(released ? { released } : {}),
     ...(observer ? { observer } : {}),
