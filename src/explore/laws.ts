@@ -194,7 +194,8 @@ export class Laws implements Observer {
   printed(text: string): void {
     if (text.includes('is announced while')) this.#reported = true;
     if (text.includes('no memory for')) this.#toldOfMemory = true;
-    this.note(this.#options.current(), `log: ${text.split('\n')[0] ?? ''}`);
+    const line = text.split('\n').find((each) => !each.includes('cut here')) ?? '';
+    this.note(this.#options.current(), `log: ${line}`);
   }
 
   queued(event: WatchEvent): void {
