@@ -8,7 +8,7 @@
  */
 import type { Chooser, Outcome, RunSchedule, Setup } from './outcome.js';
 import { recording, replaying, type Segment } from './replay.js';
-import { pct, random, scheduleSeed } from './strategy.js';
+import { byDefault, pct, random, scheduleSeed } from './strategy.js';
 
 export interface ShrinkOptions {
   /** Runs in all, but for the first and the last. With 0 the schedule stays as it is. */
@@ -26,8 +26,8 @@ export interface Shrunk {
   readonly runs: number;
 }
 
-const defaultRunsMax = 6000;
-const defaultSearchMax = 300;
+const defaultRunsMax = 800;
+const defaultSearchMax = 40;
 
 /** Shrinks what shows `hazard`. Undefined when the given segments do not show it. */
 export function shrink(
@@ -68,7 +68,10 @@ export function shrink(
     minimise(kept, (operations) => {
       const without = first.operations.flatMap((_, number) => (operations.includes(number) ? [] : [number]));
       const candidate = { ...given, without };
-      const found = attempt(candidate, replaying(best)) ?? (operations.length > 0 ? search(candidate, until) : undefined);
+      const found =
+        attempt(candidate, replaying(best)) ??
+        (best.length > 0 ? attempt(candidate, byDefault) : undefined) ??
+        (operations.length > 0 ? search(candidate, until) : undefined);
       if (!found) return false;
       setup = candidate;
       best = found;
@@ -89,7 +92,9 @@ export function shrink(
     }
   };
 
-  // A short schedule is the likelier to do without an operation: it says less of what is not there any more.
+  // Fewer operations make runs shorter, and often do with the default schedule. A short schedule is the likelier to do
+  // without an operation: it says less of what is not there any more.
+  dropOperations(0);
   dropSegments();
   dropOperations(0);
   dropOperations(runs + ((runsMax - runs) >> 1));

@@ -310,7 +310,7 @@ function replay({ setup, segments, hazard }: Replay, json: boolean): void {
   if (json) {
     printJson({ occurred, violations: outcome.violations, steps: outcome.steps, choices: outcome.choices, notes: outcome.notes });
   } else {
-    process.stdout.write(lanes(outcome, lanesOptions()));
+    process.stdout.write(lanes(outcome, { ...lanesOptions(), ...(hazard === undefined ? {} : { hazard }) }));
     const what = hazard ?? 'a violation';
     process.stdout.write(occurred ? `\n${seen.map((each) => each.hazard).join(', ')} occurred\n` : `\n${what} did not occur\n`);
   }
@@ -332,9 +332,12 @@ async function campaigns(
     return tally ? [{ campaign, tally }] : [];
   });
   const all = explored.flatMap((each) => each.tally.found.map((found) => ({ ...each, found })));
-  const wanted = json ? all : mostFrequent(all);
-  const shrunk = shrink ? await shrinkAll(wanted, exploring) : [];
-  const findings = wanted.map((each, index) => findingOf(world.runSchedule, each, each.found, shrunk[index]));
+  // Shrinking is most of the work where there are many hazards: once for each will do.
+  const frequent = mostFrequent(all);
+  const shrunk = shrink ? await shrinkAll(frequent, exploring) : [];
+  const findings = (json ? all : frequent).map((each) =>
+    findingOf(world.runSchedule, each, each.found, shrunk[frequent.indexOf(each)]),
+  );
   quiet();
   if (json) {
     printJson(reportJson(explored, findings, seconds));
