@@ -56,7 +56,7 @@ export interface Outcome {
   /** Choice points met (two or more could go on). */
   readonly choices: number;
   readonly notes: readonly Note[];
-  /** Operations of the scripts, for `without`: their names, by number. */
+  /** Operations of the scripts, for `without`, by number: `LANE: NAME`. */
   readonly operations: readonly string[];
 }
 

@@ -1,6 +1,6 @@
 /** What a campaign has found, in words for a terminal and in JSON. */
 import { type Campaign, type Found, segmentsOf, spread, type Tally } from './campaign.js';
-import { type LanesOptions, lanes } from './lanes.js';
+import { defaultLinesMax, type LanesOptions, lanes, wrapped } from './lanes.js';
 import type { HazardInfo, Outcome, RunSchedule, Setup } from './outcome.js';
 import { printReplay, replaying, type Segment } from './replay.js';
 
@@ -44,21 +44,37 @@ export function mostFrequent<T extends { readonly found: Found }>(all: readonly 
   return [...best.values()].sort((a, b) => (a.found.hazard < b.found.hazard ? -1 : 1));
 }
 
-/** A finding to read: what it is, where it was, its lanes, and how to see it again. */
+/** A finding to read, on one screen: what it is, where it was, its lanes, and how to see it again. */
 export function findingText(finding: Finding, hazards: readonly HazardInfo[], options: LanesOptions): string {
   const { campaign, tally, found, setup, outcome, trace } = finding;
   const { hazard, invariant, count, schedule } = found;
-  const left = setup.without.flatMap((number) => outcome.operations[number] ?? []);
   const head = `${hazard} ${hazards.find(({ id }) => id === hazard)?.title ?? ''}`.trimEnd();
   const fields = [
     ['scenario', campaign.setup.scenario],
     ['invariant', invariant],
     ['schedule', `${schedule + 1} of seed ${campaign.seed}; ${count} of ${tally.schedules} show it`],
-    ...(left.length > 0 ? [['without', left.join(', ')]] : []),
+    ...scripts(outcome.operations, setup.without)
+      .flatMap((script) => wrapped(script, Math.max(options.width - 13, 20), scriptLinesMax))
+      .map((line, index) => [index === 0 ? 'script' : '', line]),
     ['replay', `xl mtwatch explore --replay ${trace}`],
   ];
-  const lines = fields.map(([name, text]) => `  ${`${name}:`.padEnd(11)}${text}\n`);
-  return `${options.paint?.head(head) ?? head}\n${lines.join('')}\n${lanes(outcome, options)}\n`;
+  const lines = fields.map(([name, text]) => `  ${(name ? `${name}:` : '').padEnd(11)}${text}\n`);
+  const linesMax = (options.linesMax ?? defaultLinesMax) - lines.length - 2;
+  return `${options.paint?.head(head) ?? head}\n${lines.join('')}\n${lanes(outcome, { ...options, hazard, linesMax })}\n`;
+}
+
+/** Lines of the script of one lane, at most. */
+const scriptLinesMax = 3;
+
+/** What is done from outside, of what has not been left out: a line for each lane. */
+function scripts(operations: readonly string[], without: readonly number[]): string[] {
+  const byLane = new Map<string, string[]>();
+  for (const [number, operation] of operations.entries()) {
+    if (without.includes(number)) continue;
+    const [lane = '', name = ''] = operation.split(': ', 2);
+    byLane.set(lane, [...(byLane.get(lane) ?? []), name]);
+  }
+  return byLane.size === 0 ? ['nothing'] : [...byLane].map(([lane, names]) => `${lane}: ${names.join(', ')}`);
 }
 
 /** A row for each scenario. */

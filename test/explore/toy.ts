@@ -90,14 +90,14 @@ function* look(world: World): Body {
 type Operation = readonly [lane: string, name: string, body: (world: World) => Body];
 
 const counting: readonly Operation[] = [
-  ['D1', 'D1 adds', add],
-  ['D2', 'D2 adds', add],
+  ['D1', 'D1: adds', add],
+  ['D2', 'D2: adds', add],
 ];
 const locking: readonly Operation[] = [
-  ['X', 'X takes a and b', (world) => take(world, 'X', ['a', 'b'])],
-  ['D7', 'D7 takes b and a', (world) => take(world, 'D7', ['b', 'a'])],
+  ['X', 'X: takes a and b', (world) => take(world, 'X', ['a', 'b'])],
+  ['D7', 'D7: takes b and a', (world) => take(world, 'D7', ['b', 'a'])],
 ];
-const idling: readonly Operation[] = [1, 2, 3].map((n) => ['T', `T does ${n}`, (world) => idle(world, `step ${n}`)]);
+const idling: readonly Operation[] = [1, 2, 3].map((n) => ['T', `T: does ${n}`, (world) => idle(world, `step ${n}`)]);
 const scripts: Readonly<Record<string, readonly Operation[]>> = {
   count: counting,
   locks: locking,
@@ -105,7 +105,7 @@ const scripts: Readonly<Record<string, readonly Operation[]>> = {
   rare: [
     ...idling,
     ...idling.map(([, name, body], index) => [`G${index}`, name, body] as const),
-    ...['R', 'KW', 'D3', 'D4'].map((lane) => [lane, `${lane} adds`, add] as const),
+    ...['R', 'KW', 'D3', 'D4'].map((lane) => [lane, `${lane}: adds`, add] as const),
     ...locking,
     ['U', 'U looks', look],
   ],
