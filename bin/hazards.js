@@ -1,32 +1,51 @@
 #!/usr/bin/env node
-// Writes the tables of docs/hazards.md anew, between its markers, by `xl mtwatch explore --matrix`. What is around them is
-// prose, and stays. Arguments go to that command. `--check` fails when the tables are not what is there.
+// Makes what docs/hazards.md shows anew, between its markers, by `xl mtwatch explore`: the tables, and the traces of which it
+// tells. What is around them is prose, and stays. What replaying each trace of the tables gives goes to
+// test/explore/traces.json, which a test holds the program against. Arguments go to `explore --matrix`. Takes some minutes.
 import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { parseReplay, replaying } from '../dist/explore/replay.js';
+import { runSchedule } from '../dist/explore/world.js';
 
-const file = fileURLToPath(new URL('../docs/hazards.md', import.meta.url));
-const [begin, end] = ['<!-- tables -->\n', '<!-- end of tables -->\n'];
+const path = (name) => fileURLToPath(new URL(`../${name}`, import.meta.url));
 
-const args = process.argv.slice(2).filter((arg) => arg !== '--check');
-const xl = fileURLToPath(new URL('./xl.js', import.meta.url));
-const { status, stdout } = spawnSync(process.execPath, [xl, 'mtwatch', 'explore', '--matrix', ...args], {
-  encoding: 'utf8',
-  maxBuffer: 64 * 1024 * 1024,
-  stdio: ['ignore', 'pipe', 'inherit'],
+/** What a command prints; the exit codes of `explore` are 0 and 1. */
+function xl(...args) {
+  const { status, stdout } = spawnSync(process.execPath, [path('bin/xl.js'), 'mtwatch', 'explore', ...args], {
+    encoding: 'utf8',
+    maxBuffer: 64 * 1024 * 1024,
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  if (status !== 0 && status !== 1) process.exit(status ?? 1);
+  return stdout;
+}
+
+/** Replaces what is between two markers. */
+function between(text, name, what) {
+  const [begin, end] = [`<!-- ${name} -->\n`, `<!-- end of ${name} -->\n`];
+  const [from, to] = [text.indexOf(begin), text.indexOf(end)];
+  if (from < 0 || to < from) throw new Error(`docs/hazards.md has no ${begin.trim()} and ${end.trim()}`);
+  return `${text.slice(0, from)}${begin}\n${what}\n${text.slice(to)}`;
+}
+
+const tables = xl('--matrix', '--schedules', '300', ...process.argv.slice(2));
+const traces = [...tables.matchAll(/`(x1:[^`]+)`/g)].map(([, trace]) => trace);
+
+let document = between(readFileSync(path('docs/hazards.md'), 'utf8'), 'tables', tables);
+for (const [, hazard] of document.matchAll(/^<!-- trace of (\w+) -->$/gm)) {
+  const trace = traces.find((each) => each.startsWith('x1:rfc:') && each.endsWith(`:${hazard}`));
+  if (!trace) throw new Error(`no trace of ${hazard}`);
+  const shown = `\`\`\`console\n$ xl mtwatch explore --replay ${trace}\n${xl('--replay', trace)}\`\`\`\n`;
+  document = between(document, `trace of ${hazard}`, shown);
+}
+writeFileSync(path('docs/hazards.md'), document);
+
+const replayed = [...new Set(traces)].map((trace) => {
+  const { setup, segments, hazard } = parseReplay(trace);
+  const { violations, notes } = runSchedule(setup, replaying(segments), { notes: true, until: hazard });
+  const { step } = violations.find((violation) => violation.hazard === hazard);
+  return { trace, step, notes: createHash('sha256').update(JSON.stringify(notes)).digest('hex').slice(0, 16) };
 });
-if (status !== 0) process.exit(status ?? 1);
-
-const text = readFileSync(file, 'utf8');
-const [from, to] = [text.indexOf(begin), text.indexOf(end)];
-if (from < 0 || to < from) {
-  process.stderr.write(`${file} has no ${begin.trim()} and ${end.trim()}, between which the tables go\n`);
-  process.exit(1);
-}
-const written = `${text.slice(0, from)}${begin}\n${stdout}\n${text.slice(to)}`;
-if (!process.argv.includes('--check')) {
-  writeFileSync(file, written);
-} else if (text !== written) {
-  process.stderr.write(`${file} is out of date: run \`npm run hazards\` and commit it\n`);
-  process.exit(1);
-}
+writeFileSync(path('test/explore/traces.json'), `[\n${replayed.map((each) => `  ${JSON.stringify(each)}`).join(',\n')}\n]\n`);

@@ -59,7 +59,6 @@ describe('the command line', () => {
     expect(request({ matrix: true, workers: '2', scenario: 'both', 'no-shrink': true })).toEqual({
       do: 'matrix',
       scenarios: [scenarios[2]],
-      strategy: 'random',
       schedules: 1000,
       seed: 1,
       workers: 2,
@@ -84,6 +83,7 @@ describe('the command line', () => {
     [{ list: true, seed: '1' }, 'xl: --list and --seed do not go together'],
     [{ replay: 'x1:rfc:both:-:-:X', design: 'rfc' }, 'xl: --replay and --design do not go together'],
     [{ matrix: true, design: 'rfc' }, 'xl: --matrix and --design do not go together'],
+    [{ matrix: true, strategy: 'pct' }, 'xl: --matrix and --strategy do not go together'],
     [{ matrix: true, json: true }, 'xl: --matrix is Markdown, and --json does not go with it'],
     [{ replay: 'x1:rfc:both:-:-:Xx0' }, 'xl: --replay: column 19 of the trace: a count is a number from 2 to 999999, not "0"'],
     [{ replay: 'x1:rfc:bot:-:-:X' }, 'xl: there is no scenario bot; did you mean both?\nxl: there are count, locks, both, quiet'],

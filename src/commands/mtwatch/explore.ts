@@ -22,7 +22,7 @@ import {
   reportJson,
   scenarioTable,
 } from '../../explore/report.js';
-import { type Strategy, strategies } from '../../explore/strategy.js';
+import { strategies } from '../../explore/strategy.js';
 import { type Exploring, explore, poolHere, poolOf, shrinkAll } from '../../explore/workers.js';
 import * as world from '../../explore/world.js';
 import { SystemClock } from '../../xenbus/clock.js';
@@ -74,7 +74,7 @@ Exit code 0: nothing was found; 1: a violation was; 2: usage.`;
     list: Flags.boolean({ default: false, description: 'list scenarios, hazards and switches' }),
     matrix: Flags.boolean({
       default: false,
-      description: 'print tables of all designs and switches, as Markdown (default seed 1)',
+      description: 'print tables of all designs and switches, as Markdown (by random and pct; default seed 1)',
     }),
     json: Flags.boolean({ default: false, description: 'print JSON' }),
   };
@@ -110,7 +110,6 @@ export type Request =
   | {
       readonly do: 'matrix';
       readonly scenarios: readonly ScenarioInfo[];
-      readonly strategy: Strategy;
       readonly schedules: number;
       readonly seed: number;
       readonly workers: number;
@@ -154,12 +153,11 @@ export function requestOf(flags: ExploreFlags, { scenarios, switches }: Pick<Wor
   const wanted = scenario === 'all' ? names : [oneOf('scenario', scenario, names, 'all')];
   const shrink = !flags['no-shrink'];
   if (flags['matrix']) {
-    alone('matrix', 'scenario', 'strategy', 'schedules', 'seed', 'workers', 'no-shrink');
+    alone('matrix', 'scenario', 'schedules', 'seed', 'workers', 'no-shrink');
     if (flags['json']) throw usage('--matrix is Markdown, and --json does not go with it');
     return {
       do: 'matrix',
       scenarios: scenarios.filter(({ name }) => wanted.includes(name)),
-      strategy,
       schedules,
       seed: seed ?? 1,
       workers: workers ?? defaultWorkers(),
