@@ -71,7 +71,7 @@ export interface KernelThread {
   readonly stack: readonly string[];
   /** What it sleeps on, and the task that this depends on; null when it could run. */
   readonly waits: {
-    readonly kind: 'mutex' | 'exit' | 'reply' | 'event';
+    readonly kind: 'mutex' | 'spinlock' | 'rwsem' | 'exit' | 'reply' | 'event';
     readonly on: string;
     readonly task: TaskRef | null;
     /** The same in words. */

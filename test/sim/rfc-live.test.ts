@@ -170,7 +170,7 @@ describe('U2: two threads take back one watch of hotplug-status', () => {
     expect(m.threads().map(({ thread, state }) => `${thread} ${state}`)).toEqual(['xenwatch S', 'xen-mtwatch-1 X']);
     expect(m.dom0.handlers['dom0.thread']({ name: 'xenbus' })).toMatchObject({
       state: 'R',
-      waits: { on: 'watches_lock', task: { comm: 'xen-mtwatch-1' } },
+      waits: { kind: 'spinlock', on: 'watches_lock', task: { comm: 'xen-mtwatch-1' } },
     });
   });
 });

@@ -3,11 +3,11 @@
  *
  * Everything follows from the task's stack, its locks and the queue that it sleeps on; nothing here changes anything.
  */
-import { type KTask, waitsFor } from './sched.js';
+import { type KTask, type Lock, waitsFor } from './sched.js';
 
 export interface TaskWait {
   /** A lock, the end of a task (`kthread_stop`), the reply to a store request, or anything else that wakes it. */
-  readonly kind: 'mutex' | 'exit' | 'reply' | 'event';
+  readonly kind: Lock['kind'] | 'exit' | 'reply' | 'event';
   readonly on: string;
   /** Who has to do something before it can go on, if that is one task. */
   readonly owner: KTask | undefined;
@@ -19,7 +19,8 @@ export function waitOf(task: KTask): TaskWait | undefined {
   if (!queue) return undefined;
   const owner = queue.owner?.();
   if (owner && queue === owner.exit) return { kind: 'exit', on: owner.name, owner };
-  if (owner && [...owner.holds].some((lock) => lock.queue === queue)) return { kind: 'mutex', on: queue.name, owner };
+  const lock = [...(owner?.holds ?? [])].find((each) => each.queue === queue);
+  if (lock) return { kind: lock.kind, on: queue.name, owner };
   return { kind: queue.name === 'xs_reply' ? 'reply' : 'event', on: queue.name, owner };
 }
 
@@ -32,7 +33,9 @@ export function waitText({ kind, on, owner }: TaskWait): string {
   const who = owner ? taskLabel(owner) : undefined;
   switch (kind) {
     case 'mutex':
-      return `mutex ${on}, owned by ${who}`;
+    case 'spinlock':
+    case 'rwsem':
+      return `${kind} ${on}, owned by ${who}`;
     case 'exit':
       return `kthread_stop of ${who}`;
     case 'reply':
