@@ -20,7 +20,7 @@ const one = (what: string, ...hazards: readonly string[]): Switch => ({ what, ha
 
 export const switches = {
   lifo: one('an event goes to the head of its thread’s queue', 'O1'),
-  'early-unhash': one('a thread whose node is gone is forgotten before its queue is empty', 'O3'),
+  'early-unhash': one('a thread whose node is gone is forgotten before its queue is empty', 'O3', 'O4'),
   'purge-skips-retiring': one('unregistering a watch passes over the queues of threads whose node is gone', 'U1'),
   fallback: one('an event whose domain has no thread runs in xenwatch', 'E1', 'L4'),
   'late-events-in-xenwatch': one('early-unhash, fallback and unregister-mutexes together', 'O2', 'D2'),

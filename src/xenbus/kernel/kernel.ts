@@ -45,6 +45,8 @@ export interface Observer {
   began?(task: KTask, event: WatchEvent): void;
   ended?(task: KTask, event: WatchEvent): void;
   purged?(event: WatchEvent): void;
+  /** A domain is forgotten by who hands events out, with so many events in its queue. */
+  unhashed?(task: KTask, domid: number, left: number): void;
   /** What a kernel with its debugging options would complain about. */
   complain?(task: KTask, what: Complaint, text: string): void;
 }

@@ -271,7 +271,7 @@ export class HardenedDispatch implements Dispatch {
       const event = this.#take(self, executor);
       if (!event && leaves()) {
         // In the same breath as the look at the queue: what comes now finds no thread and gets a new one.
-        if (!this.#unhashed.delete(executor)) this.#executors.delete(domid);
+        if (!this.#unhashed.delete(executor)) this.#forget(self, executor);
         spinUnlock(sched, self, this.#lock);
         this.#kernel.note(() => `thread of domain ${domid} ends`);
         return;
@@ -384,7 +384,7 @@ export class HardenedDispatch implements Dispatch {
       return;
     }
     if (defects.has('early-unhash')) {
-      this.#executors.delete(domid);
+      this.#forget(this.#kernel.self, executor);
       this.#unhashed.add(executor);
     }
     if (defects.has('serial-purge')) {
@@ -392,6 +392,11 @@ export class HardenedDispatch implements Dispatch {
       this.#kernel.workqueue.schedule(this.#purgeWork);
     }
     sched.wakeAll(executor.queue);
+  }
+
+  #forget(self: KTask, { domid, events }: Executor): void {
+    this.#executors.delete(domid);
+    this.#kernel.observer?.unhashed?.(self, domid, events.length);
   }
 
   readonly #purgeWork = work('xen_mtwatch_purge_domain', (self) => this.#purge(self));

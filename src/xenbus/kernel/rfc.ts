@@ -326,6 +326,7 @@ export class RfcDispatch implements Dispatch, Mtwatch {
     domain.state = 'DOWN';
     spinUnlock(sched, self, domain.eventsLock);
     this.#unhash(domain);
+    kernel.observer?.unhashed?.(self, domid, domain.events.length);
     kernel.note(() => `domain ${domid} down and unhashed, ${domain.events.length} events left`);
     spinUnlock(sched, self, this.#domainLock);
     yield* spinLock(self, this.#purgeLock);
