@@ -13,7 +13,7 @@ import type { Dispatch, WatchEvent, XenbusWatch } from '../xenbus/kernel/xenwatc
 import { parseDomid } from '../xenbus/paths.js';
 import type { Hold } from '../xenbus/privcmd.js';
 import type { Design, HazardInfo, Violation } from './outcome.js';
-import type { DirectStore } from './store.js';
+import type { DirectStore, StateWritten } from './store.js';
 
 export const hazards: readonly HazardInfo[] = [
   {
@@ -31,6 +31,11 @@ export const hazards: readonly HazardInfo[] = [
     id: 'O3',
     title: 'two threads of one domid',
     what: 'a domid that comes back gets a new thread while the old one still works',
+  },
+  {
+    id: 'O4',
+    title: 'a domain is forgotten with events waiting',
+    what: 'it is unhashed before its queue is empty; what comes then runs elsewhere, and unregistering does not find what waits',
   },
   {
     id: 'A1',
@@ -103,6 +108,11 @@ export const hazards: readonly HazardInfo[] = [
     what: 'physical-device runs in xenwatch and opens, flushes, connects there',
   },
   {
+    id: 'E6',
+    title: 'a domain waits for another one’s callback',
+    what: 'nobody can go on, an event waits, and no callback of its domain runs that it could wait for',
+  },
+  {
     id: 'L1',
     title: 'the removal of a stalled domain’s node is not seen',
     what: 'it waits behind the callback that hangs, so that nothing tells that the thread is to go',
@@ -124,6 +134,13 @@ export const hazards: readonly HazardInfo[] = [
   { id: 'P2', title: 'names that are no domid', what: '7abc, 007, 65543 and 4294967303 are taken for 7' },
   { id: 'X1', title: 'XSA-349 undone', what: 'more than one event of a node that a guest writes waits in a queue' },
   { id: 'X2', title: 'a guest keeps xenwatch busy', what: 'events of a node that a guest writes run in xenwatch' },
+  { id: 'STATE', title: 'a state out of order', what: 'a back end goes from one state to another that its driver has no way to' },
+  { id: 'GHOST', title: 'a state of nothing', what: 'a state is written after its device was removed from the store' },
+  {
+    id: 'ZOMBIE',
+    title: 'a domain that does not die',
+    what: 'everything is over, its devices are removed, and pages of it are mapped',
+  },
   { id: 'LEAK', title: 'a thread without a node', what: 'everything is over, and a thread is left' },
   {
     id: 'LOST',
@@ -140,6 +157,10 @@ export interface LawsOptions {
   readonly step: () => number;
   readonly store: DirectStore;
   readonly faults: () => readonly Hold[];
+  /** Domains that are dying. */
+  readonly dying: () => readonly number[];
+  /** Who acts on the kernel. */
+  readonly actors: () => readonly { readonly lane: string; readonly task: KTask }[];
   readonly dispatch: () => Dispatch;
   readonly note: (lane: string, text: string) => void;
   readonly noting: boolean;
@@ -148,6 +169,19 @@ export interface LawsOptions {
 }
 
 const home = '/local/domain/0/mtwatch';
+
+/**
+ * Where a back end's state can come from, as its driver writes it: by the state that it goes to. The toolstack's own writes
+ * (1, and 5 when it unplugs) do not count, for drivers go by what they wrote themselves.
+ *
+ * A vif is more than set_backend_state's table: what is written while the hotplug script runs is kept back, so that a later
+ * state may follow, and a connect that fails is 5, then 4.
+ */
+const cameFrom: Readonly<Record<string, Readonly<Record<number, readonly number[]>>>> = {
+  vbd: { 2: [1, 6], 4: [2, 5, 6], 5: [1, 2, 4, 6], 6: [1, 2, 4, 5] },
+  vif: { 2: [1, 5, 6], 4: [2, 5], 5: [1, 2, 4, 6, 8], 6: [1, 2, 4, 5, 8], 8: [2, 4, 5, 6, 8] },
+};
+const backendState = /^\/local\/domain\/0\/backend\/(vbd|vif)\/\d+\/\d+\/state$/;
 
 export class Laws implements Observer {
   readonly #options: LawsOptions;
@@ -164,6 +198,8 @@ export class Laws implements Observer {
   /** An allocation has failed in this run. */
   #memoryFailed = false;
   #sloppy = false;
+  /** The state that a driver wrote last, by its node. */
+  readonly #states = new Map<string, number>();
   /** Domids of which an announcement has been looked at. */
   readonly #announced = new Set<number>();
 
@@ -212,6 +248,32 @@ export class Laws implements Observer {
   purged(event: WatchEvent): void {
     this.#settle(event);
     this.note(this.#options.current(), `drops #${event.seq} ${event.path}`);
+  }
+
+  unhashed(task: KTask, domid: number, left: number): void {
+    if (left === 0) return;
+    this.#violate(
+      'O4',
+      'a domain is forgotten when nothing waits for it',
+      `${task.lane} forgets domain ${domid}, ${left} events wait`,
+    );
+  }
+
+  /** A driver's state is in the store. */
+  stateWritten({ path, before, after }: StateWritten): void {
+    this.note(this.#options.current(), `${path.replace('/local/domain/0/', '')} is ${after}`);
+    if (before === undefined) {
+      this.#violate('GHOST', 'a device that was removed has no state', `${path} was gone, and is ${after}`);
+      return;
+    }
+    const type = backendState.exec(path)?.[1];
+    const from = cameFrom[type ?? ''];
+    if (!from) return;
+    // Nobody but the toolstack writes 1: the device is new.
+    const last = before === '1' ? 1 : (this.#states.get(path) ?? Number(before));
+    this.#states.set(path, Number(after));
+    if (from[Number(after)]?.includes(last)) return;
+    this.#violate('STATE', 'a state follows from the one before', `${path} goes from ${last} to ${after}`);
   }
 
   began(task: KTask, event: WatchEvent): void {
@@ -294,6 +356,21 @@ export class Laws implements Observer {
     return hash | 0;
   }
 
+  /** Nobody can go on, or not before some time has passed: an event that waits now waits for its own domain’s callback. */
+  nobodyGoesOn(): void {
+    if (this.#memoryFailed || this.#found.size > 0) return;
+    for (const event of this.#waiting) {
+      const domid = domainOf(event);
+      if (domid === 0 || this.#running.get(domid)?.length) continue;
+      this.#violate(
+        this.#options.design === 'single' ? 'S1' : 'E6',
+        'a domain waits for itself alone',
+        `#${event.seq} ${event.path} waits, and no callback of domain ${domid} runs`,
+      );
+      return;
+    }
+  }
+
   endless(): void {
     this.#violate('ENDLESS', 'a run ends', 'it did not');
   }
@@ -352,6 +429,13 @@ export class Laws implements Observer {
     }
     for (const event of this.#waiting) {
       this.#violate('LOST', 'every event runs or is dropped with its watch', `#${event.seq} ${event.path} was never run`);
+    }
+    for (const { lane, task } of this.#options.actors()) {
+      if (!task.exited) this.#violate('STUCK', 'whoever began comes to an end', `${lane}: ${describeWait(task)}`);
+    }
+    for (const domid of this.#options.dying()) {
+      if (store.backendsOf(domid) > 0) continue;
+      this.#violate('ZOMBIE', 'a domain without devices is gone', `domain ${domid} is dying still`);
     }
     for (const task of this.#options.tasks()) {
       if (task.state === 'D' && !task.exited)

@@ -136,11 +136,14 @@ class Run implements World {
       step: () => this.#steps,
       store: this.store,
       faults: () => this.faults.list(),
+      dying: () => this.hypervisor.list().flatMap(({ domid, dying }) => (dying ? [domid] : [])),
+      actors: () => this.#actors,
       dispatch: () => this.dispatch,
       note: (lane, text) => this.note(lane, text),
       noting: options.notes === true,
       current: () => this.#sched.current,
     });
+    this.store.onState = (written) => this.#laws.stateWritten(written);
     const repaired = new Set(repairs.filter((name) => setup.switches[name] === false));
     const built = withImplied(Object.entries(setup.switches).flatMap(([name, on]) => (on && isDefect(name) ? [name] : [])));
     this.kernel = new Kernel({
@@ -274,7 +277,8 @@ class Run implements World {
         if (this.#done()) return;
       }
       const waits = this.#healed || this.#actors.some(({ waiting, task }) => waiting && !task.exited);
-      if (!waits || !this.clock.jump()) return;
+      this.#laws.nobodyGoesOn();
+      if (this.#done() || !waits || !this.clock.jump()) return;
     }
   }
 
