@@ -61,6 +61,8 @@ function lawsOf({
     step: () => 1,
     store,
     faults: () => [],
+    dying: () => [],
+    actors: () => [],
     dispatch: () => ({
       hardened: true,
       queue: function* () {},

@@ -85,6 +85,18 @@ testWith('xenstore-read')('what README shows of a shell in a guest is what is pr
   expect(`${stdout}\n`).toBe(steps.map(({ command, output }) => `\n$ ${command}\n${output}`).join(''));
 });
 
+test('what README shows of a search is what is found', async () => {
+  const steps = session('Searching schedules');
+  expect(steps.length).toBe(2);
+  const speed = (output: string) => output.replace(/\d+\/s$/gm, '.../s');
+  const printed: Step[] = [];
+  for (const { command } of steps) {
+    const { stdout, stderr } = await l.xl(...command.split(' ').slice(1));
+    printed.push({ command, output: speed(stderr + stdout) });
+  }
+  expect(printed).toEqual(steps.map(({ command, output }) => ({ command, output: speed(output) })));
+});
+
 test('README names every command that there is', async () => {
   const { stdout } = await l.xl('help');
   const commands = [...stdout.matchAll(/^ ([a-z0-9]+)(?: ([a-z]+))?(?= |$)/gm)].map((match) => match[2] ?? match[1] ?? '');
