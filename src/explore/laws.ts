@@ -295,7 +295,7 @@ export class Laws implements Observer {
     }
     this.#exclusive(task, event, domid);
     this.#ordered(task, event, domid);
-    if (task.lane === 'X' && this.#options.design !== 'single' && isMulticast(watch)) {
+    if (task.lane === 'X' && this.#options.design !== 'single' && isMulticast(watch) && !this.#unannounced(domid)) {
       this.#violate('X2', 'a guest’s events run in its own thread', `xenwatch runs ${path}, which domain ${domid} writes`);
     }
     this.#running.set(domid, [...(this.#running.get(domid) ?? []), { task, event }]);
@@ -519,8 +519,9 @@ export class Laws implements Observer {
     if (task.stack.includes('__unregister_single_mtwatch') || waitsOn.startsWith('a callback of domain')) return 'E2';
     if (waitsOn === 'xenwatch_mutex') return 'E4';
     if (waitsOn.startsWith('rtnl') || task.lane !== 'X') return waitsOn.startsWith('domain_mutex') ? 'E2' : 'E3';
-    const running = this.#running.get(domid)?.find((one) => one.task === task);
-    return running && running.event.watch.name.includes('[xen_blkback]') && !running.event.watch.getDomid ? 'E5' : 'E1';
+    // All of a domain that nobody announced runs there, and a watch that stays there is not what is wrong.
+    const running = this.#unannounced(domid) ? undefined : this.#running.get(domid)?.find((one) => one.task === task);
+    return running?.event.watch.name.includes('[xen_blkback]') && !running.event.watch.getDomid ? 'E5' : 'E1';
   }
 
   #violate(hazard: string, invariant: string, text: string): void {
