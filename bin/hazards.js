@@ -30,19 +30,22 @@ function between(text, name, what) {
   return `${text.slice(0, from)}${begin}\n${what}\n${text.slice(to)}`;
 }
 
-const tables = xl('--matrix', '--schedules', '300', ...process.argv.slice(2));
-const traces = [...tables.matchAll(/`(x1:[^`]+)`/g)].map(([, trace]) => trace);
+const tables = xl('--matrix', '--schedules', '200', ...process.argv.slice(2));
+const tracesIn = (text) => [...text.matchAll(/\bx1:[^`\s]+/g)].map(([trace]) => trace);
 
 let document = between(readFileSync(path('docs/hazards.md'), 'utf8'), 'tables', tables);
-for (const [, hazard] of document.matchAll(/^<!-- trace of (\w+) -->$/gm)) {
-  const trace = traces.find((each) => each.startsWith('x1:rfc:') && each.endsWith(`:${hazard}`));
-  if (!trace) throw new Error(`no trace of ${hazard}`);
+for (const [, hazard, scenario] of document.matchAll(/^<!-- trace of (\w+) in ([\w-]+) -->$/gm)) {
+  const search = ['--design', 'rfc', '--scenario', scenario, '--strategy', 'pct', '--schedules', '300', '--seed', '1'];
+  const trace =
+    tracesIn(tables).find((each) => each.startsWith(`x1:rfc:${scenario}:`) && each.endsWith(`:${hazard}`)) ??
+    JSON.parse(xl(...search, '--json')).violations.find((each) => each.hazard === hazard)?.replay;
+  if (!trace) throw new Error(`no trace of ${hazard} in ${scenario}`);
   const shown = `\`\`\`console\n$ xl mtwatch explore --replay ${trace}\n${xl('--replay', trace)}\`\`\`\n`;
-  document = between(document, `trace of ${hazard}`, shown);
+  document = between(document, `trace of ${hazard} in ${scenario}`, shown);
 }
 writeFileSync(path('docs/hazards.md'), document);
 
-const replayed = [...new Set(traces)].map((trace) => {
+const replayed = [...new Set(tracesIn(document))].map((trace) => {
   const { setup, segments, hazard } = parseReplay(trace);
   const { violations, notes } = runSchedule(setup, replaying(segments), { notes: true, until: hazard });
   const { step } = violations.find((violation) => violation.hazard === hazard);

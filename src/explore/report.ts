@@ -71,7 +71,7 @@ function scripts(operations: readonly string[], without: readonly number[]): str
   const byLane = new Map<string, string[]>();
   for (const [number, operation] of operations.entries()) {
     if (without.includes(number)) continue;
-    const [lane = '', name = ''] = operation.split(': ', 2);
+    const [, lane = '', name = ''] = /^(.*?): (.*)$/.exec(operation) ?? [];
     byLane.set(lane, [...(byLane.get(lane) ?? []), name]);
   }
   return byLane.size === 0 ? ['nothing'] : [...byLane].map(([lane, names]) => `${lane}: ${names.join(', ')}`);
