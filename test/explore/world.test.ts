@@ -44,6 +44,7 @@ const stalls = [
   'unannounced',
   'reuse-stalled',
   'recreate-stalled',
+  'xenwatch-stalled',
   'vifs-stalled',
 ];
 
@@ -54,7 +55,7 @@ test.each(names)('single: one thread stalls for all where a domain does, and not
 test.each(designs)('%s: every point where a task can be preempted is one, and was', (design) => {
   const coverage: Coverage = { states: new Set(), points: new Set(), preempted: new Set() };
   for (const scenario of ['two-devices', 'no-memory']) {
-    for (let index = 0; index < 2; index++) {
+    for (let index = 0; index < 8; index++) {
       runSchedule(setupOf(design, scenario), random(scheduleSeed(1, index)), { coverage });
     }
   }
