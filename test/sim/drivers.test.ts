@@ -191,19 +191,21 @@ test.each([
 });
 
 test('a backend whose frontend is no path, or of another domain, makes no device and harms nobody', async () => {
-  for (const [cmdline, frontendId, path] of [
+  for (const [cmdline, frontendId, path, domid = '9'] of [
     ['', '9', '/local/domain/9/device/vif/0/'],
     ['xen_mtwatch', '9', '/bad path'],
     ['xen_mtwatch', '8', '/local/domain/8/device/vif/0'],
     ['xen_mtwatch', '009', '/local/domain/9/device/vif/0'],
+    ['xen_mtwatch', '009', '/local/domain/9/device/vif/0', '009'],
   ] as const) {
     m = await machine({ cmdline });
-    const dir = '/local/domain/0/backend/vif/9/0';
+    const dir = `/local/domain/0/backend/vif/${domid}/0`;
     await m.run(
       m.ctx.xs.transaction(async (tx) => {
         for (const [name, value] of Object.entries({ frontend: path, 'frontend-id': frontendId, state: '1' })) {
           await tx.write(`${dir}/${name}`, value);
         }
+        if (/\d$/.test(path)) await tx.write(`${path}/state`, '1');
       }),
     );
     await m.settle();

@@ -25,8 +25,8 @@ const backendBusType: BusType = {
     const [, type, domid, devid] = nodename.split('/');
     const domidRead = scanInteger(frontendId);
     if (domidRead === undefined) return undefined;
-    if (watches.dispatch.hardened && frontendId !== domid) {
-      // Its watches would belong to two domains, and its callbacks to two threads.
+    if (watches.dispatch.hardened && (frontendId !== domid || parseDomid(domid) === undefined)) {
+      // Its watches would belong to two domains, and its callbacks to two threads: 009 is no domain in a path.
       kernel.printk(`xenbus: ${nodename}: frontend-id ${frontendId} is not the domain of the path`);
       return undefined;
     }

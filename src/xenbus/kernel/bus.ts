@@ -135,19 +135,25 @@ export class XenbusBus {
     }
   }
 
-  /** `xenbus_dev_changed`: something happened at or below `path`. */
-  *changed(path: string): Task {
+  /**
+   * `xenbus_dev_changed`: something happened at or below `path`. `elsewhere` may have another thread take a device off the
+   * bus, whose it is.
+   */
+  *changed(path: string, elsewhere?: (device: XenbusDevice) => Task<boolean>): Task {
     const parts = path.split('/');
     if (parts.length < 3) return;
-    if (!(yield* this.kernel.exists(path))) return yield* this.#cleanUp(path);
+    if (!(yield* this.kernel.exists(path))) return yield* this.#cleanUp(path, elsewhere);
     if (parts.length < this.type.levels) return;
     const nodename = parts.slice(0, this.type.levels).join('/');
     if (!this.devices.has(nodename)) yield* this.kernel.call('xenbus_probe_node', this.#probeNode(nodename));
   }
 
   /** `xenbus_cleanup_devices`: the devices at or below a path that is gone, one after the other, from the start each time. */
-  *#cleanUp(path: string): Task {
-    for (let device = this.#below(path); device; device = this.#below(path)) yield* this.unregister(device);
+  *#cleanUp(path: string, elsewhere?: (device: XenbusDevice) => Task<boolean>): Task {
+    for (let device = this.#below(path); device; device = this.#below(path)) {
+      if (elsewhere && (yield* elsewhere(device))) return;
+      yield* this.unregister(device);
+    }
   }
 
   /** The first device at or below a path. Only one who debugs sees that Linux looks at every device for it. */
@@ -174,7 +180,8 @@ export class XenbusBus {
       busId,
       state,
       otherend: '',
-      otherendId: 0,
+      // Until it is read: of the domain in whose thread the device is found, for that is where its events go.
+      otherendId: kernel.self.serves,
       otherendWatch: undefined,
       driver: undefined,
       lock: mutex(`device lock of ${busId}`),

@@ -73,9 +73,11 @@ function* frontendChanged(bus: XenbusBus, path: string, token: string): Task {
   const nodename = path.split('/').slice(0, frontendBusType.levels).join('/');
   if (watches.dispatch.handOn && nodename !== path.slice(0, path.indexOf('/'))) {
     const owner = bus.devices.get(nodename)?.otherendId ?? (yield* bus.scan(nodename, frontendBusType.otherendIdNode));
-    if (owner > 0 && (yield* watches.handOn(owner, path, token))) return;
+    if (owner >= 0 && (yield* watches.handOn(owner, path, token))) return;
   }
-  yield* kernel.call('xenbus_dev_changed', bus.changed(path));
+  // That of its domain may have found the device meanwhile, and is in its probe.
+  const elsewhere = (device: XenbusDevice) => watches.handOn(device.otherendId, path, token);
+  yield* kernel.call('xenbus_dev_changed', bus.changed(path, elsewhere));
 }
 
 /** `xenbus_frontend_closed`. */
