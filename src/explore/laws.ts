@@ -338,6 +338,15 @@ export class Laws implements Observer {
     const chain = waitsFor(task);
     const last = chain[chain.length - 1] ?? task;
     if (task.waitingOn !== task.reply) this.note(task, `waits: ${describeWait(task)}`);
+    const [, owner] = chain;
+    if (
+      owner &&
+      task.waitingOn?.name.startsWith('device lock') &&
+      runsCallbacks.test(task.lane) &&
+      runsCallbacks.test(owner.lane)
+    ) {
+      this.#violate('A1', 'a device belongs to one thread', `${task.lane} waits for ${owner.lane}: ${task.waitingOn.name}`);
+    }
     if (chain.length > 1 && chain.indexOf(last) < chain.length - 1) this.#deadlock(chain);
     else if (last.died !== undefined && task.lane === 'R') {
       this.#violate('U2R', 'the ring is read', `R spins on ${task.waitingOn?.name}, which ${last.lane} holds, and it is dead`);
@@ -532,6 +541,8 @@ export class Laws implements Observer {
 
 /** The threads that run callbacks, read the ring or do the system's work, and users of the kernel. */
 const watchThread = /^(X|C|R|D\d+[a-z]?|KW[a-z]?|U\d*)$/;
+
+const runsCallbacks = /^(X|D\d+[a-z]?)$/;
 
 const complaints: Record<Complaint, string> = {
   BUG: 'U2',

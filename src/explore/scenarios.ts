@@ -495,6 +495,44 @@ export const scenarios: readonly Scenario[] = [
     ],
   },
   {
+    name: 'self-wait',
+    what: 'dom0’s own vif, with its back end in dom0, is removed: who removes it waits for news that only its own thread could bring',
+    phases: (w) => [
+      { scripts: [t(addDevice(vif(0)), awaitInitWait(vif(0)), hotplug(vif(0)))] },
+      { scripts: [t(unplug(vif(0)), awaitClosed(vif(0)), removeBackend(vif(0))), bystander(w)] },
+    ],
+  },
+  {
+    name: 'driver-domain-silent',
+    what: 'a vif of dom0’s, whose driver domain never answers, is removed while it is found; another domain comes and goes',
+    phases: (w) => [
+      { scripts: [t(announce(3), makeDomain(w, 3))] },
+      {
+        scripts: [
+          t(
+            addDevice(vif(0, 5, 3)),
+            op('remove dom0’s vif a little later', function* (self) {
+              for (let look = 0; look < 10; look++) yield* self.read(`${back(vif(0, 5, 3))}/state`);
+              yield* self.rm(front(vif(0, 5, 3)));
+            }),
+            awaitClosed(vif(0, 5, 3)),
+            removeBackend(vif(0, 5, 3)),
+          ),
+          bystander(w),
+        ],
+      },
+      {
+        scripts: [
+          t(
+            killDomain(w, 3),
+            op('remove domain 3', (self) => self.rm('/local/domain/3')),
+            retract(3),
+          ),
+        ],
+      },
+    ],
+  },
+  {
     name: 'purge-block',
     what: 'a domain is destroyed and stalls on its second vif when it is let go; two others are destroyed meanwhile',
     phases: (w) => [
