@@ -37,7 +37,7 @@ interface Mutation {
 /** Traces that are committed may take longer to shrink than those that somebody waits for. */
 const matrixShrinking: ShrinkOptions = { runsMax: 3000, searchMax: 120 };
 /** Schedules of the first round of searching for a mutation; each next one has four times as many. */
-const firstRound = 16;
+const firstRound = 2;
 
 /** The tables. */
 export async function matrix(options: MatrixOptions, exploring: Exploring): Promise<string> {
