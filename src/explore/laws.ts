@@ -511,7 +511,9 @@ export class Laws implements Observer {
       if (task.state === 'S' || !watchThread.test(task.lane)) continue;
       const chain = waitsFor(task);
       if (chain[chain.length - 1] !== end || !task.waitingOn) continue;
-      if (task.serves === domid && task.lane !== 'X') continue;
+      // Who unregisters the watches of a process serves no domain.
+      const forProcess = task.lane.startsWith('U') || task.stack.includes('xenbus_worker');
+      if (task.serves === domid && task.lane !== 'X' && !forProcess) continue;
       if (domid === 0 && task.lane === 'X') continue;
       this.#violate(
         this.#escape(task, domid ?? 0),
@@ -523,7 +525,7 @@ export class Laws implements Observer {
 
   #escape(task: KTask, domid: number): string {
     if (this.#options.design === 'single') return 'S1';
-    if (task.lane.startsWith('KW')) return 'L3';
+    if (task.stack.includes('xen_mtwatch_purge_domain')) return 'L3';
     const waitsOn = task.waitingOn?.name ?? '';
     if (task.stack.includes('__unregister_single_mtwatch') || waitsOn.startsWith('a callback of domain')) return 'E2';
     if (waitsOn === 'xenwatch_mutex') return 'E4';

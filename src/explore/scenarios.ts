@@ -8,8 +8,9 @@
 
 import type { Task } from '../xenbus/kernel/sched.js';
 import { PrivcmdError } from '../xenbus/privcmd.js';
+import type { StoreLink } from '../xenbus/transport.js';
 import { XenbusState } from '../xenbus/xenbus.js';
-import { XsError } from '../xenbus/xs-wire.js';
+import { joinStrings, XsError, XsType } from '../xenbus/xs-wire.js';
 import type { Actor } from './actor.js';
 import type { ScenarioInfo } from './outcome.js';
 import type { World } from './world.js';
@@ -263,6 +264,23 @@ const fail = ({ failing }: World, what: string) =>
     failing.add(what);
     yield* t.read('/local/domain');
   });
+
+/** A process that has watched a node through /dev/xen/xenbus closes the file, or is killed. */
+function watchingProcess(world: World): { readonly opens: Operation; readonly closes: Operation } {
+  let link: StoreLink | undefined;
+  return {
+    opens: op('a process watches by /dev/xen/xenbus', function* (self) {
+      link = world.device().connect({ domid: 0, who: 'client', deliver: () => {}, closed: () => {} });
+      link.push({ type: XsType.Watch, reqId: 1, txId: 0, payload: joinStrings('/local/domain/0/memory', 'token') });
+      yield* self.read('/local/domain');
+    }),
+    closes: op('the process closes it', function* (self) {
+      link?.close();
+      self.note('closes /dev/xen/xenbus');
+      yield* self.read('/local/domain');
+    }),
+  };
+}
 
 const t = (...operations: readonly Operation[]): Script => ({ lane: 'T', operations });
 const t2 = (...operations: readonly Operation[]): Script => ({ lane: 'T2', operations });
@@ -607,9 +625,10 @@ export const scenarios: readonly Scenario[] = [
   },
   {
     name: 'flood',
-    what: 'a guest writes its state and its multicast wish as fast as it can, while its domain is stalled',
+    what: 'a guest writes its state and its multicast wish as fast as it can, while its domain is stalled in another vif',
     phases: (w) => [
-      up(w, 7, vif(7)),
+      up(w, 7, vif(7, 0), vif(7, 1)),
+      { scripts: [t(hold(w, vif(7, 1), 'inflight')), { lane: 'G7', operations: [guestWrites(w, vif(7, 1), Closing)] }] },
       {
         scripts: [
           {
@@ -621,7 +640,7 @@ export const scenarios: readonly Scenario[] = [
           },
         ],
       },
-      { scripts: [t(...destroy(w, 7, vif(7)), retract(7))] },
+      { heal: true, scripts: [t(...destroy(w, 7, vif(7, 0), vif(7, 1)), retract(7))] },
     ],
   },
   {
@@ -676,6 +695,18 @@ export const scenarios: readonly Scenario[] = [
       },
       { scripts: [t(...destroy(w, 8, vif(8)), retract(8))] },
     ],
+  },
+  {
+    name: 'process-closes',
+    what: 'a process closes /dev/xen/xenbus, where it has set a watch, while xenwatch is stuck in a disk of dom0’s own',
+    phases: (w) => {
+      const { opens, closes } = watchingProcess(w);
+      return [
+        { scripts: [t2(opens)] },
+        { scripts: [t(hold(w, dom0Disk, 'connect'), addDevice(dom0Disk), awaitInitWait(dom0Disk), hotplug(dom0Disk))] },
+        { scripts: [t2(closes)] },
+      ];
+    },
   },
   {
     name: 'vifs-stalled',

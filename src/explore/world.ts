@@ -22,7 +22,9 @@ import { NetDevices } from '../xenbus/kernel/netdev.js';
 import { netfront } from '../xenbus/kernel/netfront.js';
 import { repairs } from '../xenbus/kernel/rfc.js';
 import { Sched, type Task, waitEvent } from '../xenbus/kernel/sched.js';
+import { xenbusDev } from '../xenbus/kernel/xenbus-dev.js';
 import { type Dispatch, Watches } from '../xenbus/kernel/xenwatch.js';
+import type { StorePort } from '../xenbus/transport.js';
 import { Actor } from './actor.js';
 import { Laws } from './laws.js';
 import type { Chooser, Coverage, Note, Outcome, RunOptions, Setup, SwitchInfo } from './outcome.js';
@@ -42,6 +44,7 @@ const lanes: readonly (readonly [RegExp, string])[] = [
   [/^mtwatch$/, 'C'],
   [/^xen-mtwatch-/, 'D'],
   [/^kworker.*$/, 'KW'],
+  [/^xenbus-user$/, 'U'],
   [/^vif(\d+)\.\d+-q\d+-guest-rx$/, 'RX$1'],
   [/^vif(\d+)\.\d+-q\d+-dealloc$/, 'TX$1'],
   [/^(\d+)\.\w+-\d+$/, 'B$1'],
@@ -58,6 +61,8 @@ export interface World {
   readonly dispatch: Dispatch;
   readonly kernel: Kernel;
   readonly clock: SimClock;
+  /** `/dev/xen/xenbus`, once dom0 has booted. */
+  readonly device: () => StorePort;
   /** Allocations and threads that fail from now on, by the beginning of what they are for. */
   readonly failing: Set<string>;
   note(lane: string, text: string): void;
@@ -88,6 +93,7 @@ class Run implements World {
   readonly #notes: Note[] = [];
   readonly #actors: Actor[] = [];
   readonly #operations: string[] = [];
+  #device: StorePort | undefined;
   #choosing = false;
   /** Nothing is held and nothing fails any more: the kernel's own timers come to an end, too. */
   #healed = false;
@@ -166,6 +172,11 @@ class Run implements World {
     this.#boot();
   }
 
+  device(): StorePort {
+    if (!this.#device) throw new Error('dom0 has not booted');
+    return this.#device;
+  }
+
   note(lane: string, text: string): void {
     if (this.#options.notes && this.#choosing) this.#notes.push({ step: this.#steps, lane, text });
   }
@@ -206,6 +217,7 @@ class Run implements World {
     for (const path of ['/local/domain/0/mtwatch', ...(this.#scenario.nodes ?? [])]) this.store.seed(path, '');
     const { kernel, hypervisor, faults, dispatch } = this;
     const watches = new Watches(kernel, dispatch);
+    this.#device = xenbusDev(kernel, watches);
     const bus = backendBus(kernel, watches);
     const frontends = frontendBus(kernel, watches);
     const resources = frontendResources(hypervisor, 0, 1);
