@@ -24,7 +24,7 @@ export const switches = {
   'purge-skips-retiring': one('unregistering a watch passes over the queues of threads whose node is gone', 'U1'),
   fallback: one('an event whose domain has no thread runs in xenwatch', 'E1', 'L4'),
   'late-events-in-xenwatch': one('early-unhash, fallback and unregister-mutexes together', 'O2', 'D2'),
-  'hotplug-status-in-xenwatch': one('the watch on hotplug-status runs in xenwatch', 'A1', 'U2', 'U2R'),
+  'hotplug-status-in-xenwatch': one('the watch on hotplug-status runs in xenwatch', 'A1', 'U2', 'U2R', 'STATE'),
   'physical-device-in-xenwatch': one('the watch on physical-device runs in xenwatch', 'U3', 'E5'),
   'multicast-in-xenwatch': one('the watch on request-multicast-control runs in xenwatch', 'X2'),
   'multicast-unlimited': one('any number of events of request-multicast-control may wait', 'X1'),
