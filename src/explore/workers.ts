@@ -36,6 +36,8 @@ export const progressSchedules = 64;
 /** Pieces for each worker: enough that none is idle for long at the end. */
 const piecesPerWorker = 4;
 const pieceMax = 2048;
+/** Schedules of a piece at least: with `pct`, each piece has a few runs of its own before it begins. */
+const pieceMin = 32;
 
 /** Where jobs are done. */
 export interface Pool {
@@ -160,7 +162,7 @@ export interface Exploring {
 export async function explore(campaigns: readonly Campaign[], { pool, signal, ran = () => {} }: Exploring): Promise<Tally[]> {
   const tallies = campaigns.map(() => emptyTally);
   const jobs = campaigns.flatMap((campaign, index) => {
-    const size = Math.min(pieceMax, Math.ceil(campaign.schedules / (pool.size * piecesPerWorker)));
+    const size = Math.min(pieceMax, Math.max(pieceMin, Math.ceil(campaign.schedules / (pool.size * piecesPerWorker))));
     return piecesOf(campaign, size).map((piece) => ({ index, piece }));
   });
   await each(jobs, pool, signal, async ({ index, piece }) => {
