@@ -13,12 +13,12 @@ const path = (name) => fileURLToPath(new URL(`../${name}`, import.meta.url));
 
 /** What a command prints; the exit codes of `explore` are 0 and 1. */
 function xl(...args) {
-  const { status, stdout } = spawnSync(process.execPath, [path('bin/xl.js'), 'mtwatch', 'explore', ...args], {
+  const { status, signal, error, stdout } = spawnSync(process.execPath, [path('bin/xl.js'), 'mtwatch', 'explore', ...args], {
     encoding: 'utf8',
     maxBuffer: 64 * 1024 * 1024,
     stdio: ['ignore', 'pipe', 'inherit'],
   });
-  if (status !== 0 && status !== 1) process.exit(status ?? 1);
+  if (status !== 0 && status !== 1) throw new Error(`explore ${args.join(' ')}: ${error?.message ?? signal ?? `exit code ${status}`}`);
   return stdout;
 }
 
