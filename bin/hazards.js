@@ -18,7 +18,8 @@ function xl(...args) {
     maxBuffer: 64 * 1024 * 1024,
     stdio: ['ignore', 'pipe', 'inherit'],
   });
-  if (status !== 0 && status !== 1) throw new Error(`explore ${args.join(' ')}: ${error?.message ?? signal ?? `exit code ${status}`}`);
+  if (status !== 0 && status !== 1)
+    throw new Error(`explore ${args.join(' ')}: ${error?.message ?? signal ?? `exit code ${status}`}`);
   return stdout;
 }
 

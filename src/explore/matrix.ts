@@ -35,7 +35,7 @@ interface Mutation {
 }
 
 /** Traces that are committed may take longer to shrink than those that somebody waits for. */
-const matrixShrinking: ShrinkOptions = { runsMax: 1500, searchMax: 60 };
+const matrixShrinking: ShrinkOptions = { runsMax: 800, searchMax: 40 };
 /** Schedules of the first round of searching for a mutation; each next one has four times as many. */
 const firstRound = 2;
 

@@ -44,12 +44,18 @@ const stalls = [
   'unannounced',
   'reuse-stalled',
   'recreate-stalled',
+  'self-wait',
+  'flood',
+  'process-closes',
   'xenwatch-stalled',
   'vifs-stalled',
 ];
 
 test.each(names)('single: one thread stalls for all where a domain does, and nothing else goes wrong, in %s', (scenario) => {
-  expect(shownBy('single', scenario, 1)).toEqual(stalls.includes(scenario) ? ['S1'] : []);
+  const shown = shownBy('single', scenario, 1);
+  // Netfront waits for its back end, which a driver domain may take its time to close.
+  if (scenario.startsWith('driver-domain')) expect(shown.filter((hazard) => hazard !== 'S1')).toEqual([]);
+  else expect(shown).toEqual(stalls.includes(scenario) ? ['S1'] : []);
 });
 
 test.each(designs)('%s: every point where a task can be preempted is one, and was', (design) => {

@@ -119,3 +119,25 @@ test.each(['7abc', '007', '65543', '32752', 'abc'])('mtwatch/%s names no domain 
   await m.settle();
   expect(m.threads().map(({ thread }) => thread)).toEqual(['xenwatch']);
 });
+
+test('more announcements than one reply can list are looked at all the same', async () => {
+  const m = await machine();
+  const xs = m.connect('client');
+  const domids = Array.from({ length: 1500 }, (_, index) => index + 1);
+  for (const domid of domids) await m.run(xs.write(`/local/domain/0/mtwatch/${domid}`, ''));
+  // An event of the parent makes the kernel look at every node there is.
+  await m.run(xs.write('/local/domain/0/mtwatch', 'x'));
+  const names = await new Promise<string[] | undefined>((resolve) => {
+    const { kernel } = m.dom0;
+    kernel.spawn('test', 'test', function* () {
+      resolve(yield* kernel.directoryWhole('mtwatch'));
+    });
+  });
+  expect(names?.map(Number)).toEqual(domids);
+  expect(m.threads()).toHaveLength(1 + domids.length);
+  await m.run(xs.rm('/local/domain/0/mtwatch'));
+  expect(m.threads().map(({ thread }) => thread)).toEqual(['xenwatch']);
+  const log = (m.dom0.handlers['dom0.dmesg']({ clear: false }) as { lines: readonly string[] }).lines;
+  expect(log.filter((line) => line.includes('E2BIG'))).toEqual([]);
+  m.dom0.close();
+});

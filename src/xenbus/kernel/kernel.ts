@@ -255,6 +255,31 @@ export class Kernel {
     return list === undefined ? undefined : splitStrings(list);
   }
 
+  /**
+   * The children of a node that may have more of them than one reply can list (XS_DIRECTORY_PART). Linux has no such
+   * function: its `xenbus_directory` fails with E2BIG then.
+   */
+  *directoryWhole(path: string): Task<string[] | undefined> {
+    try {
+      return yield* this.directory(path);
+    } catch (error) {
+      if (!(error instanceof XsError && error.errno === 'E2BIG')) throw error;
+    }
+    let generation: string | undefined;
+    for (let names = ''; ; ) {
+      const reply = yield* orMissing(this.talk(XsType.DirectoryPart, 0, joinStrings(path, String(names.length))));
+      if (reply === undefined) return undefined;
+      const end = reply.indexOf('\0');
+      const part = reply.slice(end + 1);
+      const isWhole = generation === undefined || generation === reply.slice(0, end);
+      generation = isWhole ? reply.slice(0, end) : undefined;
+      // It changed between two parts: from the start again.
+      if (!isWhole) names = '';
+      else if (part === '\0' || part.endsWith('\0\0')) return splitStrings(names + part.slice(0, -1));
+      else names += part;
+    }
+  }
+
   /** `xenbus_exists`: asks for the directory. Whatever goes wrong, it is not there. */
   *exists(path: string): Task<boolean> {
     try {

@@ -416,7 +416,7 @@ export class HardenedDispatch implements Dispatch {
     const lax = defects.has('lax-domid');
     const domidOf = (each: string) => (lax ? mtwatchGetDomid(each) : mtwatchDomid(each));
     if (charCount(path, '/') === 0) {
-      const names = defects.has('no-enumeration') ? [] : ((yield* this.#kernel.directory(path)) ?? []);
+      const names = defects.has('no-enumeration') ? [] : ((yield* this.#kernel.directoryWhole(path)) ?? []);
       const known = defects.has('parent-ignored') ? [] : [...this.#nodes];
       for (const name of new Set([...names, ...known.map(String)]))
         yield* this.#look(`${path}/${name}`, domidOf(`${path}/${name}`));
