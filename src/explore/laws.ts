@@ -269,8 +269,9 @@ export class Laws implements Observer {
     const type = backendState.exec(path)?.[1];
     const from = cameFrom[type ?? ''];
     if (!from) return;
-    // Nobody but the toolstack writes 1: the device is new.
-    const last = before === '1' ? 1 : (this.#states.get(path) ?? Number(before));
+    // Nobody but the toolstack writes 1: the device is new. So it is to a driver that has written nothing yet, whatever the
+    // toolstack has made of it meanwhile.
+    const last = before === '1' ? 1 : (this.#states.get(path) ?? 1);
     this.#states.set(path, Number(after));
     if (from[Number(after)]?.includes(last)) return;
     this.#violate('STATE', 'a state follows from the one before', `${path} goes from ${last} to ${after}`);

@@ -73,6 +73,14 @@ describe('what a driver writes as its state', () => {
     }
   });
 
+  test('follows from what it wrote itself, not from what the toolstack made of a new device', () => {
+    const { kernel, run, broken } = watched({ ...device, [`${vbd}/7/51712/state`]: '5' });
+    run(function* () {
+      yield* kernel.write('backend/vbd/7/51712/state', '2');
+    });
+    expect(broken()).toEqual([]);
+  });
+
   test('in a transaction that is given up, is nothing', () => {
     const { kernel, run, broken } = watched(device);
     run(
