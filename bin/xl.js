@@ -1,20 +1,16 @@
 #!/usr/bin/env node
 // The entry of `xl`: reads the command line as xl does, then prints, or runs one command.
 //
-// As little as possible is loaded: help and mistakes need the manifest alone, and a command brings what it needs.
-import { readFileSync } from 'node:fs';
-import module from 'node:module';
-import { getSystemErrorMap } from 'node:util';
+// As little as possible is loaded: help and mistakes need the table of commands alone, and a command brings what it
+// needs. CommonJS, which Node starts with some milliseconds earlier.
+'use strict';
+const { readFileSync } = require('node:fs');
+const { join } = require('node:path');
 
 process.env.NODE_ENV ??= 'production';
-module.enableCompileCache?.();
+require('node:module').enableCompileCache?.();
 
-const { plan } = await import('../dist/argv.js');
-const read = (file) => JSON.parse(readFileSync(new URL(file, import.meta.url), 'utf8'));
-const planned = plan(process.argv.slice(2), {
-  commands: read('../oclif.manifest.json').commands,
-  topics: read('../package.json').oclif.topics,
-});
+const { plan } = require('../dist/bundle/argv.cjs');
 
 for (const stream of [process.stdout, process.stderr]) {
   // A pipe reports a failed write as an event, a file throws.
@@ -34,20 +30,28 @@ for (const stream of [process.stdout, process.stderr]) {
 function unwritable(stream, error) {
   if (error.code === 'EPIPE') process.exit(128 + 13);
   if (stream === process.stderr) return;
-  const [, words = error.message] = getSystemErrorMap().get(error.errno) ?? [];
+  const [, words = error.message] = require('node:util').getSystemErrorMap().get(error.errno) ?? [];
   process.stderr.write(`xl: cannot write: ${words.charAt(0).toUpperCase()}${words.slice(1)}\n`);
   process.exit(1);
 }
 
+const planned = plan(process.argv.slice(2), JSON.parse(readFileSync(join(__dirname, '../dist/bundle/table.json'), 'utf8')));
 if (planned.do === 'print') {
   process.stderr.write(planned.stderr);
   process.stdout.write(planned.stdout);
   process.exitCode = planned.exit;
 } else {
-  const { settings } = await import('@oclif/core/settings');
-  settings.enableAutoTranspile = false;
-  const { runCommand } = await import('../dist/xl.js');
-  process.exitCode = await runCommand(planned.id, planned.argv);
-  // Connections that are still saying goodbye are no reason to stay.
-  process.stdout.write('', (error) => error || process.exit());
+  run(planned.id, planned.argv).then((exit) => {
+    process.exitCode = exit;
+    // Connections that are still saying goodbye are no reason to stay.
+    process.stdout.write('', (error) => error || process.exit());
+  });
+}
+
+/** A command that scripts call in loops runs by itself, any other one through oclif. */
+async function run(id, argv) {
+  const exit = await require('../dist/bundle/quick.cjs').runQuick(id, argv);
+  if (exit !== undefined) return exit;
+  const { runCommand } = await import('../dist/bundle/xl.js');
+  return runCommand(id, argv);
 }

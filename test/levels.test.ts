@@ -22,7 +22,7 @@ const levels: Record<string, readonly string[]> = {
   ),
   'xenbus 2': xenbus('xs-client', 'fault', 'guest', 'xenconsoled'),
   'xenbus 3': xenbus('dom0', 'server', 'guest-sockets', 'privcmd-server', 'privcmd-client', 'run-dir'),
-  'command line': ['argv', 'xl', 'version', 'xenstore-text', 'xenstore-tool'],
+  'command line': ['argv', 'xl', 'session', 'launch', 'quick', 'version', 'xenstore-text', 'xenstore-tool'],
   library: ['xenstore'],
   root: ['dom0d'],
 };
@@ -34,7 +34,7 @@ function levelOf(module: string): string {
     return 'explored world';
   if (module.startsWith('explore/')) return 'explore';
   if (module.startsWith('libxl/')) return 'libxl';
-  if (module.startsWith('commands/')) return 'command line';
+  if (module.startsWith('commands/') || module.startsWith('quick/')) return 'command line';
   return `unknown (${module})`;
 }
 

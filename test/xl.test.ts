@@ -7,12 +7,13 @@ import { firstBadLine } from '../src/commands/create.js';
 import { dated, logLineOf } from '../src/commands/dom0/dmesg.js';
 import { assignment } from '../src/commands/dom0/env.js';
 import { statusText } from '../src/commands/dom0/status.js';
-import { type Listed, listTable } from '../src/commands/list.js';
-import { mtwatchTable, type Row } from '../src/commands/mtwatch/list.js';
 import { threadText } from '../src/commands/mtwatch/show.js';
+import { splitWords } from '../src/launch.js';
+import { type Listed, listTable } from '../src/quick/list.js';
+import { mtwatchTable, type Row } from '../src/quick/mtwatch-list.js';
+import { foreignStore, guestStore, leastLevel, runDirOf, timeoutScaleOf, tryConnect } from '../src/session.js';
 import type { Dom0Status, DomInfo, KernelThread, WatchThread } from '../src/xenbus/privcmd.js';
 import { checkLength, prepareRunDir, type RunDir, RunDirError, runDirAt, takeRight } from '../src/xenbus/run-dir.js';
-import { foreignStore, guestStore, leastLevel, runDirOf, splitWords, timeoutScaleOf, tryConnect } from '../src/xl.js';
 
 const temp = realpathSync(mkdtempSync(join(tmpdir(), 'xl-test-')));
 afterAll(() => rmSync(temp, { recursive: true, force: true }));
@@ -262,7 +263,7 @@ describe('xl mtwatch list', () => {
   };
 
   test('prints the table of the design', () => {
-    expect(mtwatchTable([xenwatch, { ...thread, orphan: false }], false)).toBe(
+    expect(mtwatchTable([xenwatch, { ...thread, orphan: false }], String)).toBe(
       `Name                                        ID Thread           PID State Pending Handled  Running
 -                                            0 xenwatch          39 S           0      57  -
 (null)                                       7 xen-mtwatch-7    812 D           3      61  frontend_changed  71.2s
@@ -285,7 +286,7 @@ describe('xl mtwatch list', () => {
       orphan: true,
     };
     expect(
-      mtwatchTable([{ ...thread, running: null, orphan: true, retiring: true }, bare], false)
+      mtwatchTable([{ ...thread, running: null, orphan: true, retiring: true }, bare], String)
         .split('\n')
         .slice(1),
     ).toEqual([

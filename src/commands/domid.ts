@@ -1,7 +1,8 @@
 import * as Args from '@oclif/core/args';
 import type { XlLayout } from '../argv.js';
-import { nameToDomid } from '../libxl/domain.js';
-import { withSession, XlCommand, XlFailure } from '../xl.js';
+import { domid } from '../quick/domid.js';
+import { withSession } from '../session.js';
+import { XlCommand } from '../xl.js';
 
 export default class Domid extends XlCommand {
   static override summary = 'Convert a domain name to domain id';
@@ -11,12 +12,6 @@ export default class Domid extends XlCommand {
 
   async run(): Promise<void> {
     const { args, flags } = await this.parse(Domid);
-    await withSession(this, flags, async ({ ctx }) => {
-      const domid = await nameToDomid(ctx, args.domain);
-      if (domid === undefined) {
-        throw new XlFailure(1, `Can't get domid of domain name '${args.domain}', maybe this domain does not exist.`);
-      }
-      process.stdout.write(`${domid}\n`);
-    });
+    await withSession(this, flags, (session) => domid(session, args.domain));
   }
 }

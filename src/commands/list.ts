@@ -1,25 +1,9 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../argv.js';
-import type { Ctx } from '../libxl/ctx.js';
-import { domainInfo, domidToName, listDomains } from '../libxl/domain.js';
-import type { DomInfo } from '../xenbus/privcmd.js';
-import { byteString } from '../xenbus/xs-client.js';
-import { findDomain, printJson, withSession, XlCommand, XlFailure } from '../xl.js';
-
-/** Which columns the table has beside its own. */
-export interface Columns {
-  readonly verbose: boolean;
-  readonly context: boolean;
-  readonly cpupool: boolean;
-  readonly numa: boolean;
-}
-
-/** A domain and its name in the store; a zombie has none left. */
-export interface Listed {
-  readonly info: DomInfo;
-  readonly name: string | undefined;
-}
+import { list } from '../quick/list.js';
+import { withSession } from '../session.js';
+import { XlCommand } from '../xl.js';
 
 export default class List extends XlCommand {
   static override summary = 'List information about all/some domains';
@@ -45,92 +29,6 @@ export default class List extends XlCommand {
 
   async run(): Promise<void> {
     const { args, flags } = await this.parse(List);
-    await withSession(this, flags, async ({ ctx }) => {
-      const infos = args.domain === undefined ? await listDomains(ctx) : [await oneDomain(ctx, args.domain)];
-      if (flags.long) return void process.stdout.write(await longList(ctx, infos));
-      const listed: Listed[] = [];
-      for (const info of infos) listed.push({ info, name: await domidToName(ctx, info.domid) });
-      if (flags.json) printJson(listed.map(asJson));
-      else process.stdout.write(listTable(listed, flags));
-    });
+    await withSession(this, flags, (session) => list(session, { domain: args.domain, ...flags }));
   }
-}
-
-async function oneDomain(ctx: Ctx, text: string): Promise<DomInfo> {
-  const info = await domainInfo(ctx, await findDomain(ctx, text));
-  if (!info) throw new XlFailure(1, `Error: Domain '${text}' does not exist.`);
-  return info;
-}
-
-/** Domains whose config cannot be had are left out, as xl leaves them out. */
-async function longList(ctx: Ctx, infos: readonly DomInfo[]): Promise<string> {
-  const [{ configToJson, yajl }, { retrieveConfig }] = await Promise.all([
-    import('../libxl/json.js'),
-    import('../libxl/saved-config.js'),
-  ]);
-  const entries = [];
-  for (const { domid } of infos) {
-    const config = await retrieveConfig(ctx, domid);
-    if (config) entries.push({ domid, config: configToJson(config) });
-  }
-  return `${yajl(entries)}\n`;
-}
-
-/** The table, byte for byte as xl prints it. */
-export function listTable(listed: readonly Listed[], columns: Columns): string {
-  return [header(columns), ...listed.map((domain) => row(domain, columns))].map((line) => `${line}\n`).join('');
-}
-
-function header({ verbose, context, cpupool, numa }: Columns): string {
-  return [
-    'Name                                        ID   Mem VCPUs\tState\tTime(s)',
-    verbose ? '   UUID                            Reason-Code\tSecurity Label' : '',
-    context && !verbose ? '   Security Label' : '',
-    cpupool ? '         Cpupool' : '',
-    numa ? ' NODE Affinity' : '',
-  ].join('');
-}
-
-function row({ info, name }: Listed, { verbose, context, cpupool, numa }: Columns): string {
-  const memory = Math.floor((info.currentKb + info.outstandingKb) / 1024);
-  const reason = info.shutdown === null ? '-' : info.shutdown.toString(16);
-  return [
-    `${padBytes(name ?? '(null)', 40)} ${String(info.domid).padStart(5)} ${String(memory).padStart(5)}`,
-    ` ${String(info.onlineVcpus).padStart(5)}     ${stateOf(info)}  ${info.cpuTime.toFixed(1).padStart(8)}`,
-    verbose ? ` ${info.uuid} ${reason.padStart(8)}` : '',
-    verbose || context ? ` ${'-'.padStart(16)}` : '',
-    cpupool ? `Pool-${info.cpupool}`.padStart(16) : '',
-    numa ? ' all' : '',
-  ].join('');
-}
-
-/** printf counts bytes. */
-function padBytes(text: string, width: number): string {
-  return text + ' '.repeat(Math.max(0, width - byteString(text).length));
-}
-
-/** `r` running, `b` blocked, `p` paused, `s` shut down and a letter for why, `d` dying. */
-export function stateOf(info: DomInfo): string {
-  const letters = [
-    info.running ? 'r' : '-',
-    info.blocked ? 'b' : '-',
-    info.paused ? 'p' : '-',
-    info.shutdown === null ? '-' : 's',
-    info.shutdown === null ? '-' : ('-rscwS'[info.shutdown] ?? '?'),
-    info.dying ? 'd' : '-',
-  ];
-  return letters.join('');
-}
-
-function asJson({ info, name }: Listed) {
-  return {
-    name: name ?? null,
-    domid: info.domid,
-    uuid: info.uuid,
-    memoryMb: Math.floor((info.currentKb + info.outstandingKb) / 1024),
-    vcpus: info.onlineVcpus,
-    state: stateOf(info),
-    shutdownReason: info.shutdown,
-    cpuTime: info.cpuTime,
-  };
 }

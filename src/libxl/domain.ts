@@ -27,6 +27,18 @@ export async function domidToName(ctx: Ctx, domid: number): Promise<string | und
   return name === undefined ? undefined : textOf(name);
 }
 
+/** Requests that are on their way at the same time when many domains are asked about. */
+const namesAtOnce = 256;
+
+/** The names of many domains, in their order. */
+export async function domainNames(ctx: Ctx, infos: readonly DomInfo[]): Promise<(string | undefined)[]> {
+  const names: (string | undefined)[] = [];
+  for (let at = 0; at < infos.length; at += namesAtOnce) {
+    names.push(...(await Promise.all(infos.slice(at, at + namesAtOnce).map(({ domid }) => domidToName(ctx, domid)))));
+  }
+  return names;
+}
+
 /** The domid of the first domain with that name. */
 export async function nameToDomid(ctx: Ctx, name: string): Promise<number | undefined> {
   for (const { domid } of await listDomains(ctx)) {

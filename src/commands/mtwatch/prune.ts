@@ -1,12 +1,7 @@
 import * as Flags from '@oclif/core/flags';
-import type { Ctx } from '../../libxl/ctx.js';
-import { listDomains } from '../../libxl/domain.js';
-import { domainPath, libxlPath, mtwatchPath, parseDomid } from '../../xenbus/paths.js';
-import { abort, type Xs, type XsRequests } from '../../xenbus/xs-client.js';
+import { pruneForeign, pruneOwn } from '../../libxl/mtwatch-nodes.js';
+import { mtwatchPath } from '../../xenbus/paths.js';
 import { foreignStore, printJson, runDirOf, withForeignStore, withSession, XlCommand } from '../../xl.js';
-
-/** Between the two looks at a foreign store: a domain that is being made has its nodes by then. */
-const secondLookMs = 60_000;
 
 export default class MtwatchPrune extends XlCommand {
   static override summary = 'Remove mtwatch nodes whose domain is gone';
@@ -28,50 +23,4 @@ export default class MtwatchPrune extends XlCommand {
     if (flags.json) printJson(removed);
     else for (const domid of removed) process.stdout.write(`removed ${mtwatchPath(domid)}\n`);
   }
-}
-
-/** The domids that have a node, in rising order. */
-export async function announcedDomids(xs: XsRequests): Promise<number[]> {
-  const names = (await xs.directory('/local/domain/0/mtwatch')) ?? [];
-  return names.flatMap((name) => parseDomid(name) ?? []).sort((a, b) => a - b);
-}
-
-/** The nodes of a store, of which the hypervisor cannot be asked, that belong to no domain now. */
-export async function orphansNow(xs: Xs): Promise<number[]> {
-  const orphans = await xs.transaction((tx) => findOrphans(tx));
-  return orphans === abort ? [] : orphans;
-}
-
-async function findOrphans(tx: XsRequests): Promise<number[]> {
-  const orphans: number[] = [];
-  for (const domid of await announcedDomids(tx)) {
-    const home = await tx.read(domainPath(domid));
-    const libxl = await tx.read(libxlPath(domid));
-    if (home === undefined && libxl === undefined) orphans.push(domid);
-  }
-  return orphans;
-}
-
-/** The hypervisor knows: a node whose domid it does not have is an orphan, unless a domain is just being made. */
-export async function pruneOwn(ctx: Ctx): Promise<number[]> {
-  const removed: number[] = [];
-  // The nodes first: a domid is the hypervisor's before it has a node.
-  const announced = await announcedDomids(ctx.xs);
-  const alive = new Set((await listDomains(ctx)).map(({ domid }) => domid));
-  for (const domid of announced) {
-    if (!alive.has(domid) && (await ctx.xs.rm(mtwatchPath(domid)))) removed.push(domid);
-  }
-  return removed;
-}
-
-/** Two looks; what the first and the second find is removed in the transaction of the second. */
-export async function pruneForeign(ctx: Ctx, now: boolean): Promise<number[]> {
-  const before = await orphansNow(ctx.xs);
-  if (before.length > 0 && !now) await ctx.clock.sleep(secondLookMs * ctx.timeoutScale);
-  const removed = await ctx.xs.transaction(async (tx) => {
-    const still = (await findOrphans(tx)).filter((domid) => before.includes(domid));
-    for (const domid of still) await tx.rm(mtwatchPath(domid));
-    return still;
-  });
-  return removed === abort ? [] : removed;
 }

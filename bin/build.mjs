@@ -1,0 +1,102 @@
+#!/usr/bin/env node
+// Builds dist/ from src/, the bundles that `xl` starts from, and oclif.manifest.json from the commands found there.
+//
+// The manifest is what lets `xl` start without importing every command. It is committed; `--check` fails when the
+// committed one is not what the commands say now.
+import { spawnSync } from 'node:child_process';
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { build as esbuild } from 'esbuild';
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const manifestFile = join(root, 'oclif.manifest.json');
+
+rmSync(join(root, 'dist'), { recursive: true, force: true });
+const tsc = spawnSync(
+  process.execPath,
+  [join(root, 'node_modules/typescript/bin/tsc'), '-p', join(root, 'tsconfig.build.json')],
+  {
+    stdio: 'inherit',
+  },
+);
+if (tsc.status !== 0) process.exit(tsc.status ?? 1);
+
+// `xl` starts from bundles: to find and read a hundred small files takes longer than most commands do. What commands
+// share is in chunks; what is to be quickest is one file each, and leaves what it imports later to the chunks.
+const src = join(root, 'src');
+const { version, oclif } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+const common = {
+  outdir: join(root, 'dist/bundle'),
+  bundle: true,
+  platform: 'node',
+  target: 'node20.19',
+  minifyWhitespace: true,
+  minifySyntax: true,
+  logLevel: 'warning',
+};
+/** A bundle lies elsewhere than its source, so the version is written in. */
+const versionWrittenIn = {
+  name: 'version',
+  setup: ({ onLoad }) =>
+    onLoad({ filter: /[/\\]src[/\\]version\.ts$/ }, () => ({ contents: `export const version = ${JSON.stringify(version)};` })),
+};
+const laterImportsOutside = {
+  name: 'later imports',
+  setup: ({ onResolve }) =>
+    onResolve({ filter: /./ }, ({ kind, path }) => (kind === 'dynamic-import' ? { path, external: true } : undefined)),
+};
+/** oclif's search for plugins and its own help, which the argv layer and the manifest do without. */
+const unused = {
+  name: 'unused',
+  setup: ({ onResolve, onLoad }) => {
+    onResolve({ filter: /^(ejs|tinyglobby|minimatch|lilconfig)$/ }, ({ path }) => ({ path, namespace: 'unused' }));
+    onLoad({ filter: /./, namespace: 'unused' }, () => ({ contents: 'module.exports = {}' }));
+  },
+};
+const commandFiles = readdirSync(join(src, 'commands'), { recursive: true }).filter((file) => file.endsWith('.ts'));
+await Promise.all([
+  esbuild({
+    ...common,
+    entryPoints: [join(src, 'argv.ts'), join(src, 'quick.ts')],
+    format: 'cjs',
+    outExtension: { '.js': '.cjs' },
+    plugins: [versionWrittenIn, laterImportsOutside],
+  }),
+  esbuild({
+    ...common,
+    entryPoints: [
+      ...['xl', 'dom0d'].map((name) => ({ in: join(src, `${name}.ts`), out: name })),
+      { in: join(src, 'explore/worker.ts'), out: 'worker' },
+      ...commandFiles.map((file) => ({ in: join(src, 'commands', file), out: `commands/${file.slice(0, -'.ts'.length)}` })),
+    ],
+    format: 'esm',
+    splitting: true,
+    // oclif is CommonJS and asks for Node's own modules in its way.
+    banner: { js: "import{createRequire as requireFrom}from'node:module';const require=requireFrom(import.meta.url);" },
+    plugins: [versionWrittenIn, unused],
+  }),
+]);
+
+const { Plugin } = await import('@oclif/core');
+const plugin = new Plugin({ root, type: 'core', ignoreManifest: true, errorOnManifestCreate: true, respectNoCacheDefault: true });
+await plugin.load();
+// The directories are searched at the same time, and the commands stand as they were found.
+const commands = Object.fromEntries(Object.entries(plugin.manifest.commands).sort(([a], [b]) => (a < b ? -1 : 1)));
+// What the argv layer reads of it at every start, and the topics.
+const table = Object.fromEntries(
+  Object.entries(commands).map(([id, { summary, description, examples, hidden, flags, args, xl }]) => [
+    id,
+    { id, summary, description, examples, hidden, flags, args, xl },
+  ]),
+);
+writeFileSync(join(root, 'dist/bundle/table.json'), JSON.stringify({ commands: table, topics: oclif.topics }));
+const manifest = `${JSON.stringify({ ...plugin.manifest, commands }, null, 2)}\n`;
+if (process.argv.includes('--check')) {
+  if (readFileSync(manifestFile, 'utf8') !== manifest) {
+    process.stderr.write('oclif.manifest.json is out of date: run `npm run build` and commit it\n');
+    process.exit(1);
+  }
+} else {
+  writeFileSync(manifestFile, manifest);
+}
