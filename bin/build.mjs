@@ -83,14 +83,15 @@ const plugin = new Plugin({ root, type: 'core', ignoreManifest: true, errorOnMan
 await plugin.load();
 // The directories are searched at the same time, and the commands stand as they were found.
 const commands = Object.fromEntries(Object.entries(plugin.manifest.commands).sort(([a], [b]) => (a < b ? -1 : 1)));
-// What the argv layer reads of it at every start, and the topics.
+// What the argv layer reads at every start.
 const table = Object.fromEntries(
   Object.entries(commands).map(([id, { summary, description, examples, hidden, flags, args, xl }]) => [
     id,
     { id, summary, description, examples, hidden, flags, args, xl },
   ]),
 );
-writeFileSync(join(root, 'dist/bundle/table.json'), JSON.stringify({ commands: table, topics: oclif.topics }));
+const { declined } = await import('../dist/declined.js');
+writeFileSync(join(root, 'dist/bundle/table.json'), JSON.stringify({ commands: table, declined, topics: oclif.topics }));
 const manifest = `${JSON.stringify({ ...plugin.manifest, commands }, null, 2)}\n`;
 if (process.argv.includes('--check')) {
   if (readFileSync(manifestFile, 'utf8') !== manifest) {

@@ -4,12 +4,14 @@
  *
  * xl is getopt, not oclif: options of its own before the command, commands by unique prefix, bundled short options,
  * and its own words for every mistake. Everything here derives from oclif's manifest, so a command file says what it
- * takes once. Pure, and it imports nothing: this is what starts first.
+ * takes once. Pure, and it imports nothing that runs: this is what starts first.
  *
  * The rules were taken from the xl of Xen 4.17. One of them surprises: glibc remembers from xl's first getopt call,
  * whose option string begins with `+`, not to look for options behind an operand. So `xl destroy web -f` ignores the
  * `-f`, and only `create` takes options behind its config file, because it steps over that file first.
  */
+
+import type { Declined } from './declined.js';
 
 /** A flag, as oclif's manifest has it. */
 export interface FlagSpec {
@@ -63,6 +65,8 @@ export interface CommandSpec {
 
 export interface Table {
   readonly commands: Readonly<Record<string, CommandSpec>>;
+  /** What xl has and this dom0 cannot. */
+  readonly declined: Readonly<Record<string, Declined>>;
   /** What a topic (`mtwatch`) is for. */
   readonly topics: Readonly<Record<string, { readonly description?: string | undefined }>>;
 }
@@ -112,6 +116,8 @@ export function plan(argv: readonly string[], table: Table): Plan {
       return found.wantsHelp ? print(0, topicHelp(found.topic, table)) : print(1, topicHelp(found.topic, table));
     case 'command':
       return planCommand(found.spec, found.argv, globals);
+    case 'declined':
+      return planDeclined(found.name, found.declined, found.argv);
   }
 }
 
@@ -134,6 +140,7 @@ function readGlobals(argv: readonly string[], globals: Globals): readonly string
 type Found =
   | { readonly kind: 'command'; readonly spec: CommandSpec; readonly argv: readonly string[] }
   | { readonly kind: 'topic'; readonly topic: string; readonly wantsHelp: boolean }
+  | { readonly kind: 'declined'; readonly name: string; readonly declined: Declined; readonly argv: readonly string[] }
   | { readonly kind: 'none' };
 
 /**
@@ -158,6 +165,8 @@ function lookup(words: readonly string[], table: Table): Found {
 }
 
 function asCommand(id: string | undefined, argv: readonly string[], table: Table): Found {
+  const declined = id !== undefined && Object.hasOwn(table.declined, id) ? table.declined[id] : undefined;
+  if (id !== undefined && declined) return { kind: 'declined', name: id, declined, argv };
   const spec = id !== undefined && Object.hasOwn(table.commands, id) ? table.commands[id] : undefined;
   return spec ? { kind: 'command', spec, argv } : { kind: 'none' };
 }
@@ -199,6 +208,21 @@ function planCommand(spec: CommandSpec, argv: readonly string[], globals: Global
   const operands = layoutOf(spec).surplus === 'vars' ? read.operands : read.operands.slice(0, places);
   const manyAtEnd = Object.values(spec.args).at(-1)?.multiple === true;
   return { do: 'run', id: spec.id, argv: [...flags, '--', ...(manyAtEnd ? read.operands : operands)] };
+}
+
+function planDeclined(name: string, declined: Declined, [first]: readonly string[]): Plan {
+  if (first === '-h' || first === '--help') return print(0, declinedHelp(name, declined));
+  return failure(1, `xl: ${notAvailable(name)}\n`);
+}
+
+function notAvailable(name: string): string {
+  return `${name} is not available on an embedded dom0`;
+}
+
+/** The usage of a command that is declined, and why it is. */
+function declinedHelp(name: string, { summary, usage, modifies, missing }: Declined): string {
+  const head = `Usage: xl [-vtT${modifies ? 'f' : ''}] ${name} ${usage}\n\n${sentence(summary)}\n\n`;
+  return `${head}${notAvailable(name)}. There is no ${missing}.\n`;
 }
 
 /** The options before the command, as every command takes them. */
@@ -262,8 +286,8 @@ function getopt(spec: CommandSpec, argv: readonly string[]): Getopt {
       const name = pick(typed, [...flags.map(([name]) => name), 'help']);
       if (name === 'help' && given === undefined) return { kind: 'help' };
       const flag = name === undefined ? undefined : spec.flags[name];
-      // getopt has no letter to name here, and xl prints a NUL in its place. We name the option.
-      if (name === undefined || !flag) return { kind: 'bad', option: `--${typed}` };
+      // getopt has no letter to name here, and xl prints a NUL in its place. We name the option behind it.
+      if (name === undefined || !flag) return { kind: 'bad', option: `\0--${typed}` };
       if (flag.type === 'boolean') {
         if (given !== undefined) return { kind: 'bad', option: flag.char ?? `--${name}` };
         set(name, flag, true);
@@ -322,28 +346,34 @@ function help(words: readonly string[], table: Table): Plan {
   if (name === undefined) return print(0, helpList(table));
   const found = lookup(second === undefined ? [name] : [name, second], table);
   if (found.kind === 'command') return print(0, commandHelp(found.spec));
+  if (found.kind === 'declined') return print(0, declinedHelp(found.name, found.declined));
   if (found.kind === 'topic') return print(0, topicHelp(found.topic, table));
   return print(0, `command "${words.join(' ')}" not implemented\n`);
 }
 
-/** `xl help`: xl's own commands in xl's order, then ours. */
+/** `xl help`: xl's commands in xl's order, then ours. */
 export function helpList(table: Table): string {
-  const all = Object.values(table.commands).filter((spec) => !spec.hidden);
-  const own = xlCommands.flatMap((name) => all.filter((spec) => spec.id === name));
-  const ours = all.filter((spec) => !isXls(spec)).sort((a, b) => (a.id < b.id ? -1 : 1));
-  return `Usage xl [-vfNtT] <subcommand> [args]\n\nxl full list of subcommands:\n\n${[...own, ...ours].map(listLine).join('')}`;
+  const xls = xlCommands.flatMap((name) => {
+    const summary = table.declined[name]?.summary ?? table.commands[name]?.summary;
+    return summary === undefined ? [] : [listLine(name, summary)];
+  });
+  const ours = Object.values(table.commands)
+    .filter((spec) => !isXls(spec) && !spec.hidden)
+    .sort((a, b) => (a.id < b.id ? -1 : 1))
+    .map((spec) => listLine(spoken(spec), spec.summary ?? ''));
+  const head = 'Usage xl [-vfNtT] <subcommand> [args]\n\nxl full list of subcommands:\n\n';
+  return `${head}${xls.join('')}\nand of this dom0, which is embedded:\n\n${ours.join('')}`;
 }
 
-function listLine(spec: CommandSpec): string {
-  const name = spoken(spec);
+function listLine(name: string, summary: string): string {
   const gap = name.length > 19 ? `\n${' '.repeat(21)}` : '';
-  return ` ${name.padEnd(19)} ${gap}${spec.summary ?? ''}\n`;
+  return ` ${name.padEnd(19)} ${gap}${summary}\n`;
 }
 
 function topicHelp(topic: string, table: Table): string {
   const inTopic = Object.values(table.commands).filter((spec) => spec.id.startsWith(`${topic}:`) && !spec.hidden);
   const what = table.topics[topic]?.description;
-  const lines = inTopic.sort((a, b) => (a.id < b.id ? -1 : 1)).map(listLine);
+  const lines = inTopic.sort((a, b) => (a.id < b.id ? -1 : 1)).map((spec) => listLine(spoken(spec), spec.summary ?? ''));
   return `Usage: xl [-vtT] ${topic} <subcommand> [args]\n\n${what ? `${sentence(what)}\n\n` : ''}${lines.join('')}`;
 }
 

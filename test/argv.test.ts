@@ -19,6 +19,7 @@ import Unpause from '../src/commands/unpause.js';
 import XenstoreRead from '../src/commands/xenstore/read.js';
 import XwstallFlush from '../src/commands/xwstall/flush.js';
 import XwstallHold from '../src/commands/xwstall/hold.js';
+import { declined } from '../src/declined.js';
 import type { XlCommand } from '../src/xl.js';
 
 const classes: Readonly<Record<string, typeof XlCommand>> = {
@@ -48,6 +49,7 @@ function specOf(id: string, of: typeof XlCommand): CommandSpec {
 
 const table: Table = {
   commands: Object.fromEntries(Object.entries(classes).map(([id, of]) => [id, specOf(id, of)])),
+  declined,
   topics: { mtwatch: { description: "dom0's xenwatch threads, one a domain" } },
 };
 
@@ -165,19 +167,26 @@ describe('which command', () => {
   ])('xl %s is %s', (line, id) => expect(xl(line)).toMatchObject({ do: 'run', id }));
 
   test.each([
-    ['l', 'list and loadpolicy begin with it, though one of them is not modelled'],
+    ['l', 'list and loadpolicy begin with it, though one of them is declined'],
     ['re 1', 'restart, restore, rename and more'],
     ['doma', 'none'],
     ['dom 0', 'domid and domname'],
     ['m', "xl's own migrate and mem-set come before our mtwatch"],
-    ['g', "xl's own getenforce, which is not modelled"],
     ['nosuchcommand', 'none'],
-    ['migrate a b', 'not modelled'],
     ['mtwatch nosuch', 'none in that topic'],
     ['mtwatch:list', 'not how it is spelt'],
     ['toString', 'what every object has'],
     ['dom0 st', 'start, stop and status'],
   ])('xl %s is none: %s', (line) => expect(xl(line)).toEqual(print(1, '', 'command not implemented\n')));
+
+  test.each([
+    ['pci-list pv', 'pci-list'],
+    ['g', 'getenforce'],
+    ['vnc pv', 'vncviewer'],
+    ['remus', 'remus'],
+  ])('xl %s is declined', (line, name) => {
+    expect(xl(line)).toEqual(print(1, '', `xl: ${name} is not available on an embedded dom0\n`));
+  });
 
   test('a topic alone lists what it has, and fails as xl alone does', () => {
     const text = `Usage: xl [-vtT] mtwatch <subcommand> [args]
@@ -213,12 +222,39 @@ describe('help', () => {
   test('xl help lists the commands in the order of xl, then ours', () => {
     const planned = xl('help');
     const names =
-      planned.do === 'print' ? planned.stdout.split('\n').flatMap((line) => /^ (\S+(?: \S+)?) {2,}\S/.exec(line)?.[1] ?? []) : [];
+      planned.do === 'print'
+        ? planned.stdout.split('\n').flatMap((line) => /^ (\S.*?)(?: {2,}| (?=[A-Z])| $)/.exec(line)?.[1] ?? [])
+        : [];
     expect(names).toEqual([
-      ...['create', 'list', 'destroy', 'shutdown', 'pause', 'unpause', 'domid', 'domname'],
+      ...['create', 'list', 'destroy', 'shutdown', 'pci-attach', 'pci-detach', 'pci-list', 'pci-assignable-add'],
+      ...[
+        'pci-assignable-remove',
+        'pci-assignable-list',
+        'pause',
+        'unpause',
+        'vncviewer',
+        'domid',
+        'domname',
+        'getenforce',
+        'setenforce',
+      ],
+      ...['loadpolicy', 'remus', 'psr-hwinfo', 'psr-cmt-attach', 'psr-cmt-detach', 'psr-cmt-show', 'psr-cat-set'],
+      ...['psr-cat-show', 'psr-mba-set', 'psr-mba-show', 'qemu-monitor-command'],
       ...['dom0 start', 'dom0 stop', 'mtwatch list', 'mtwatch show', 'xenstore read', 'xwstall flush', 'xwstall hold'],
     ]);
     expect(planned).toMatchObject({ exit: 0, stderr: '' });
+  });
+
+  test('of a command that is declined it says what is missing', () => {
+    const text = `Usage: xl [-vtT] pci-list <Domain>
+
+List pass-through pci devices for a domain.
+
+pci-list is not available on an embedded dom0. There is no PCI device to pass through.
+`;
+    expect(xl('help pci-list')).toEqual(print(0, text));
+    expect(xl('pci-list -h')).toEqual(print(0, text));
+    expect(xl('pci-list --help pv')).toEqual(print(0, text));
   });
 
   test.each([
@@ -284,10 +320,10 @@ describe('options of a command', () => {
     ['create -f', 'f'],
     ['create --defconfig', 'f'],
     ['create -z -h', 'z'],
-    ['list --bogus', '--bogus'],
+    ['list --bogus', '\0--bogus'],
     ['list --', undefined],
-    ['pause --verbosity 3 pv', '--verbosity'],
-    ['mtwatch list --jsn', '--jsn'],
+    ['pause --verbosity 3 pv', '\0--verbosity'],
+    ['mtwatch list --jsn', '\0--jsn'],
   ])('xl %s', (line, option) => {
     const refused = print(2, '', `option \`${option}' not supported.\n`);
     expect(xl(line)).toEqual(option === undefined ? run('list', '--') : refused);

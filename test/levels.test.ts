@@ -22,7 +22,7 @@ const levels: Record<string, readonly string[]> = {
   ),
   'xenbus 2': xenbus('xs-client', 'fault', 'guest', 'xenconsoled'),
   'xenbus 3': xenbus('dom0', 'server', 'guest-sockets', 'privcmd-server', 'privcmd-client', 'run-dir'),
-  'command line': ['argv', 'xl', 'session', 'launch', 'quick', 'version', 'xenstore-text', 'xenstore-tool'],
+  'command line': ['argv', 'declined', 'xl', 'session', 'launch', 'quick', 'version', 'xenstore-text', 'xenstore-tool'],
   library: ['xenstore'],
   root: ['dom0d'],
 };
