@@ -9,6 +9,7 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { parseTimeoutScale } from './argv.js';
 import { type Ctx, type Host, LibxlError, type LogLevel, LogLevel as levels, logLine } from './libxl/ctx.js';
 import { domidToName, nameToDomid } from './libxl/domain.js';
+import { spinnerOn } from './progress.js';
 import { version } from './version.js';
 import { SystemClock } from './xenbus/clock.js';
 import { PrivcmdError, type Xc } from './xenbus/privcmd.js';
@@ -269,7 +270,9 @@ function needsDom0(command: Spoken, dir: RunDir, path: string): XlFailure {
 }
 
 function makeCtx(xc: Xc, xs: Xs, dir: RunDir, globals: Globals): Ctx {
-  const print = (line: string) => process.stderr.write(`${globals.timestamps ? timestamp() : ''}${line}\n`);
+  const spinner = process.stderr.isTTY ? spinnerOn(process.stderr) : undefined;
+  const write = spinner?.print ?? ((line: string) => process.stderr.write(`${line}\n`));
+  const print = (line: string) => write(`${globals.timestamps ? timestamp() : ''}${line}`);
   const least = leastLevel(globals.verbosity);
   return {
     xs,
@@ -281,6 +284,7 @@ function makeCtx(xc: Xc, xs: Xs, dir: RunDir, globals: Globals): Ctx {
       if (levels[level] >= least) print(logLine('libxl', level, where, domid, message));
     },
     xcLog: print,
+    ...(spinner ? { progress: spinner.progress } : {}),
   };
 }
 

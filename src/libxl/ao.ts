@@ -18,6 +18,7 @@ export interface AoStep<State> {
 /** Runs the steps in order; the first failure ends it. */
 export async function runAo<State>(ctx: Ctx, steps: readonly AoStep<State>[], state: State): Promise<void> {
   for (const step of steps) {
+    ctx.progress?.step(step.name);
     try {
       await step.run(ctx, state);
     } catch (error) {
@@ -91,13 +92,18 @@ export async function beginWait(
   let fired = false;
   let late = false;
   let wake = () => {};
-  const cancel = ctx.clock.after(timeoutMs * ctx.timeoutScale, () => {
+  const over = ctx.progress?.wait({ on: path, timeoutMs: timeoutMs * ctx.timeoutScale });
+  const cancelTimer = ctx.clock.after(timeoutMs * ctx.timeoutScale, () => {
     // What has arrived by now counts, even if this process was not given the time to look at it.
     void ctx.clock.turn().then(() => {
       late = true;
       wake();
     });
   });
+  const cancel = () => {
+    cancelTimer();
+    over?.();
+  };
   const onEvent = () => {
     fired = true;
     wake();

@@ -108,6 +108,22 @@ export interface Host {
   removeUserdata(domid: number, uuid: string): Promise<void>;
 }
 
+/** Something that libxl waits for. */
+export interface Wait {
+  /** A node of the store, or a script and its argument. */
+  readonly on: string;
+  /** When it gives up, from now on; absent: it does not. */
+  readonly timeoutMs?: number;
+}
+
+/** Who shows a person how an operation goes on. */
+export interface Progress {
+  /** libxl's own function, as in `AoStep`. */
+  step(name: string): void;
+  /** Begins a wait; what it returns ends it. */
+  wait(wait: Wait): () => void;
+}
+
 export interface Ctx {
   readonly xs: Xs;
   readonly xc: Xc;
@@ -117,6 +133,7 @@ export interface Ctx {
   readonly timeoutScale: number;
   /** libxl's own lines. */
   readonly log: Log;
+  readonly progress?: Progress;
   /** Lines of libxenctrl and the domain builder (`xc: error: panic: ...`). */
   readonly xcLog: (line: string) => void;
 }

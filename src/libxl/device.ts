@@ -369,7 +369,9 @@ async function deviceHotplug(ctx: Ctx, device: Device, action: Action): Promise<
   }
   logCall(ctx, device, call);
   const what = `${call.script} ${call.args[0]}`;
-  const end = await ctx.host.runScript({ ...call, timeoutMs: LIBXL_HOTPLUG_TIMEOUT * ctx.timeoutScale });
+  const timeoutMs = LIBXL_HOTPLUG_TIMEOUT * ctx.timeoutScale;
+  const over = ctx.progress?.wait({ on: what, timeoutMs });
+  const end = await ctx.host.runScript({ ...call, timeoutMs }).finally(over);
   if ('timedOut' in end) {
     const line = `killing execution of ${what} because of timeout`;
     ctx.log('error', 'libxl_aoutils.c:539:async_exec_timeout', undefined, line);
