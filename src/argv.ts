@@ -43,6 +43,8 @@ export interface XlLayout {
    * prints its help (`help`); `create` takes one file and any number of `key=value` (`vars`). Ours refuse them.
    */
   readonly surplus?: 'ignore' | 'help' | 'vars';
+  /** What of xl's command is not modelled, for the manual: a phrase. */
+  readonly notModelled?: string;
   /**
    * `own`: the command reads its options itself, by another program's rules. It gets its words as they were typed, and
    * the flags that it has are for its help.
@@ -283,7 +285,7 @@ function getopt(spec: CommandSpec, argv: readonly string[]): Getopt {
       const equals = word.indexOf('=');
       const typed = equals < 0 ? word.slice(2) : word.slice(2, equals);
       const given = equals < 0 ? undefined : word.slice(equals + 1);
-      const name = pick(typed, [...flags.map(([name]) => name), 'help']);
+      const name = pick(typed, [...flags.filter(([name]) => hasLong(spec, name)).map(([name]) => name), 'help']);
       if (name === 'help' && given === undefined) return { kind: 'help' };
       const flag = name === undefined ? undefined : spec.flags[name];
       // getopt has no letter to name here, and xl prints a NUL in its place. We name the option behind it.
@@ -314,6 +316,15 @@ function getopt(spec: CommandSpec, argv: readonly string[]): Getopt {
     }
   }
   return { kind: 'ok', values, operands };
+}
+
+/**
+ * Whether a flag may be given by its long name. Some of xl's options are a letter alone, and its help shows which; a
+ * name of ours for one must not take a unique prefix away from another.
+ */
+export function hasLong(spec: CommandSpec, name: string): boolean {
+  const { options } = layoutOf(spec);
+  return spec.flags[name]?.char === undefined || options === undefined || options.includes(`--${name}`);
 }
 
 /** What is wrong with the number of operands, if anything is. */
@@ -381,7 +392,7 @@ function topicHelp(topic: string, table: Table): string {
 export function commandHelp(spec: CommandSpec): string {
   const layout = layoutOf(spec);
   const globals = `-vtT${layout.modifies ? 'f' : ''}${Object.hasOwn(spec.flags, 'dryrun') ? 'N' : ''}`;
-  const usage = layout.usage ?? derivedUsage(spec);
+  const usage = commandUsage(spec);
   const options = layout.options ?? derivedOptions(spec);
   const what = sentence((isXls(spec) ? spec.summary : (spec.description ?? spec.summary)) ?? '');
   const examples = isXls(spec) ? '' : derivedExamples(spec);
@@ -392,6 +403,11 @@ export function commandHelp(spec: CommandSpec): string {
 function sentence(text: string): string {
   const first = text.charAt(0).toUpperCase() + text.slice(1);
   return /[.!?]$/.test(first) ? first : `${first}.`;
+}
+
+/** What stands behind a command's name in its usage line. */
+export function commandUsage(spec: CommandSpec): string {
+  return layoutOf(spec).usage ?? derivedUsage(spec);
 }
 
 function derivedUsage(spec: CommandSpec): string {

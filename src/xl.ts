@@ -11,6 +11,9 @@ export * from './session.js';
 
 settings.enableAutoTranspile = false;
 
+/** What the argv layer reads of the commands, beside the bundle that this is in. */
+export const tableFile = new URL('./table.json', import.meta.url);
+
 /** Every command of ours: oclif's class with xl's way of ending. */
 export abstract class XlCommand extends Command {
   /** Where xl's text or habits are fixed; see argv.ts. */

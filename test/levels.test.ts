@@ -28,6 +28,8 @@ const levels: Record<string, readonly string[]> = {
     'xl',
     'session',
     'progress',
+    'completion',
+    'manual',
     'launch',
     'quick',
     'version',
