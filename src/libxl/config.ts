@@ -3,32 +3,47 @@
  *
  * Nothing here touches a domain: defaults that depend on the host are libxl's business, at creation.
  */
+import { killedBy, scanNumber, splitList } from './c-text.js';
 import { parseCpuList } from './cpu-list.js';
+import { readCpuid } from './cpuid.js';
 import { type Disk, parseDiskSpec } from './disk.js';
 import type { ActionOnShutdown, BuildInfo, CreateInfo, DomainConfig, DomainType } from './domain-config.js';
+import { type GlobalConfig, globalDefaults } from './global-config.js';
 import { readHvm, readHvmDisplay, readPvh } from './hvm-keys.js';
+import type { JsonObject, JsonValue } from './json.js';
 import { type Nic, parseNicSpec } from './nic.js';
-import { readDevices, readDisplay, readHardwareDevices, readVirtualKeyboards } from './other-devices.js';
-import { asUint64, strtol } from './strtol.js';
+import { readDevices, readDisplay, readVirtualKeyboards } from './other-devices.js';
+import { readPciKeys } from './pci-spec.js';
+import { asUint64, strtol, toInt32 } from './strtol.js';
 import { notices, refusals } from './unmodelled.js';
+import { readVnuma } from './vnuma.js';
 import {
   type CfgReader,
   cfgReader,
   diagnosticLines,
   getBoundedLong,
   getDefbool,
+  getInt,
   getList,
   getLong,
+  getMebibytes,
   getString,
   getStrings,
+  getUint32,
   hasKey,
+  type ParsedCfg,
   parseXlCfg,
+  saidText,
 } from './xl-cfg.js';
 import { exitXl, readName, XlExit } from './xl-exit.js';
 
 export interface ParseOptions {
   /** For a config without `uuid`. */
   readonly randomUuid: () => string;
+  /** 16 random bytes for `ms_vm_genid="generate"`; without it they are those of a random uuid. */
+  readonly randomGenid?: () => readonly number[];
+  /** What xl.conf says; its defaults without. */
+  readonly global?: GlobalConfig;
   /** How many processors the host has; they decide the size of a cpu list. */
   readonly pcpus?: number;
 }
@@ -38,6 +53,8 @@ export interface ParsedConfig {
   readonly config?: DomainConfig;
   /** What xl prints on stderr, without `Parsing config from`. */
   readonly lines: readonly string[];
+  /** The same as it goes to stderr: some of xl's messages have no newline at their end. */
+  readonly stderr: string;
   /** xl's exit status; 0 if there is a config. */
   readonly exit: number;
   /** Why no domain can be made of it here: one line for each thing that is not modelled. A dry run does not mind. */
@@ -55,32 +72,52 @@ export function configText(file: string, extras: readonly string[]): string {
 }
 
 export function parseConfig(text: string, source: string, options: ParseOptions): ParsedConfig {
-  const parsed = parseXlCfg(text, source);
-  const lines = diagnosticLines(parsed);
-  if (lines.length > 0) {
-    return { lines: [...lines, 'Failed to parse config: Invalid argument'], exit: 1, refusals: [], notices: [] };
+  return readParsed(parseXlCfg(text, source), source, options).parsed;
+}
+
+/** The same of a text that has been parsed, with the reader, which knows what was looked at. */
+export function readParsed(
+  cfg: ParsedCfg,
+  source: string,
+  options: ParseOptions,
+): { readonly parsed: ParsedConfig; readonly reader: CfgReader } {
+  const reader = cfgReader(cfg.settings, source);
+  const errors = diagnosticLines(cfg);
+  let config: DomainConfig | undefined;
+  let exit = 0;
+  if (cfg.aborted !== undefined) {
+    reader.lines.push(...errors, cfg.aborted);
+    exit = killedBy.abrt;
+  } else if (errors.length > 0) {
+    reader.lines.push(...errors, 'Failed to parse config: Invalid argument');
+    exit = 1;
+  } else {
+    try {
+      config = readConfig(reader, options);
+    } catch (error) {
+      if (!(error instanceof XlExit)) throw error;
+      exit = error.status;
+    }
   }
-  const reader = cfgReader(parsed.settings, source);
-  try {
-    const config = readConfig(reader, options);
-    return { config, lines: reader.lines, exit: 0, refusals: refusals(config), notices: notices(reader, config) };
-  } catch (error) {
-    if (!(error instanceof XlExit)) throw error;
-    return { lines: reader.lines, exit: error.status, refusals: [], notices: [] };
-  }
+  const stderr = saidText(reader);
+  const lines = stderr === '' ? [] : stderr.replace(/\n$/, '').split('\n');
+  if (!config) return { reader, parsed: { lines, stderr, exit, refusals: [], notices: [] } };
+  return { reader, parsed: { config, lines, stderr, exit, refusals: refusals(config), notices: notices(reader, config) } };
 }
 
 /** The keys in xl's order. A file with two mistakes reports the first by this order, not by that of the file. */
 function readConfig(reader: CfgReader, options: ParseOptions): DomainConfig {
   const pcpus = options.pcpus ?? 2;
+  const global = options.global ?? globalDefaults;
   const labels = readLabels(reader);
   const type = readType(reader);
-  const cInfo = readCreateInfo(reader, type, labels, options);
+  const cInfo = readCreateInfo(reader, type, labels, options, global);
   const pvh = type === 'pvh' ? readPvh(reader) : undefined;
-  const resources = readResources(reader, pcpus);
+  const resources = readResources(reader, pcpus, global);
   const actions = readActions(reader);
   const e820Host = type === 'pv' ? getDefbool(reader, 'e820_host') : undefined;
-  const hardware = readHardwareDevices(reader);
+  const { pcidevs, rdm } = readPciKeys(reader, type === 'hvm' ? undefined : 'strict');
+  const dtdevs = (getStrings(reader, 'dtdev') ?? []).map((path) => ({ path }));
   const passthrough = readName(
     reader,
     'passthrough',
@@ -89,23 +126,24 @@ function readConfig(reader: CfgReader, options: ParseOptions): DomainConfig {
   );
   const platform = readPlatform(reader);
   const boot = readBoot(reader, type);
-  const hvm = type === 'hvm' ? readHvm(reader) : undefined;
   const kernel = checkKernel(reader, type, boot);
+  const hvm = type === 'hvm' ? readHvm(reader, options.randomGenid ?? (() => uuidBytes(options.randomUuid()))) : undefined;
   const altp2m = readModeOrNumber(reader, 'altp2m', altp2mModes);
-  const vmtraceBufKb = getLong(reader, 'vmtrace_buf_kb', { quiet: true });
-  const vpmu = getDefbool(reader, 'vpmu');
+  const vmtraceBufKb = getInt(reader, 'vmtrace_buf_kb', { quiet: true });
   const ranges = readRanges(reader);
   const disks = readDisks(reader);
   const devices = readDevices(reader);
-  const nics = readNics(reader);
+  const nics = readNics(reader, global.nicDefaults);
   if (getList(reader, 'vif2')) reader.lines.push('WARNING: vif2: netchannel2 is deprecated and not supported by xl');
   const display = readDisplay(reader, type);
+  const cpuid = readCpuid(reader);
   const deviceModel = readDeviceModel(reader, type);
   const topLevelDisplay = display.fromTopLevel();
   const dmRestrict = getDefbool(reader, 'dm_restrict');
-  const hvmDisplay = hvm ? readHvmDisplay(reader, hvm.fields) : undefined;
-  const gicVersion = readName(reader, 'gic_version', gicVersions, (value) => `Unknown gic_version "${value}" specified`, 3);
-  const tee = readName(reader, 'tee', teeTypes, (value) => `Unknown tee "${value}" specified`, 3);
+  const { vnc, sdl } = topLevelDisplay;
+  const hvmDisplay = hvm ? readHvmDisplay(reader, { ...hvm.fields, vnc, sdl, rdm }) : undefined;
+  const gicVersion = readName(reader, 'gic_version', gicVersions, (value) => `Unknown gic_version "${value}" specified`, 3, true);
+  const tee = readName(reader, 'tee', teeTypes, (value) => `Unknown tee "${value}" specified`, 3, true);
   const keyboards = readVirtualKeyboards(reader, topLevelDisplay.vkbs);
   const xendSuspendEvtchnCompat = getDefbool(reader, 'xend_suspend_evtchn_compat');
   const msrRelaxed = getDefbool(reader, 'msr_relaxed');
@@ -115,7 +153,8 @@ function readConfig(reader: CfgReader, options: ParseOptions): DomainConfig {
       'If it fixes an issue you are having please report to xen-devel@lists.xenproject.org.',
     );
   }
-  if (resources.vcpuHardAffinity?.some((cpus) => cpus.length === 0)) exitXl(reader, 1, 'vcpu hard affinity map is empty');
+  const vpmu = getDefbool(reader, 'vpmu');
+  const vcpuHardAffinity = masked(reader, resources.vcpuHardAffinity, resources.maxVcpus, type, global, pcpus);
 
   const { driverDomain, ...bootInfo } = boot;
   const { vuart, ...buildResources } = resources;
@@ -127,12 +166,15 @@ function readConfig(reader: CfgReader, options: ParseOptions): DomainConfig {
       ...bootInfo,
       ...ranges,
       ...deviceModel,
+      vcpuHardAffinity,
+      cpuid,
+      blkdevStart: global.blkdevStart,
       kernel,
       apic: hvm?.apic,
       execSsidLabel: labels.execSsidLabel,
       dmRestrict,
       tee,
-      ...(type === 'pv' ? { pv: given({ e820Host: hardware.pcidevs.length > 0 ? true : e820Host }) } : {}),
+      ...(type === 'pv' ? { pv: given({ e820Host: pcidevs.length > 0 ? true : e820Host }) } : {}),
       pvh,
       hvm: hvmDisplay,
       archArm: given({ gicVersion, vuart }),
@@ -143,7 +185,8 @@ function readConfig(reader: CfgReader, options: ParseOptions): DomainConfig {
     }),
     disks,
     nics,
-    ...hardware,
+    pcidevs,
+    dtdevs,
     ...devices,
     vfbs: topLevelDisplay.vfbs,
     vkbs: keyboards,
@@ -168,17 +211,24 @@ function readModeOrNumber(
   reader: CfgReader,
   key: string,
   names: readonly string[],
-  say: { readonly onNumber?: (name: string | undefined) => string; readonly onString?: (value: string) => string } = {},
+  say: {
+    readonly onNumber?: (name: string | undefined) => string;
+    readonly onString?: (value: string) => string;
+    /** The name of -1, which is the default. */
+    readonly minusOne?: string;
+  } = {},
 ): string | undefined {
   const number = getLong(reader, key, { quiet: true });
   if (number !== undefined) {
-    const name = names[number];
-    if (say.onNumber) reader.lines.push(say.onNumber(name));
-    return name ?? exitXl(reader, 1, `ERROR: invalid value ${number} for "${key}"`);
+    // xl names what the lower 32 bits mean before it looks at all of them.
+    const low = toInt32(number);
+    if (say.onNumber) reader.lines.push(say.onNumber(low === -1 ? say.minusOne : names[low]));
+    return (number >= 0n ? names[Number(number)] : undefined) ?? exitXl(reader, 1, `ERROR: invalid value ${number} for "${key}"`);
   }
   const value = getString(reader, key);
   if (value !== undefined && say.onString) reader.lines.push(say.onString(value));
-  return value === undefined ? undefined : readName(reader, key, names, () => `ERROR: invalid value "${value}" for "${key}"`);
+  if (value === undefined || value.toLowerCase() === say.minusOne) return undefined;
+  return readName(reader, key, names, () => `ERROR: invalid value "${value}" for "${key}"`, 1, true);
 }
 
 function integerIsDeprecated(key: string): (name: string | undefined) => string {
@@ -217,19 +267,38 @@ function readTypeName(reader: CfgReader, key: string, types: Readonly<Record<str
   return found ? found[1] : exitXl(reader, 1, `Invalid domain type ${value}.`);
 }
 
-function readCreateInfo(reader: CfgReader, type: DomainType, labels: Labels, options: ParseOptions): CreateInfo {
+function readCreateInfo(
+  reader: CfgReader,
+  type: DomainType,
+  labels: Labels,
+  options: ParseOptions,
+  global: GlobalConfig,
+): CreateInfo {
   const hap = getDefbool(reader, 'hap');
   const name = getString(reader, 'name') ?? exitXl(reader, 1, 'Domain name must be specified.');
   const uuid = readUuid(reader) ?? options.randomUuid();
   const oos = getDefbool(reader, 'oos');
   const poolName = getString(reader, 'pool');
-  return given({ type, hap, oos, ssidLabel: labels.ssidLabel, name, uuid, poolName, runHotplugScripts: true });
+  return given({
+    type,
+    hap,
+    oos,
+    ssidLabel: labels.ssidLabel,
+    name,
+    uuid,
+    poolName,
+    runHotplugScripts: global.runHotplugScripts,
+  });
 }
 
 function readUuid(reader: CfgReader): string | undefined {
   const text = getString(reader, 'uuid');
   if (text === undefined) return undefined;
   return parseUuid(text) ?? exitXl(reader, 1, `Failed to parse UUID: ${text}`);
+}
+
+function uuidBytes(uuid: string): readonly number[] {
+  return (uuid.replaceAll('-', '').match(/../g) ?? []).map((digits) => Number.parseInt(digits, 16));
 }
 
 /** A uuid in lower case, from 8-4-4-4-12 hexadecimal digits and nothing else. */
@@ -240,7 +309,7 @@ export function parseUuid(text: string): string | undefined {
 // ---- What it gets
 
 /** More than any Xen gives a domain; a bound for the list of vcpus. */
-const vcpusMax = 65_536;
+const vcpusMax = 65_536n;
 
 interface Resources extends Pick<BuildInfo, 'maxVcpus' | 'availVcpus' | 'schedParams'> {
   readonly maxMemkb?: number;
@@ -252,54 +321,54 @@ interface Resources extends Pick<BuildInfo, 'maxVcpus' | 'availVcpus' | 'schedPa
   readonly maxMaptrackFrames?: number;
   readonly maxGrantVersion?: number;
   readonly claimMode: boolean;
+  readonly vnumaNodes?: readonly JsonObject[];
   readonly vuart?: string;
 }
 
-function readResources(reader: CfgReader, pcpus: number): Resources {
+function readResources(reader: CfgReader, pcpus: number, global: GlobalConfig): Resources {
   const schedParams = given({
-    weight: getLong(reader, 'cpu_weight'),
-    cap: getLong(reader, 'cap'),
-    period: getLong(reader, 'period'),
-    slice: getLong(reader, 'slice'),
-    latency: getLong(reader, 'latency'),
-    extratime: getLong(reader, 'extratime'),
+    weight: getInt(reader, 'cpu_weight'),
+    cap: getInt(reader, 'cap'),
+    period: getInt(reader, 'period'),
+    slice: getInt(reader, 'slice'),
+    latency: getInt(reader, 'latency'),
+    extratime: getInt(reader, 'extratime'),
   });
-  const targetMemkb = readMebibytes(reader, 'memory');
-  const maxMemkb = readMebibytes(reader, 'maxmem') ?? targetMemkb;
+  const targetMemkb = getMebibytes(reader, 'memory');
+  const maxmem = getMebibytes(reader, 'maxmem');
   const vcpus = readVcpus(reader);
-  const maxVcpus = getLong(reader, 'maxvcpus') || vcpus;
+  const maxvcpus = getInt(reader, 'maxvcpus') ?? 0;
   const vuart = readName(reader, 'vuart', vuartTypes, (value) => `ERROR: invalid value "${value}" for "vuart"`);
-  if (maxVcpus < vcpus) exitXl(reader, 1, 'xl: maxvcpus < vcpus');
+  const vnuma = readVnuma(reader, { maxVcpus: maxvcpus, maxMemkb: maxmem, pcpus });
+  const maxMemkb = vnuma ? Number(BigInt.asIntN(64, vnuma.maxMemkb)) : (maxmem ?? targetMemkb);
+  const maxVcpus = vnuma?.maxVcpus || maxvcpus || toInt32(vcpus);
+  if (BigInt(maxVcpus) < vcpus) exitXl(reader, 1, 'xl: maxvcpus < vcpus');
   const hard = readAffinity(reader, 'cpus', maxVcpus, pcpus);
   const soft = readAffinity(reader, 'cpus_soft', maxVcpus, pcpus);
   // A list says what each vcpu wants, and soft affinity is a preference of the user's: libxl then places nothing itself.
-  const numaPlacement = hard?.from === 'list' || soft ? false : undefined;
+  const numaPlacement = hard?.from === 'list' || soft || vnuma?.placed ? false : undefined;
   return given({
     maxVcpus,
-    availVcpus: Array.from({ length: vcpus }, (_, vcpu) => vcpu),
+    availVcpus: Array.from({ length: Number(vcpus) }, (_, vcpu) => vcpu),
     vcpuHardAffinity: hard?.maps,
     vcpuSoftAffinity: soft?.maps,
     numaPlacement,
     maxMemkb,
     targetMemkb,
     schedParams,
-    maxGrantFrames: readLimit(reader, 'max_grant_frames'),
-    maxMaptrackFrames: readLimit(reader, 'max_maptrack_frames'),
-    maxGrantVersion: readLimit(reader, 'max_grant_version'),
-    claimMode: true,
-    vuart,
+    vnumaNodes: vnuma?.nodes,
+    maxGrantFrames: readLimit(reader, 'max_grant_frames') ?? global.maxGrantFrames,
+    maxMaptrackFrames: readLimit(reader, 'max_maptrack_frames') ?? global.maxMaptrackFrames,
+    maxGrantVersion: readLimit(reader, 'max_grant_version') ?? global.maxGrantVersion,
+    claimMode: global.claimMode,
+    vuart: vuart === 'unknown' ? undefined : vuart,
   });
 }
 
-/** MiB to KiB. A negative number wraps to a huge one, as in C. */
-function readMebibytes(reader: CfgReader, key: string): number | undefined {
-  const mebibytes = getLong(reader, key);
-  return mebibytes === undefined ? undefined : Number(BigInt.asUintN(64, BigInt(mebibytes) * 1024n));
-}
-
-function readVcpus(reader: CfgReader): number {
-  const vcpus = getLong(reader, 'vcpus') ?? 0;
-  if (vcpus >= 0 && vcpus <= vcpusMax) return vcpus;
+/** A number of vcpus for which there is a set; 0 when the config does not say. */
+function readVcpus(reader: CfgReader): bigint {
+  const vcpus = getLong(reader, 'vcpus') ?? 0n;
+  if (vcpus >= 0n && vcpus <= vcpusMax) return vcpus;
   const where = 'libxl_utils.c:809:libxl_cpu_bitmap_alloc';
   return exitXl(reader, 1, `libxl: error: ${where}: invalid number of cpus provided`, 'Unable to allocate cpumap');
 }
@@ -317,6 +386,26 @@ function readAffinity(reader: CfgReader, key: string, vcpus: number, pcpus: numb
   if (text === undefined) return undefined;
   const cpus = parseCpuList(reader, text, pcpus);
   return { from: 'string', maps: Array.from({ length: vcpus }, () => cpus) };
+}
+
+/**
+ * The affinity of the vcpus within the masks of xl.conf. Without masks nothing changes; with them each vcpu has an affinity.
+ */
+function masked(
+  reader: CfgReader,
+  own: readonly (readonly number[])[] | undefined,
+  maxVcpus: number,
+  type: DomainType,
+  global: GlobalConfig,
+  pcpus: number,
+): readonly (readonly number[])[] | undefined {
+  const masks = [global.vmCpumask, type === 'pv' ? global.vmPvCpumask : global.vmHvmCpumask].flatMap((mask) => mask ?? []);
+  const all = Array.from({ length: Math.ceil(pcpus / 8) * 8 }, (_, cpu) => cpu);
+  const everywhere = masks.length > 0 ? Array.from({ length: Math.max(maxVcpus, 0) }, () => all) : undefined;
+  const maps = own && own.length > 0 ? own : everywhere;
+  const kept = maps?.map((cpus) => cpus.filter((cpu) => masks.every((mask) => mask.has(cpu))));
+  if (kept?.some((cpus) => cpus.length === 0)) exitXl(reader, 1, 'vcpu hard affinity map is empty');
+  return kept;
 }
 
 /** A limit of the grant table. What is no such number ends xl without a word. */
@@ -363,21 +452,20 @@ export function actionName(action: ActionOnShutdown): string {
 // ---- What it boots and how it runs
 
 function readPlatform(reader: CfgReader) {
-  const shadowMemkb = readMebibytes(reader, 'shadow_memory');
+  const shadowMemkb = getMebibytes(reader, 'shadow_memory');
   const disableMigrate = getDefbool(reader, 'nomigrate');
   const tscMode = readModeOrNumber(reader, 'tsc_mode', tscModes, {
     onNumber: integerIsDeprecated('tsc_mode'),
     onString: (value) => `got a tsc mode string: "${value}"`,
   });
-  const offset = getLong(reader, 'rtc_timeoffset');
-  const rtcTimeoffset = offset === undefined ? undefined : Number(BigInt.asUintN(32, BigInt(offset)));
+  const rtcTimeoffset = getUint32(reader, 'rtc_timeoffset');
   if (getLong(reader, 'vncviewer') !== undefined) {
     const instead = 'Use "-V" option of "xl create" to automatically spawn vncviewer.';
     reader.lines.push(`WARNING: ignoring "vncviewer" option. ${instead}`);
   }
   const localtime = getDefbool(reader, 'localtime');
-  const videoMemkb = readMebibytes(reader, 'videoram');
-  const eventChannels = getLong(reader, 'max_event_channels');
+  const videoMemkb = getMebibytes(reader, 'videoram');
+  const eventChannels = getUint32(reader, 'max_event_channels');
   return { shadowMemkb, disableMigrate, tscMode, rtcTimeoffset, localtime, videoMemkb, eventChannels };
 }
 
@@ -415,7 +503,7 @@ function readBootloaderArgs(reader: CfgReader): readonly string[] | undefined {
   const text = getString(reader, 'bootloader_args');
   if (text === undefined) return undefined;
   reader.lines.push('WARNING: Specifying "bootloader_args" as a string is deprecated. Please use a list of arguments.');
-  return text.split(/[ \t\n]+/).filter((word) => word !== '');
+  return splitList(reader, text, ' \t\n');
 }
 
 function readTimerMode(reader: CfgReader, type: DomainType): string | undefined {
@@ -423,7 +511,7 @@ function readTimerMode(reader: CfgReader, type: DomainType): string | undefined 
     if (getString(reader, 'timer_mode') === undefined) return undefined;
     return exitXl(reader, 3, 'ERROR: "timer_mode" option is not supported for PV guests.');
   }
-  return readModeOrNumber(reader, 'timer_mode', timerModes, { onNumber: integerIsDeprecated('timer_mode') });
+  return readModeOrNumber(reader, 'timer_mode', timerModes, { onNumber: integerIsDeprecated('timer_mode'), minusOne: 'unknown' });
 }
 
 /** Where Debian's Xen 4.17 keeps its boot loaders for guests. */
@@ -501,14 +589,26 @@ function readIrq(reader: CfgReader, text: string): number {
   return number < BigInt(UINT32_MAX) ? Number(number) : exitXl(reader, 1, `xl: irq ${number.toString(16)} too big`);
 }
 
-function readMemory(reader: CfgReader, text: string): { readonly start: number; readonly number: number; readonly gfn?: number } {
-  const hex = '\\s*([+-]?(?:0x)?[0-9a-f]+)';
-  const match = new RegExp(`^${hex},${hex}(?:@${hex})?$`, 'i').exec(text);
-  const [start, number, gfn] = (match?.slice(1) ?? []).map((digits) =>
-    digits === undefined ? undefined : Number(asUint64(strtol(digits, 16))),
-  );
-  if (start === undefined || number === undefined) return exitXl(reader, 1, `xl: Invalid argument parsing iomem: ${text}`);
-  return given({ start, number, gfn });
+const invalidGfn = 2n ** 64n - 1n;
+
+function readMemory(reader: CfgReader, text: string): JsonObject {
+  const invalid = `xl: Invalid argument parsing iomem: ${text}`;
+  const start = scanNumber(text, 16);
+  const number = start?.rest.startsWith(',') ? scanNumber(start.rest.slice(1), 16) : undefined;
+  if (!start || !number) return exitXl(reader, 1, invalid);
+  const gfn = number.rest.startsWith('@') ? scanNumber(number.rest.slice(1), 16) : undefined;
+  if ((gfn ?? number).rest !== '') exitXl(reader, 1, invalid);
+  const fields = {
+    start: longJson(start.value),
+    number: longJson(number.value),
+    gfn: gfn && gfn.value !== invalidGfn ? longJson(gfn.value) : undefined,
+  };
+  return given(fields);
+}
+
+/** 64 bits as a number, where a double holds them. */
+function longJson(value: bigint): JsonValue {
+  return value <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(value) : value;
 }
 
 function readDisks(reader: CfgReader): readonly Disk[] {
@@ -519,12 +619,12 @@ function readDisks(reader: CfgReader): readonly Disk[] {
 }
 
 /** The interfaces, numbered by their place. An item that is not understood is named, and the interface is there. */
-function readNics(reader: CfgReader): readonly Nic[] {
+function readNics(reader: CfgReader, defaults: Partial<Nic>): readonly Nic[] {
   return (getStrings(reader, 'vif') ?? []).map((spec, index) => {
     const parsed = parseNicSpec(spec, reader.source);
     if (parsed.status === 'fatal') exitXl(reader, 1, ...parsed.lines);
     reader.lines.push(...parsed.lines);
-    return { devid: index, ...parsed.nic };
+    return { devid: index, ...defaults, ...parsed.nic };
   });
 }
 
@@ -553,7 +653,7 @@ function readDeviceModel(reader: CfgReader, type: DomainType) {
     stubdomainKernel: getString(reader, 'stubdomain_kernel'),
     stubdomainCmdline: getString(reader, 'stubdomain_cmdline'),
     stubdomainRamdisk: getString(reader, 'stubdomain_ramdisk'),
-    stubdomainMemkb: readMebibytes(reader, 'stubdomain_memory'),
+    stubdomainMemkb: getMebibytes(reader, 'stubdomain_memory'),
     deviceModel,
     extra: readArguments(reader, 'device_model_args'),
     extraPv: readArguments(reader, 'device_model_args_pv'),

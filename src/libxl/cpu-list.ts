@@ -8,9 +8,8 @@ import { exitXl } from './xl-exit.js';
  *
  * A set is kept in whole bytes, as libxl keeps it: `all` of 2 processors is 0 to 7. What lies beyond is ignored.
  */
-export function parseCpuList(reader: CfgReader, text: string, pcpus: number): readonly number[] {
+export function parseCpuList(reader: CfgReader, text: string, pcpus: number, cpus = new Set<number>()): readonly number[] {
   const size = Math.ceil(pcpus / 8) * 8;
-  const cpus = new Set<number>();
   for (const item of text.split(',')) {
     if (item !== '') addCpus(reader, item, cpus, size, pcpus);
   }

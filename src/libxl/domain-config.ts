@@ -57,7 +57,10 @@ export interface BuildInfo {
   readonly vcpuSoftAffinity?: readonly (readonly number[])[];
   readonly numaPlacement?: boolean;
   readonly tscMode?: string;
-  /** Absent when neither `memory` nor `maxmem` is given; libxl makes it 32 MiB. */
+  /**
+   * Absent when neither `memory` nor `maxmem` is given; libxl makes it 32 MiB. Here, as in the other amounts, a negative
+   * number stands for the 64 bits that C has of it.
+   */
   readonly maxMemkb?: number;
   readonly targetMemkb?: number;
   readonly videoMemkb?: number;
@@ -66,6 +69,11 @@ export interface BuildInfo {
   readonly execSsidLabel?: string;
   readonly localtime?: boolean;
   readonly disableMigrate?: boolean;
+  /** What the guest sees of the processor, and its virtual NUMA nodes, as JSON: neither is modelled. */
+  readonly cpuid?: JsonObject;
+  readonly vnumaNodes?: readonly JsonObject[];
+  /** The first name for a disk that is attached to dom0 itself. */
+  readonly blkdevStart?: string;
   readonly maxGrantFrames?: number;
   readonly maxMaptrackFrames?: number;
   readonly maxGrantVersion?: number;
@@ -84,7 +92,7 @@ export interface BuildInfo {
   readonly schedParams: SchedParams;
   readonly ioports?: readonly { readonly first: number; readonly number: number }[];
   readonly irqs?: readonly number[];
-  readonly iomem?: readonly { readonly start: number; readonly number: number; readonly gfn?: number }[];
+  readonly iomem?: readonly JsonObject[];
   readonly claimMode?: boolean;
   readonly eventChannels?: number;
   readonly kernel?: string;

@@ -3,9 +3,11 @@
  *
  * No such guest runs here: libxl refuses it on this host, which has neither VMX nor SVM. But a dry run shows it.
  */
-import type { JsonObject, JsonValue } from './json.js';
-import { defboolJson, sdlJson, vncJson } from './other-devices.js';
-import { type CfgReader, getDefbool, getLong, getString, getStrings } from './xl-cfg.js';
+
+import { killedBy } from './c-text.js';
+import { type JsonObject, type JsonValue, memkbJson } from './json.js';
+import { defboolJson } from './other-devices.js';
+import { type CfgReader, getDefbool, getInt, getList, getLong, getMebibytes, getString, getStrings, hasKey } from './xl-cfg.js';
 import { exitXl, readName } from './xl-exit.js';
 
 type Fields = Record<string, JsonValue | undefined>;
@@ -48,6 +50,7 @@ const hvmFields = [
   'xen_platform_pci',
   'usbdevice_list',
   'vendor_device',
+  'ms_vm_genid',
   'serial_list',
   'rdm',
   'rdm_mem_boundary_memkb',
@@ -63,10 +66,13 @@ export function readPvh(reader: CfgReader): JsonObject {
   });
 }
 
-const biosTypes = ['rombios', 'seabios', 'ovmf'];
+const biosTypes = ['unknown', 'rombios', 'seabios', 'ovmf'];
 
-/** What xl reads of an HVM guest right after the boot keys. `ms_vm_genid` would be random, and is left out. */
-export function readHvm(reader: CfgReader): { readonly fields: Fields; readonly apic?: boolean } {
+/** What xl reads of an HVM guest right after the boot keys; `randomGenid` makes the 16 bytes of a generation id. */
+export function readHvm(
+  reader: CfgReader,
+  randomGenid: () => readonly number[],
+): { readonly fields: Fields; readonly apic?: boolean } {
   const fields: Fields = {};
   fields['firmware'] = getString(reader, 'firmware_override');
   fields['system_firmware'] = getString(reader, 'bios_path_override');
@@ -86,13 +92,17 @@ export function readHvm(reader: CfgReader): { readonly fields: Fields; readonly 
   if (genid !== undefined && genid !== 'generate' && genid !== 'none') {
     exitXl(reader, 1, 'ERROR: "ms_vm_genid" option must be "generate" or "none"');
   }
-  const boundary = getLong(reader, 'rdm_mem_boundary');
-  fields['rdm_mem_boundary_memkb'] = boundary === undefined ? undefined : boundary * 1024;
-  for (const capability of getStrings(reader, 'mca_caps') ?? []) {
-    if (capability !== 'lmce') exitXl(reader, 3, `ERROR: unrecognized MCA capability '${capability}'.`);
+  if (genid === 'generate') fields['ms_vm_genid'] = randomGenid();
+  fields['rdm_mem_boundary_memkb'] = memkbJson(getMebibytes(reader, 'rdm_mem_boundary'));
+  const capabilities = getList(reader, 'mca_caps', { quiet: true });
+  if (!capabilities && hasKey(reader, 'mca_caps')) exitXl(reader, 3, 'ERROR: unable to parse mca_caps.');
+  for (const capability of capabilities ?? []) {
+    if (capability.kind !== 'string') return exitXl(reader, killedBy.segv);
+    if (capability.text !== 'lmce') exitXl(reader, 3, `ERROR: unrecognized MCA capability '${capability.text}'.`);
     fields['mca_caps'] = 1;
   }
   readFirmware(reader, fields);
+  if (fields['bios'] === 'unknown') fields['bios'] = undefined;
   return apic === undefined ? { fields } : { fields, apic };
 }
 
@@ -124,14 +134,16 @@ const enlightenments = [
 ];
 
 function readViridian(reader: CfgReader, fields: Fields): void {
-  const list = getStrings(reader, 'viridian', { quiet: true });
+  const list = getList(reader, 'viridian', { quiet: true });
   if (!list) {
     fields['viridian'] = defboolJson(getDefbool(reader, 'viridian', { quiet: true }));
     return;
   }
   const enabled = new Set<number>();
   const disabled = new Set<number>();
-  for (const word of list) {
+  for (const item of list) {
+    if (item.kind !== 'string') exitXl(reader, killedBy.segv);
+    const word = item.text;
     if (word === 'defaults') fields['viridian'] = 'True';
     else if (word === 'all') for (let bit = 0; bit < 64; bit++) enabled.add(bit);
     else {
@@ -152,18 +164,18 @@ function readViridian(reader: CfgReader, fields: Fields): void {
 function readMmioHole(reader: CfgReader, fields: Fields): void {
   const mebibytes = getLong(reader, 'mmio_hole');
   if (mebibytes === undefined) return;
-  if (mebibytes < 256 || mebibytes > 3840) exitXl(reader, 1, `ERROR: invalid value ${mebibytes} for "mmio_hole"`);
-  fields['mmio_hole_memkb'] = mebibytes * 1024;
+  const bytes = BigInt.asUintN(64, mebibytes << 20n);
+  if (bytes < 256n << 20n || bytes > 3840n << 20n) exitXl(reader, 1, `ERROR: invalid value ${mebibytes} for "mmio_hole"`);
+  fields['mmio_hole_memkb'] = memkbJson(Number(BigInt.asIntN(64, mebibytes * 1024n)));
 }
 
 const vgaKinds: Readonly<Record<string, string>> = { stdvga: 'std', cirrus: 'cirrus', none: 'none', qxl: 'qxl' };
 
 /** What xl reads of an HVM guest after its device model: the whole of `"type.hvm"`. */
 export function readHvmDisplay(reader: CfgReader, fields: Fields): JsonObject {
-  fields['vnc'] = vncJson(reader);
-  fields['sdl'] = sdlJson(reader);
   fields['vga'] = readVga(reader);
-  fields['hdtype'] = readName(reader, 'hdtype', ['ide', 'ahci'], (value) => `ERROR: invalid value "${value}" for "hdtype"`);
+  const hdtype = readName(reader, 'hdtype', ['ide', 'ahci'], (value) => `ERROR: invalid value "${value}" for "hdtype"`);
+  fields['hdtype'] = hdtype === 'ide' ? undefined : hdtype;
   fields['keymap'] = getString(reader, 'keymap');
   fields['spice'] = readSpice(reader);
   readFlag(reader, fields, 'nographic');
@@ -171,18 +183,17 @@ export function readHvmDisplay(reader: CfgReader, fields: Fields): JsonObject {
   readOneOrMore(reader, fields, 'serial');
   fields['boot'] = getString(reader, 'boot');
   readFlag(reader, fields, 'usb');
-  fields['usbversion'] = getLong(reader, 'usbversion') || undefined;
+  fields['usbversion'] = getInt(reader, 'usbversion') || undefined;
   readOneOrMore(reader, fields, 'usbdevice');
   readFlag(reader, fields, 'vkb_device');
   fields['soundhw'] = getString(reader, 'soundhw');
   readFlag(reader, fields, 'xen_platform_pci');
-  if (getString(reader, 'vnclisten', { quiet: true })?.includes(':') && getLong(reader, 'vncdisplay', { quiet: true })) {
+  if (getString(reader, 'vnclisten', { quiet: true })?.includes(':') && getInt(reader, 'vncdisplay', { quiet: true })) {
     exitXl(reader, 1, 'ERROR: Display specified both in vnclisten and vncdisplay!');
   }
   const complaint = (value: string) => `xl: unknown vendor_device '${value}'`;
   const vendor = readName(reader, 'vendor_device', ['none', 'xenserver'], complaint, 3);
   fields['vendor_device'] = vendor === 'none' ? undefined : vendor;
-  fields['rdm'] = {};
   return defined(Object.fromEntries(hvmFields.map((name) => [name, fields[name]])));
 }
 
@@ -193,21 +204,21 @@ function readVga(reader: CfgReader): JsonObject {
     return { kind: kind ?? exitXl(reader, 1, `Unknown vga "${name}" specified`) };
   }
   const standard = getLong(reader, 'stdvga');
-  return standard === undefined ? {} : { kind: standard ? 'std' : 'cirrus' };
+  return standard === undefined ? {} : { kind: standard !== 0n ? 'std' : 'cirrus' };
 }
 
 function readSpice(reader: CfgReader): JsonObject {
   return defined({
     enable: defboolJson(getDefbool(reader, 'spice')),
-    port: getLong(reader, 'spiceport') || undefined,
-    tls_port: getLong(reader, 'spicetls_port') || undefined,
+    port: getInt(reader, 'spiceport') || undefined,
+    tls_port: getInt(reader, 'spicetls_port') || undefined,
     host: getString(reader, 'spicehost'),
     disable_ticketing: defboolJson(getDefbool(reader, 'spicedisable_ticketing')),
     passwd: getString(reader, 'spicepasswd'),
     agent_mouse: defboolJson(getDefbool(reader, 'spiceagent_mouse')),
     vdagent: defboolJson(getDefbool(reader, 'spicevdagent')),
     clipboard_sharing: defboolJson(getDefbool(reader, 'spice_clipboard_sharing')),
-    usbredirection: getLong(reader, 'spiceusbredirection') || undefined,
+    usbredirection: getInt(reader, 'spiceusbredirection') || undefined,
     image_compression: getString(reader, 'spice_image_compression'),
     streaming_video: getString(reader, 'spice_streaming_video'),
   });
@@ -216,7 +227,7 @@ function readSpice(reader: CfgReader): JsonObject {
 function readGfxPassthru(reader: CfgReader, fields: Fields): void {
   const flag = getLong(reader, 'gfx_passthru', { quiet: true });
   if (flag !== undefined) {
-    fields['gfx_passthru'] = defboolJson(flag !== 0);
+    fields['gfx_passthru'] = defboolJson(flag !== 0n);
     return;
   }
   const kind = readName(

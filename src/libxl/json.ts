@@ -10,7 +10,8 @@ import type { Disk } from './disk.js';
 import { type DomainConfig, otherDeviceLists } from './domain-config.js';
 import type { Nic } from './nic.js';
 
-export type JsonValue = null | boolean | number | string | readonly JsonValue[] | JsonObject;
+/** A bigint where libxl has 64 bits that a double does not hold. */
+export type JsonValue = null | boolean | number | bigint | string | readonly JsonValue[] | JsonObject;
 export interface JsonObject {
   readonly [key: string]: JsonValue;
 }
@@ -36,10 +37,27 @@ export function nicToJson(nic: Nic): JsonObject {
 
 /** Reads back what `toJson` wrote. The text may carry the NUL that ends libxl's userdata. */
 export function fromJson(text: string): DomainConfig {
-  const json: JsonValue = JSON.parse(text.replace(/\0$/, ''));
+  const json: JsonValue = JSON.parse(text.replace(/\0$/, '').replace(longNumber, '"$1"'), reviveLong);
   if (!isObject(json)) throw new Error('a domain config is a JSON object');
   // The tables below name the fields of DomainConfig and give those that it requires a value.
   return decode(configFields, json) as unknown as DomainConfig;
+}
+
+/** A number on its line of yajl's that may be too long for a double. No string has a line's end in it. */
+const longNumber = /(?<=^(?: *| *"[^"]*": ))(\d{16,})(?=,?$)/gm;
+
+function reviveLong(_key: string, value: JsonValue): JsonValue {
+  if (typeof value !== 'string' || !/^\d{16,}$/.test(value)) return value;
+  const number = BigInt(value);
+  return number <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(number) : number;
+}
+
+/** KiB as JSON has them: those of the upper half of 64 bits are kept negative, and printed as what they are. */
+export function memkbJson(memkb: number | undefined): number | bigint | undefined {
+  if (memkb === undefined || Number.isSafeInteger(memkb) === false || memkb < 0) {
+    return memkb === undefined ? undefined : BigInt.asUintN(64, BigInt(memkb));
+  }
+  return memkb;
 }
 
 // ---- How it is printed
@@ -90,6 +108,8 @@ type Coding =
   | { readonly kind: 'plain' }
   /** A boolean that C keeps in an int. */
   | { readonly kind: 'int' }
+  /** KiB in 64 bits. */
+  | { readonly kind: 'memkb' }
   /** `true`, or nothing. */
   | { readonly kind: 'bool' }
   /** `"True"`, `"False"`, or nothing for the default. */
@@ -139,6 +159,15 @@ function action(name: string): Field {
   return field(name, { kind: 'plain' }, { init: 'destroy', fallback: 'destroy' });
 }
 
+function memkb(...names: readonly string[]): Field[] {
+  return names.map((name) => field(name, { kind: 'memkb' }));
+}
+
+/** Numbers that are -1 until somebody sets them. */
+function countFromMinusOne(...names: readonly string[]): Field[] {
+  return names.map((name) => field(name, { kind: 'plain' }, { init: -1 }));
+}
+
 const diskFields: readonly Field[] = [
   ...count('backend_domid'),
   ...plain('backend_domname', 'pdev_path', 'vdev', 'backend', 'format', 'script'),
@@ -181,7 +210,10 @@ const createInfoFields: readonly Field[] = [
   ...defbool('xend_suspend_evtchn_compat'),
 ];
 
-const schedParamsFields: readonly Field[] = plain('sched', 'weight', 'cap', 'period', 'budget', 'extratime', 'slice', 'latency');
+const schedParamsFields: readonly Field[] = [
+  ...plain('sched'),
+  ...countFromMinusOne('weight', 'cap', 'period', 'budget', 'extratime', 'slice', 'latency'),
+];
 
 const buildInfoFields: readonly Field[] = [
   field('max_vcpus', { kind: 'plain' }, { init: 0, fallback: 0 }),
@@ -190,13 +222,15 @@ const buildInfoFields: readonly Field[] = [
   field('vcpu_soft_affinity', { kind: 'plain' }, { init: [] }),
   ...defbool('numa_placement'),
   field('tsc_mode', { kind: 'plain' }, { init: 'default' }),
-  ...plain('max_memkb', 'target_memkb', 'video_memkb', 'shadow_memkb'),
+  ...memkb('max_memkb', 'target_memkb', 'video_memkb', 'shadow_memkb'),
   ...count('rtc_timeoffset'),
   ...plain('exec_ssid_label'),
   ...defbool('localtime', 'disable_migrate'),
-  ...plain('cpuid', 'vnuma_nodes', 'max_grant_frames', 'max_maptrack_frames', 'max_grant_version', 'device_model_version'),
+  ...plain('cpuid', 'blkdev_start', 'vnuma_nodes'),
+  ...plain('max_grant_frames', 'max_maptrack_frames', 'max_grant_version', 'device_model_version'),
   ...defbool('device_model_stubdomain'),
-  ...plain('stubdomain_memkb', 'stubdomain_kernel', 'stubdomain_cmdline', 'stubdomain_ramdisk', 'device_model'),
+  ...memkb('stubdomain_memkb'),
+  ...plain('stubdomain_kernel', 'stubdomain_cmdline', 'stubdomain_ramdisk', 'device_model'),
   ...plain('device_model_ssid_label', 'device_model_user'),
   ...['extra', 'extra_pv', 'extra_hvm'].map((name) => field(name, { kind: 'plain' }, { init: [] })),
   struct('sched_params', schedParamsFields),
@@ -262,6 +296,8 @@ function encodeItem(coding: Coding, item: JsonValue): JsonValue | undefined {
   switch (coding.kind) {
     case 'int':
       return item ? 1 : undefined;
+    case 'memkb':
+      return memkbJson(Number(item));
     case 'bool':
       return item ? true : undefined;
     case 'defbool':
@@ -290,6 +326,8 @@ function decodeItem(coding: Coding, item: JsonValue): JsonValue {
   switch (coding.kind) {
     case 'int':
       return item !== 0;
+    case 'memkb':
+      return typeof item === 'bigint' ? Number(BigInt.asIntN(64, item)) : item;
     case 'defbool':
       return item === 'True';
     case 'struct':

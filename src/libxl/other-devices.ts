@@ -3,10 +3,12 @@
  *
  * A dry run shows them; `config.ts` sees to it that no domain is made with them.
  */
+import { splitList, splitPair, trim } from './c-text.js';
 import type { DomainType } from './domain-config.js';
 import type { JsonObject, JsonValue } from './json.js';
+import { readSoundCards } from './sound-card.js';
 import { asUint64, atoi, strtol } from './strtol.js';
-import { type CfgReader, getDefbool, getList, getLong, getString, getStrings } from './xl-cfg.js';
+import { type CfgReader, getDefbool, getInt, getLong, getString, getStrings, sayUnended } from './xl-cfg.js';
 import { exitXl } from './xl-exit.js';
 
 type Devices = readonly JsonObject[];
@@ -38,77 +40,14 @@ export function defboolJson(value: boolean | undefined): string | undefined {
   return value === undefined ? undefined : value ? 'True' : 'False';
 }
 
-// ---- Read before the boot keys
-
-export function readHardwareDevices(reader: CfgReader): { readonly pcidevs: Devices; readonly dtdevs: Devices } {
-  const msitranslate = getLong(reader, 'pci_msitranslate') ?? 0;
-  const powerMgmt = getLong(reader, 'pci_power_mgmt') ?? 0;
-  const permissive = getLong(reader, 'pci_permissive') ?? 0;
-  const seize = getLong(reader, 'pci_seize') ?? 0;
-  getString(reader, 'rdm');
-  const defaults = {
-    msitranslate: msitranslate !== 0,
-    power_mgmt: powerMgmt !== 0,
-    permissive: permissive !== 0,
-    seize: seize !== 0,
-  };
-  const pcidevs = (getStrings(reader, 'pci') ?? []).map((spec) => readPci(reader, spec, defaults));
-  const dtdevs = (getStrings(reader, 'dtdev') ?? []).map((path) => ({ path }));
-  return { pcidevs, dtdevs };
-}
-
-interface PciFlags {
-  readonly msitranslate: boolean;
-  readonly power_mgmt: boolean;
-  readonly permissive: boolean;
-  readonly seize: boolean;
-}
-
-/** `[DOMAIN:]BUS:DEV.FUNC[@SLOT][,key=value]`, all hexadecimal, with `*` for every function; or `name=...`. */
-function readPci(reader: CfgReader, spec: string, defaults: PciFlags): JsonObject {
-  const invalid = () => exitXl(reader, 6, `unable to parse PCI_SPEC_STRING \`${spec}' for passthrough`);
-  const [first = '', ...options] = spec.split(',');
-  const address = /^(?:bdf=)?(?:([0-9a-f]{1,4}):)?([0-9a-f]{1,2}):([0-9a-f]{1,2})\.([0-7*])(?:@([0-9a-f]{1,2}))?$/i.exec(first);
-  if (!address) options.unshift(first);
-  const flags = { ...defaults };
-  let policy = 'strict';
-  let name: string | undefined;
-  for (const option of options) {
-    const [key, value] = pair(option);
-    if (key === 'name' && value !== undefined) name = value;
-    else if (key === 'rdm_policy' && (value === 'strict' || value === 'relaxed')) policy = value;
-    else if (Object.hasOwn(flags, key) && value !== undefined && /^[01]$/.test(value))
-      flags[key as keyof PciFlags] = value === '1';
-    else invalid();
-  }
-  if (!address && name === undefined) invalid();
-  const [, domain = '0', bus = '0', device = '0', func = '0', slot = '0'] = address ?? [];
-  return printed({
-    func: func === '*' ? 0 : hex(func),
-    dev: hex(device),
-    bus: hex(bus),
-    domain: hex(domain),
-    vdevfn: hex(slot) << 3,
-    vfunc_mask: address ? (func === '*' ? 0xffff_ffff : 1) : 0,
-    ...flags,
-    rdm_policy: policy,
-    name,
-  });
-}
-
-function hex(digits: string): number {
-  return Number.parseInt(digits, 16);
-}
-
 // ---- Read between the disks and the network interfaces
 
 export function readDevices(reader: CfgReader) {
-  const p9s = (getStrings(reader, 'p9') ?? []).map((spec) => readP9(reader, spec));
+  const p9s = readP9s(reader);
   const vtpms = (getStrings(reader, 'vtpm') ?? []).map((spec, devid) => readVtpm(reader, spec, devid));
   const vdispls = (getStrings(reader, 'vdispl') ?? []).map((spec, devid) => readVdispl(reader, spec, devid));
   const pvcallsifs = (getStrings(reader, 'pvcalls') ?? []).map((spec, devid) => readPvcalls(reader, spec, devid));
-  // A sound card is a list of lists; its streams are not read.
-  const vsnds = (getList(reader, 'vsnd') ?? []).map((_, devid) => printed({ devid }));
+  const vsnds = readSoundCards(reader);
   const channels = (getStrings(reader, 'channel') ?? []).map((spec, devid) => readChannel(reader, spec, devid));
   return { p9s, vtpms, vdispls, pvcallsifs, vsnds, channels };
 }
@@ -125,12 +64,17 @@ function knownPairs(reader: CfgReader, spec: string, what: string, keys: readonl
   return pairs;
 }
 
-function readP9(reader: CfgReader, spec: string): JsonObject {
-  const { backend, tag, path, security_model } = knownPairs(reader, spec, '9pfs', ['security_model', 'path', 'tag', 'backend']);
-  if (path === undefined || tag === undefined || security_model === undefined) {
-    exitXl(reader, 1, '9pfs spec missing required field!');
-  }
-  return printed({ backend_domname: backend, tag, path, security_model });
+/** What a share does not say it has from the one before. */
+function readP9s(reader: CfgReader): Devices {
+  let before: Readonly<Record<string, string>> = {};
+  return (getStrings(reader, 'p9') ?? []).map((spec) => {
+    before = { ...before, ...knownPairs(reader, spec, '9pfs', ['security_model', 'path', 'tag', 'backend']) };
+    const { backend, tag, path, security_model } = before;
+    if (path === undefined || tag === undefined || security_model === undefined) {
+      exitXl(reader, 1, '9pfs spec missing required field!');
+    }
+    return printed({ backend_domname: backend, tag, path, security_model });
+  });
 }
 
 function readVtpm(reader: CfgReader, spec: string, devid: number): JsonObject {
@@ -171,18 +115,20 @@ function readPvcalls(reader: CfgReader, spec: string, devid: number): JsonObject
 
 function readChannel(reader: CfgReader, spec: string, devid: number): JsonObject {
   const values: Record<string, string> = {};
-  for (const item of spec.split(',').filter((text) => text !== '')) {
-    const [key, value] = item.split('=').filter((text) => text !== '');
-    if (key === undefined || value === undefined) return exitXl(reader, 1, `failed to parse channel configuration: ${item}`);
-    const name = key.trim();
+  for (const item of splitList(reader, spec, ',')) {
+    const pair = splitPair(item, '=');
+    if (!pair) {
+      sayUnended(reader, `failed to parse channel configuration: ${item}`);
+      return exitXl(reader, 1);
+    }
+    const [name, value] = [trim(pair[0]), trim(pair[1])];
     if (!['backend', 'name', 'path', 'connection'].includes(name)) {
       reader.lines.push(`unknown channel parameter '${name}', ignoring`);
       continue;
     }
-    values[name] = value.trim();
-    const connection = values['connection'];
-    if (name === 'connection' && connection !== 'pty' && connection !== 'socket') {
-      exitXl(reader, 1, `unknown channel connection '${connection}'`);
+    values[name] = value;
+    if (name === 'connection' && value !== 'pty' && value !== 'socket') {
+      exitXl(reader, 1, `unknown channel connection '${value}'`);
     }
   }
   const { backend, name, path, connection } = values;
@@ -200,9 +146,12 @@ export function readDisplay(reader: CfgReader, type: DomainType) {
   const usbctrls = (getStrings(reader, 'usbctrl') ?? []).map((spec, devid) => readUsbctrl(reader, spec, devid));
   const usbdevs = (getStrings(reader, 'usbdev') ?? []).map((spec) => readUsbdev(reader, spec));
   /** Only after the device model's keys does xl look at the display at the top level. */
-  const fromTopLevel = (): { readonly vfbs: Devices; readonly vkbs: Devices } => {
-    const all = vfbs.length === 0 && type === 'pv' && getLong(reader, 'vnc') ? [topLevelVfb(reader)] : vfbs;
-    return { vfbs: all, vkbs: all.map((_, devid) => ({ devid })) };
+  const fromTopLevel = () => {
+    let all = vfbs;
+    let own: { readonly vnc: JsonObject; readonly sdl: JsonObject } | undefined;
+    if (type !== 'pv' || vfbs.length > 0) own = { vnc: vncJson(reader), sdl: sdlJson(reader) };
+    else if (getLong(reader, 'vnc')) all = [topLevelVfb(reader)];
+    return { vfbs: all, vkbs: all.map((_, devid) => ({ devid })), ...own };
   };
   return { usbctrls, usbdevs, fromTopLevel };
 }
@@ -211,17 +160,17 @@ function topLevelVfb(reader: CfgReader): JsonObject {
   return { devid: 0, vnc: vncJson(reader), sdl: sdlJson(reader), ...printed({ keymap: getString(reader, 'keymap') }) };
 }
 
-export function vncJson(reader: CfgReader): JsonObject {
+function vncJson(reader: CfgReader): JsonObject {
   return printed({
     enable: defboolJson(getDefbool(reader, 'vnc')),
     listen: getString(reader, 'vnclisten'),
     passwd: getString(reader, 'vncpasswd'),
-    display: getLong(reader, 'vncdisplay'),
+    display: getInt(reader, 'vncdisplay'),
     findunused: defboolJson(getDefbool(reader, 'vncunused')),
   });
 }
 
-export function sdlJson(reader: CfgReader): JsonObject {
+function sdlJson(reader: CfgReader): JsonObject {
   return printed({
     enable: defboolJson(getDefbool(reader, 'sdl')),
     opengl: defboolJson(getDefbool(reader, 'opengl')),

@@ -47,8 +47,16 @@ export function isLongOverflow({ value }: Strtol): boolean {
 
 /** The value as an unsigned 64-bit number: negative ones wrap, too large ones saturate, as `strtoul` does. */
 export function asUint64({ value }: Strtol): bigint {
-  if (value > UINT64_MAX || value < -UINT64_MAX) return UINT64_MAX;
-  return BigInt.asUintN(64, value);
+  return saturate(value);
+}
+
+export function saturate(value: bigint): bigint {
+  return value > UINT64_MAX || value < -UINT64_MAX ? UINT64_MAX : BigInt.asUintN(64, value);
+}
+
+/** The lower 32 bits of what `strtoul` makes of `text`. */
+export function asUint32(text: string, base: 0 | 10 | 16 = 0): number {
+  return Number(BigInt.asUintN(32, asUint64(strtol(text, base))));
 }
 
 /** C's `atoi`: the digits in front, or 0. A number over a long's is a long's last one first, and that is cut to an int. */
@@ -56,4 +64,9 @@ export function atoi(text: string): number {
   const { value } = strtol(text, 10);
   const long = value > LONG_MAX ? LONG_MAX : value < LONG_MIN ? LONG_MIN : value;
   return Number(BigInt.asIntN(32, long));
+}
+
+/** The lower 32 bits as C's int. */
+export function toInt32(value: bigint): number {
+  return Number(BigInt.asIntN(32, value));
 }

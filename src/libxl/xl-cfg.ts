@@ -14,40 +14,50 @@
  *
  * Knows nothing of the meaning of a key; that is `config.ts`.
  */
-import { isLongOverflow, strtol } from './strtol.js';
+import { isLongOverflow, strtol, toInt32 } from './strtol.js';
 
 export type CfgValue = CfgString | CfgList;
 
-export interface CfgString {
+/** Where something begins: lines and columns count from 1, columns in bytes. */
+export interface Position {
+  readonly line: number;
+  readonly column: number;
+}
+
+export interface CfgString extends Position {
   readonly kind: 'string';
   readonly text: string;
-  readonly line: number;
 }
 
-export interface CfgList {
+export interface CfgList extends Position {
   readonly kind: 'list';
   readonly items: readonly CfgValue[];
-  readonly line: number;
 }
 
-/** One assignment, with the line of its value. A setting made by `+=` holds the sum, but remembers how it came about. */
+/** One assignment. A setting made by `+=` holds the sum, in the place of what was added. */
 export interface Setting {
   readonly name: string;
   readonly op: '=' | '+=';
   readonly value: CfgValue;
-  readonly line: number;
+  /** Where the name stands. */
+  readonly at: Position;
 }
 
 /** An error: the line xl names (one less than the true one where the error is a line's end) and the whole message. */
 export interface Diagnostic {
   readonly line: number;
   readonly message: string;
+  /** Where it is in truth, and what is wrong there. */
+  readonly at: Position;
+  readonly what: string;
 }
 
 export interface ParsedCfg {
   /** In the order of the file. A later one of the same name hides the earlier. Worthless if there are diagnostics. */
   readonly settings: readonly Setting[];
   readonly diagnostics: readonly Diagnostic[];
+  /** What xl dies of instead of a diagnostic: an assertion that fails on a string with a NUL. */
+  readonly aborted?: string;
   /** Whether a lexical error looked like Python code, to which xl adds a hint. */
   readonly likelyPython: boolean;
 }
@@ -62,6 +72,8 @@ interface Token {
   readonly value: string;
   /** The line that bison takes for its own. */
   readonly line: number;
+  /** Where it begins in truth. */
+  readonly at: Position;
 }
 
 interface Parse {
@@ -69,8 +81,14 @@ interface Parse {
   readonly source: string;
   readonly diagnostics: Diagnostic[];
   readonly settings: Setting[];
+  /** The last value of each name. */
+  readonly latest: Map<string, CfgValue>;
   at: number;
   line: number;
+  /** Where the line that is read begins. */
+  lineStart: number;
+  /** Where the token that is read begins. */
+  tokenAt: Position;
   /** The line of the last lexical error. Later errors of lines up to it are not shown. */
   lexErrLine: number;
   /** Set by the first error; from then on nothing is stored or dequoted. */
@@ -90,8 +108,11 @@ export function parseXlCfg(text: string, source: string): ParsedCfg {
     source,
     diagnostics: [],
     settings: [],
+    latest: new Map(),
     at: 0,
     line: 1,
+    lineStart: 0,
+    tokenAt: { line: 1, column: 1 },
     lexErrLine: -1,
     failed: false,
     likelyPython: false,
@@ -177,7 +198,7 @@ function recover(parse: Parse): boolean {
 }
 
 function parseAssignment(parse: Parse): boolean {
-  const name = shift(parse).value;
+  const name = shift(parse);
   const operator = peek(parse);
   if (operator.kind !== '+=' && operator.kind !== "'='") return syntaxError(parse, operator, expectOperator);
   shift(parse);
@@ -199,9 +220,11 @@ const listDepthMax = 4096;
 /** A value and its last token, or undefined after an error. The next token must start a value. */
 function parseValue(parse: Parse, depth = 0): { readonly value: CfgValue; readonly last: Token } | undefined {
   const first = shift(parse);
-  if (first.kind !== "'['") return { value: { kind: 'string', text: first.value, line: first.line }, last: first };
+  if (first.kind !== "'['") {
+    return { value: { kind: 'string', text: first.value, line: first.line, column: first.at.column }, last: first };
+  }
   if (depth === listDepthMax) {
-    report(parse, first.line, first.text, 'memory exhausted');
+    report(parse, first.line, first.text, 'memory exhausted', first.at);
     parse.at = parse.text.length;
     return undefined;
   }
@@ -222,7 +245,7 @@ function parseValue(parse: Parse, depth = 0): { readonly value: CfgValue; readon
     return undefined;
   }
   shift(parse);
-  return { value: { kind: 'list', items, line: first.line }, last };
+  return { value: { kind: 'list', items, line: first.line, column: first.at.column }, last };
 }
 
 function skipNewlines(parse: Parse): void {
@@ -230,16 +253,17 @@ function skipNewlines(parse: Parse): void {
 }
 
 /** Records an assignment. `+=` adds to the last setting of the name: strings are joined, lists appended. */
-function store(parse: Parse, name: string, op: '=' | '+=', value: CfgValue, last: Token): void {
+function store(parse: Parse, { value: name, at }: Token, op: '=' | '+=', value: CfgValue, last: Token): void {
   if (parse.failed) return;
-  const previous = op === '+=' ? parse.settings.findLast((setting) => setting.name === name)?.value : undefined;
+  const previous = op === '+=' ? parse.latest.get(name) : undefined;
   const sum = previous ? add(previous, value) : value;
   if (!sum) {
-    lexicalError(parse, last.text, 'can\'t add [list] to "string" or vice versa');
+    lexicalError(parse, last.text, 'can\'t add [list] to "string" or vice versa', last.at);
     parse.failed = true;
     return;
   }
-  parse.settings.push({ name, op, value: sum, line: value.line });
+  parse.settings.push({ name, op, value: sum, at });
+  parse.latest.set(name, sum);
 }
 
 function add(previous: CfgValue, value: CfgValue): CfgValue | undefined {
@@ -262,12 +286,12 @@ function shift(parse: Parse): Token {
 
 function syntaxError(parse: Parse, token: Token, expected: readonly TokenKind[]): false {
   const message = `syntax error, unexpected ${token.kind}, expecting ${expected.join(' or ')}`;
-  if (parse.errStatus === 0) report(parse, token.line, token.text, message);
+  if (parse.errStatus === 0) report(parse, token.line, token.text, message, token.at);
   return false;
 }
 
-function lexicalError(parse: Parse, text: string, message: string): void {
-  report(parse, parse.line, text, message);
+function lexicalError(parse: Parse, text: string, message: string, at = parse.tokenAt): void {
+  report(parse, parse.line, text, message, at);
   parse.lexErrLine = parse.line;
 }
 
@@ -275,13 +299,14 @@ function lexicalError(parse: Parse, text: string, message: string): void {
  * One error line. A token that ends in a newline takes the line number down by one, although the lexer has done so
  * before: the first line's end is reported for line 0.
  */
-function report(parse: Parse, line: number, text: string, message: string): void {
+function report(parse: Parse, line: number, text: string, what: string, at: Position): void {
   if (line <= parse.lexErrLine) return;
   const atNewline = text.endsWith('\n');
   const quoted = (atNewline ? text.slice(0, -1) : text).replace(/[ \t]+$/, '');
   const near = text === '\n' ? '<newline>' : `\`${quoted}'`;
   const shown = atNewline ? line - 1 : line;
-  parse.diagnostics.push({ line: shown, message: `${parse.source}:${shown}: config parsing error near ${near}: ${message}` });
+  const message = `${parse.source}:${shown}: config parsing error near ${near}: ${what}`;
+  parse.diagnostics.push({ line: shown, message, at, what: text === '\n' || text === '' ? what : `${near}: ${what}` });
   parse.failed = true;
 }
 
@@ -291,6 +316,7 @@ const punctuation: Readonly<Record<string, TokenKind>> = { ',': "','", '[': "'['
 
 function nextToken(parse: Parse): Token {
   for (;;) {
+    parse.tokenAt = { line: parse.line, column: parse.at - parse.lineStart + 1 };
     const char = parse.text.charAt(parse.at);
     if (char === '') return token(parse, '$end', '', parse.lastLine);
     if (char === ' ' || char === '\t') {
@@ -301,7 +327,9 @@ function nextToken(parse: Parse): Token {
     if (length > 0) {
       // The location is the line that ends here; the scanner is on the next one already.
       parse.line++;
-      return token(parse, 'NEWLINE', take(parse, length), parse.line - 1);
+      const newline = take(parse, length);
+      parse.lineStart = parse.at;
+      return token(parse, 'NEWLINE', newline, parse.line - 1);
     }
     const punctuated = punctuation[char];
     if (punctuated) return token(parse, punctuated, take(parse, 1));
@@ -336,7 +364,7 @@ function nextToken(parse: Parse): Token {
 
 function token(parse: Parse, kind: TokenKind, text: string, line = parse.line, value = text): Token {
   parse.lastLine = line;
-  return { kind, text, value, line };
+  return { kind, text, value, line, at: parse.tokenAt };
 }
 
 function take(parse: Parse, length: number): string {
@@ -390,14 +418,16 @@ function lexBadText(parse: Parse, first: string): Token | undefined {
   if ('+-.():'.includes(first)) parse.likelyPython = true;
   parse.at++;
   const length = runLength(parse, (char) => char !== ' ' && char !== '\t' && char !== '\n');
-  const oneByte = first < '\x80' && length === 0;
-  if (!oneByte) {
+  if (length > 0) {
     lexicalError(parse, first + take(parse, length), 'lexical error');
     return undefined;
   }
   const blank = take(parse, 1);
   if (blank === '') return token(parse, '$end', first, parse.lastLine);
-  if (blank === '\n') parse.line++;
+  if (blank === '\n') {
+    parse.line++;
+    parse.lineStart = parse.at;
+  }
   lexicalError(parse, first + blank, 'lexical error');
   return token(parse, 'NEWLINE', first + blank);
 }
@@ -455,18 +485,43 @@ function dequoteError(parse: Parse, quoted: string, message: string): string {
 
 // ---- Reading settings
 
-/** The settings of one text with what has been said about them; `lines` collects xl's warnings for stderr. */
+/** What xl says of a value that it will not have as it is. */
+export interface ValueWarning extends Position {
+  readonly key: string;
+  readonly message: string;
+}
+
+/** The settings of one text with what has been said about them. */
 export interface CfgReader {
   readonly source: string;
   readonly settings: ReadonlyMap<string, Setting>;
+  /** xl's lines for stderr. */
   readonly lines: string[];
+  /** Some messages of xl forget their newline, so that the next one goes on in their line: what stands before which line. */
+  readonly unended: Map<number, string>;
+  /** The keys that have been asked for, whether they were there or not. */
+  readonly asked: Set<string>;
+  readonly warnings: ValueWarning[];
 }
 
 export function cfgReader(settings: readonly Setting[], source: string): CfgReader {
-  return { source, settings: new Map(settings.map((setting) => [setting.name, setting])), lines: [] };
+  const byName = new Map(settings.map((setting) => [setting.name, setting]));
+  return { source, settings: byName, lines: [], unended: new Map(), asked: new Set(), warnings: [] };
+}
+
+/** Says something without a newline behind it. */
+export function sayUnended({ lines, unended }: CfgReader, text: string): void {
+  unended.set(lines.length, (unended.get(lines.length) ?? '') + text);
+}
+
+/** All that was said, as bytes for stderr. */
+export function saidText({ lines, unended }: CfgReader): string {
+  const ended = lines.map((line, index) => `${unended.get(index) ?? ''}${line}\n`).join('');
+  return ended + (unended.get(lines.length) ?? '');
 }
 
 export function hasKey(reader: CfgReader, key: string): boolean {
+  reader.asked.add(key);
   return reader.settings.has(key);
 }
 
@@ -479,10 +534,45 @@ export function getString(reader: CfgReader, key: string, options: ReadOptions =
   return findAtom(reader, key, options)?.text;
 }
 
-/** A number by the rules of `strtol`, so `"0x10"`, `010` and `" 5"` are numbers too. */
-export function getLong(reader: CfgReader, key: string, options: ReadOptions = {}): number | undefined {
-  const value = readLong(reader, key, options);
-  return value === undefined ? undefined : Number(value);
+/** A number by the rules of `strtol`, so `"0x10"`, `010` and `" 5"` are numbers too: C's long, all of its 64 bits. */
+export function getLong(reader: CfgReader, key: string, options: ReadOptions = {}): bigint | undefined {
+  const atom = findAtom(reader, key, options);
+  if (!atom) return undefined;
+  if (reader.settings.get(key)?.op === '+=') {
+    warn(reader, key, options, `can't use += with numbers for parameter \`${key}'`);
+    return undefined;
+  }
+  const number = strtol(atom.text);
+  if (isLongOverflow(number)) {
+    warn(reader, key, options, `parameter \`${key}' could not be parsed as a number: Numerical result out of range`);
+    return undefined;
+  }
+  if (number.end === 0 || number.end < atom.text.length) {
+    warn(reader, key, options, `parameter \`${key}' is not a valid number`);
+    return undefined;
+  }
+  return number.value;
+}
+
+/** A number that xl keeps in an int: its lower 32 bits. */
+export function getInt(reader: CfgReader, key: string, options: ReadOptions = {}): number | undefined {
+  const value = getLong(reader, key, options);
+  return value === undefined ? undefined : toInt32(value);
+}
+
+/** A number that xl keeps in a uint32_t. */
+export function getUint32(reader: CfgReader, key: string, options: ReadOptions = {}): number | undefined {
+  const value = getLong(reader, key, options);
+  return value === undefined ? undefined : Number(BigInt.asUintN(32, value));
+}
+
+/**
+ * MiB as KiB. C multiplies modulo 2^64; the upper half of that is given as the negative number of the same bits, which a
+ * double holds exactly.
+ */
+export function getMebibytes(reader: CfgReader, key: string): number | undefined {
+  const mebibytes = getLong(reader, key);
+  return mebibytes === undefined ? undefined : Number(BigInt.asIntN(64, mebibytes * 1024n));
 }
 
 /** A number between two bounds; `outside` when it is there but is not such a number. */
@@ -504,16 +594,17 @@ export function getBoundedLong(
     warn(reader, key, options, `value \`${value}' is greater than maximum bound '${max}'`);
     return 'outside';
   }
-  return value;
+  return Number(value);
 }
 
 /** A boolean: any number but 0 is true. Absent and unreadable alike leave libxl's default. */
 export function getDefbool(reader: CfgReader, key: string, options: ReadOptions = {}): boolean | undefined {
-  const value = readLong(reader, key, options);
+  const value = getLong(reader, key, options);
   return value === undefined ? undefined : value !== 0n;
 }
 
 export function getList(reader: CfgReader, key: string, options: ReadOptions = {}): readonly CfgValue[] | undefined {
+  reader.asked.add(key);
   const setting = reader.settings.get(key);
   if (!setting) return undefined;
   if (setting.value.kind === 'list') return setting.value.items;
@@ -534,32 +625,21 @@ export function getStrings(reader: CfgReader, key: string, options: ReadOptions 
 }
 
 function findAtom(reader: CfgReader, key: string, options: ReadOptions): CfgString | undefined {
+  reader.asked.add(key);
   const value = reader.settings.get(key)?.value;
   if (value?.kind === 'list') warn(reader, key, options, `parameter \`${key}' is a list but should be a single value`);
   return value?.kind === 'string' ? value : undefined;
 }
 
-function readLong(reader: CfgReader, key: string, options: ReadOptions): bigint | undefined {
-  const atom = findAtom(reader, key, options);
-  if (!atom) return undefined;
-  if (reader.settings.get(key)?.op === '+=') {
-    warn(reader, key, options, `can't use += with numbers for parameter \`${key}'`);
-    return undefined;
-  }
-  const number = strtol(atom.text);
-  if (isLongOverflow(number)) {
-    warn(reader, key, options, `parameter \`${key}' could not be parsed as a number: Numerical result out of range`);
-    return undefined;
-  }
-  if (number.end === 0 || number.end < atom.text.length) {
-    warn(reader, key, options, `parameter \`${key}' is not a valid number`);
-    return undefined;
-  }
-  return number.value;
-}
-
 function warn(reader: CfgReader, key: string, options: ReadOptions, message: string): void {
   if (options.quiet) return;
-  const line = reader.settings.get(key)?.line ?? 0;
-  reader.lines.push(`${reader.source}:${line}: warning: ${message}`);
+  const setting = reader.settings.get(key);
+  reader.lines.push(`${reader.source}:${setting?.value.line ?? 0}: warning: ${message}`);
+  if (setting) reader.warnings.push({ key, message, line: setting.value.line, column: setting.value.column });
+}
+
+/** xl's warning about a part of a list, which names a column too: that of the list as bison remembers it. */
+export function warnOfItem(reader: CfgReader, item: CfgValue, key: string, message: string): void {
+  reader.lines.push(`${reader.source}:${item.line}:1: warning: ${message}`);
+  reader.warnings.push({ key, message, line: item.line, column: item.column });
 }

@@ -22,8 +22,9 @@ export function readName(
   names: readonly string[],
   complaint: (value: string) => string,
   status = 1,
+  quiet = false,
 ): string | undefined {
-  const value = getString(reader, key);
+  const value = getString(reader, key, { quiet });
   if (value === undefined) return undefined;
   return names.find((name) => name === value.toLowerCase()) ?? exitXl(reader, status, complaint(value));
 }

@@ -29,6 +29,7 @@ uuid="00112233-4455-6677-8899-AABBCCDDEEFF"
   expect(parse(text)).toEqual({
     exit: 0,
     lines: [],
+    stderr: '',
     refusals: [],
     notices: [],
     config: {
@@ -150,6 +151,7 @@ describe('a mistake ends xl', () => {
     expect(parse(`${minimal.replace(/^kernel.*\n/m, text.startsWith('kernel') ? '\n' : '$&')}${text}\n`)).toEqual({
       exit,
       lines,
+      stderr: lines.map((line) => `${line}\n`).join(''),
       refusals: [],
       notices: [],
     });

@@ -158,27 +158,28 @@ describe('strings', () => {
 });
 
 describe('settings', () => {
-  test('are kept in order, with the line of each value', () => {
+  test('are kept in order, with the place of each name and value', () => {
     expect(parseXlCfg('a=1;b = "x" # c\n\nc=[ # d\n1,\n\n"y",]\nd._0=0x1f', 'F')).toEqual({
       diagnostics: [],
       likelyPython: false,
       settings: [
-        { name: 'a', op: '=', line: 1, value: { kind: 'string', text: '1', line: 1 } },
-        { name: 'b', op: '=', line: 1, value: { kind: 'string', text: 'x', line: 1 } },
+        { name: 'a', op: '=', at: { line: 1, column: 1 }, value: { kind: 'string', text: '1', line: 1, column: 3 } },
+        { name: 'b', op: '=', at: { line: 1, column: 5 }, value: { kind: 'string', text: 'x', line: 1, column: 9 } },
         {
           name: 'c',
           op: '=',
-          line: 3,
+          at: { line: 3, column: 1 },
           value: {
             kind: 'list',
             line: 3,
+            column: 3,
             items: [
-              { kind: 'string', text: '1', line: 4 },
-              { kind: 'string', text: 'y', line: 6 },
+              { kind: 'string', text: '1', line: 4, column: 1 },
+              { kind: 'string', text: 'y', line: 6, column: 1 },
             ],
           },
         },
-        { name: 'd._0', op: '=', line: 7, value: { kind: 'string', text: '0x1f', line: 7 } },
+        { name: 'd._0', op: '=', at: { line: 7, column: 1 }, value: { kind: 'string', text: '0x1f', line: 7, column: 6 } },
       ],
     });
   });
@@ -199,12 +200,12 @@ describe('settings', () => {
 });
 
 describe('reading', () => {
-  test.each<[string, number]>([
-    ['10', 10],
-    ['010', 8],
-    ['0x80', 128],
-    ['"-5"', -5],
-    ['" 5"', 5],
+  test.each<[string, bigint]>([
+    ['10', 10n],
+    ['010', 8n],
+    ['0x80', 128n],
+    ['"-5"', -5n],
+    ['" 5"', 5n],
   ])('%s is the number %d', (text, expected) => {
     expect(getLong(reader(`a=${text}\n`), 'a')).toBe(expected);
   });
