@@ -17,6 +17,7 @@ const levels: Record<string, readonly string[]> = {
     'xenstored',
     'store-loop',
     'hypervisor',
+    'cpus',
     'trace',
     'sparing-log',
   ),

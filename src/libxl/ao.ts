@@ -41,11 +41,13 @@ export function asLibxlError(error: unknown, doing: string): LibxlError | undefi
 
 const strerrors: Readonly<Partial<Record<XsErrno | PrivcmdError['errno'], string>>> = {
   EACCES: 'Permission denied',
+  EADDRNOTAVAIL: 'Cannot assign requested address',
   EAGAIN: 'Resource temporarily unavailable',
   EBUSY: 'Device or resource busy',
   EEXIST: 'File exists',
   EINVAL: 'Invalid argument',
   EIO: 'Input/output error',
+  ENODEV: 'No such device',
   ENOENT: 'No such file or directory',
   ENOMEM: 'Cannot allocate memory',
   ENOSPC: 'No space left on device',

@@ -11,9 +11,10 @@
  * ```
  */
 import type { Clock } from './clock.js';
+import { charge } from './cpus.js';
 import { Faults } from './fault.js';
 import { Guest } from './guest.js';
-import { Hypervisor, type HypervisorOptions } from './hypervisor.js';
+import { type Domain, Hypervisor, type HypervisorOptions } from './hypervisor.js';
 import { backendBus, probeAndWatch } from './kernel/backend-bus.js';
 import { blkback } from './kernel/blkback.js';
 import { blkfront } from './kernel/blkfront.js';
@@ -132,7 +133,7 @@ export class Dom0 implements StorePort {
       blocking: (task) => this.#stalls.blocking(task),
       charged: (task) => {
         const domain = this.hypervisor.get(task.home.domid);
-        if (domain) domain.cpuTime += stepSeconds;
+        if (domain) charge(domain.cpus, stepSeconds);
       },
     });
     this.hypervisor = new Hypervisor(machine, {
@@ -291,9 +292,7 @@ export class Dom0 implements StorePort {
       yield* probeAndWatch(bus);
       yield* watchNodes(kernel, watches, dispatch);
       yield* watchDevices(frontends);
-      yield* watchCpus(kernel, watches, machine.dom0Vcpus, (_cpu, up) => {
-        dom0.onlineVcpus += up ? 1 : -1;
-      });
+      yield* watchCpus(kernel, watches, dom0.cpus.vcpus);
     });
   }
 
@@ -442,7 +441,9 @@ export class Dom0 implements StorePort {
     const blocks = this.#blocks;
     const faults = this.#faults;
     return {
-      'xc.domain_create': ({ uuid, maxVcpus, domid }) => ({ domid: hypervisor.create(uuid, maxVcpus, domid).domid }),
+      'xc.domain_create': ({ uuid, maxVcpus, domid, poolId }) => ({
+        domid: hypervisor.create(uuid, maxVcpus, domid, poolId).domid,
+      }),
       'xc.domain_getinfo': ({ domid }) => this.#info(domid),
       'xc.domain_getinfolist': () => hypervisor.list().flatMap(({ domid }) => this.#info(domid) ?? []),
       'xc.domain_pause': ({ domid }) => act(() => hypervisor.pause(domid)),
@@ -452,6 +453,7 @@ export class Dom0 implements StorePort {
       'xc.evtchn_alloc_unbound': ({ domid, remote }) => ({ port: hypervisor.evtchnAllocUnbound(domid, remote) }),
       'xc.dom_build': ({ domid, memoryKb, cmdline }) => hypervisor.build(domid, memoryKb, cmdline),
       'xc.physinfo': () => hypervisor.physinfo(),
+      ...this.#cpuHandlers(),
       'dom0.dmesg': ({ clear, from, waitMs }) => this.#dmesg(clear, from ?? 0, waitMs ?? 0),
       'dom0.host': () => this.#host,
       'dom0.mtwatch': () => this.#threads(),
@@ -468,12 +470,43 @@ export class Dom0 implements StorePort {
     };
   }
 
+  #cpuHandlers() {
+    const { hypervisor } = this;
+    const { cpus } = hypervisor;
+    return {
+      'xc.vcpu_getinfo': ({ domid, vcpu }) => {
+        this.#look(domid);
+        return hypervisor.vcpuInfo(domid, vcpu);
+      },
+      'xc.vcpu_setaffinity': ({ domid, vcpu, ...wanted }) => cpus.setAffinity(hypervisor.cpusOf(domid), vcpu, wanted),
+      'xc.domain_node_getaffinity': ({ domid }) => ({ nodes: cpus.nodesOf(hypervisor.cpusOf(domid)) }),
+      'xc.cpupool_getinfo': ({ poolId }) => cpus.poolInfo(poolId),
+      'xc.cpupool_freeinfo': () => ({ cpus: cpus.freeCpus() }),
+      'xc.cpupool_create': ({ sched }) => ({ poolId: cpus.createPool(sched) }),
+      'xc.cpupool_destroy': ({ poolId }) => act(() => cpus.destroyPool(poolId)),
+      'xc.cpupool_addcpu': ({ poolId, cpu }) => act(() => cpus.addCpu(poolId, cpu)),
+      'xc.cpupool_removecpu': ({ poolId, cpu }) => act(() => cpus.removeCpu(poolId, cpu)),
+      'xc.cpupool_movedomain': ({ poolId, domid }) => act(() => hypervisor.moveDomain(domid, poolId)),
+      'xc.sched_domain_get': ({ domid, sched }) => cpus.domainSched(hypervisor.cpusOf(domid), sched),
+      'xc.sched_domain_set': ({ domid, ...params }) => act(() => cpus.setDomainSched(hypervisor.cpusOf(domid), params)),
+      'xc.sched_rtds_vcpu_get': ({ domid, vcpu }) => cpus.vcpuSched(hypervisor.cpusOf(domid), vcpu),
+      'xc.sched_rtds_vcpu_set': ({ domid, vcpu, ...rtds }) => act(() => cpus.setVcpuSched(hypervisor.cpusOf(domid), vcpu, rtds)),
+      'xc.sched_params_get': ({ poolId, sched }) => cpus.poolSched(poolId, sched),
+      'xc.sched_params_set': ({ poolId, sched, ...params }) => act(() => cpus.setPoolSched(poolId, sched, params)),
+    } satisfies Partial<Dom0Handlers>;
+  }
+
   #info(domid: number) {
+    const domain = this.#look(domid);
+    return domain ? this.hypervisor.info(domain) : null;
+  }
+
+  /** A domain, with whether its kernel has something to do now. */
+  #look(domid: number): Domain | undefined {
     const domain = this.hypervisor.get(domid);
-    if (!domain) return null;
     const guest = this.#guests.get(domid);
-    if (guest) domain.busy = guest.kernel.home.ready > 0;
-    return this.hypervisor.info(domain);
+    if (domain && guest) domain.busy = guest.kernel.home.ready > 0;
+    return domain;
   }
 
   /** A guest-initiated end, as the guest itself would bring it about. */

@@ -12,7 +12,7 @@ import { blkfront } from './kernel/blkfront.js';
 import type { XenbusBus } from './kernel/bus.js';
 import { frontendBus, frontendResources, shutDownDevices, watchDevices } from './kernel/frontend-bus.js';
 import { Kernel } from './kernel/kernel.js';
-import { watchControl } from './kernel/manage.js';
+import { watchControl, watchCpus } from './kernel/manage.js';
 import { netfront } from './kernel/netfront.js';
 import { Printk } from './kernel/printk.js';
 import type { Sched, Task } from './kernel/sched.js';
@@ -69,6 +69,7 @@ export class Guest {
 
   *#boot(): Task {
     const { kernel } = this;
+    for (const vcpu of this.#domain.cpus.vcpus) vcpu.online = true;
     this.#bindInterrupts();
     try {
       const { watches } = this.#bus;
@@ -76,8 +77,7 @@ export class Guest {
       yield* kernel.directory('backend');
       yield* watches.register({ node: 'backend', name: 'backend_changed', callback: () => this.#nothing() });
       yield* watchDevices(this.#bus);
-      yield* watches.register({ node: 'cpu', name: 'handle_vcpu_hotplug_event', callback: () => this.#nothing() });
-      for (let cpu = 0; cpu < this.#domain.maxVcpus; cpu++) yield* kernel.read(`cpu/${cpu}/availability`);
+      yield* watchCpus(kernel, watches, this.#domain.cpus.vcpus);
       const resources = frontendResources(this.#hypervisor, this.#domain.domid, this.#domain.maxVcpus);
       yield* this.#bus.registerDriver(blkfront(this.#bus, resources));
       yield* this.#bus.registerDriver(netfront(this.#bus, resources));

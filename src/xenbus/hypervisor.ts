@@ -6,7 +6,8 @@
  * xen/common/domain.c and domctl.c: domids rise and wrap, the controller's pauses are counted, and a dying domain stays
  * in the table for as long as anybody has its pages mapped.
  */
-import { type DomInfo, PrivcmdError } from './privcmd.js';
+import { Cpus, cpuTime, type DomainCpus, onlineVcpus } from './cpus.js';
+import { type DomInfo, PrivcmdError, type VcpuInfo } from './privcmd.js';
 import { DOMID_LAST, type ShutdownReason } from './xenbus.js';
 
 /** Event channels of one domain (EVTCHN_2L_NR_CHANNELS is 4096; libxl's default limit is 1023). */
@@ -39,14 +40,13 @@ export interface Domain {
   pauseCount: number;
   dying: boolean;
   shutdown: ShutdownReason | null;
-  cpuTime: number;
   cmdline: string;
   /** Pages of this domain that others have mapped. While there is one, the domain cannot go. */
   mappings: number;
   /** Whether a vcpu has work; the guest's scheduler says so. */
   busy: boolean;
-  /** Vcpus that the domain has not taken off (VCPUOP_down). */
-  onlineVcpus: number;
+  /** Its vcpus and the pool that they run in. */
+  readonly cpus: DomainCpus;
 
   readonly ports: Map<number, Evtchn>;
 }
@@ -77,13 +77,17 @@ export class Hypervisor {
   readonly #options: HypervisorOptions;
   /** The one that is always there. */
   readonly dom0: Domain;
+  /** The processors that all of them share. */
+  readonly cpus: Cpus;
   #lastDomid = 0;
   #nextMfn = firstMfn;
 
   constructor(options: HypervisorOptions, hooks: HypervisorHooks) {
     this.#options = options;
     this.#hooks = hooks;
-    const dom0 = newDomain(0, nilUuid, options.dom0Vcpus);
+    this.cpus = new Cpus(options.nrCpus);
+    const dom0 = newDomain(0, nilUuid, this.cpus.addDomain(options.dom0Vcpus));
+    for (const vcpu of dom0.cpus.vcpus) vcpu.online = true;
     this.dom0 = dom0;
     dom0.currentKb = options.dom0Kb;
     dom0.maxKb = options.dom0Kb;
@@ -105,10 +109,10 @@ export class Hypervisor {
   }
 
   /** Gives the next free domid after the last one given, or the requested one; the domain begins paused. */
-  create(uuid: string, maxVcpus: number, requested?: number): Domain {
+  create(uuid: string, maxVcpus: number, requested?: number, poolId?: number): Domain {
     if (!Number.isInteger(maxVcpus) || maxVcpus < 1 || maxVcpus > 512) throw new PrivcmdError('EINVAL', `${maxVcpus} vcpus`);
     const domid = requested === undefined ? this.#freeDomid() : this.#checkRequested(requested);
-    const domain = newDomain(domid, uuid, maxVcpus);
+    const domain = newDomain(domid, uuid, this.cpus.addDomain(maxVcpus, poolId));
     domain.pauseCount = 1;
     this.#domains.set(domid, domain);
     if (requested === undefined) this.#lastDomid = domid;
@@ -145,6 +149,7 @@ export class Hypervisor {
     domain.dying = true;
     domain.busy = false;
     domain.currentKb = 0;
+    this.cpus.retire(domain.cpus);
     for (const port of [...domain.ports.keys()]) domain.ports.delete(port);
     this.#hooks.killed(domid);
     this.#hooks.virqDomExc(domid);
@@ -249,11 +254,29 @@ export class Hypervisor {
       currentKb: domain.currentKb,
       outstandingKb: 0,
       maxKb: domain.maxKb,
-      onlineVcpus: domain.onlineVcpus,
+      onlineVcpus: onlineVcpus(domain.cpus),
       maxVcpus: domain.maxVcpus,
-      cpuTime: domain.cpuTime,
-      cpupool: 0,
+      cpuTime: cpuTime(domain.cpus),
+      cpupool: domain.cpus.pool.id,
     };
+  }
+
+  /** One vcpu. Whatever a domain does, its first vcpu does it. */
+  vcpuInfo(domid: number, vcpu: number): VcpuInfo {
+    const domain = this.#live(domid);
+    const { running, blocked } = this.info(domain);
+    return this.cpus.vcpuInfo(domain.cpus, vcpu, running ? 'busy' : blocked ? 'idle' : 'no');
+  }
+
+  /** Moves a domain to another cpupool; nobody moves himself (EPERM). */
+  moveDomain(domid: number, poolId: number): void {
+    if (domid === 0) throw new PrivcmdError('EPERM', 'domain 0 is the one that asks');
+    this.cpus.moveDomain(this.#live(domid).cpus, poolId);
+  }
+
+  /** A domain's processors; ESRCH when there is no such domain. */
+  cpusOf(domid: number): DomainCpus {
+    return this.#live(domid).cpus;
   }
 
   #live(domid: number): Domain {
@@ -286,25 +309,25 @@ export class Hypervisor {
   #reap(domain: Domain): void {
     if (!domain.dying || domain.mappings > 0 || this.#domains.get(domain.domid) !== domain) return;
     this.#domains.delete(domain.domid);
+    this.cpus.removeDomain(domain.cpus);
     this.#hooks.virqDomExc(domain.domid);
   }
 }
 
-function newDomain(domid: number, uuid: string, maxVcpus: number): Domain {
+function newDomain(domid: number, uuid: string, cpus: DomainCpus): Domain {
   return {
     domid,
     uuid,
-    maxVcpus,
+    maxVcpus: cpus.vcpus.length,
+    cpus,
     currentKb: 0,
     maxKb: 0,
     pauseCount: 0,
     dying: false,
     shutdown: null,
-    cpuTime: 0,
     cmdline: '',
     mappings: 0,
     busy: false,
-    onlineVcpus: maxVcpus,
     ports: new Map(),
   };
 }

@@ -138,12 +138,15 @@ async function run(handlers: PrivcmdHandlers, op: string, args: unknown): Promis
 }
 
 /** A list is the words that are allowed. */
-type Kind = 'number' | 'string' | 'boolean' | 'record of strings' | 'number?' | 'string?' | 'string|null' | readonly string[];
+type Kind =
+  | ('number' | 'string' | 'boolean' | 'record of strings')
+  | ('number?' | 'numbers?' | 'string?' | 'string|null')
+  | readonly string[];
 /** The types of an operation's arguments, as far as JSON knows types. */
 type Shape<Op extends PrivcmdOp> = { readonly [Name in keyof Required<PrivcmdOps[Op][0]>]: Kind };
 
 const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
-  'xc.domain_create': { uuid: 'string', domid: 'number?', maxVcpus: 'number' },
+  'xc.domain_create': { uuid: 'string', domid: 'number?', maxVcpus: 'number', poolId: 'number?' },
   'xc.domain_getinfo': { domid: 'number' },
   'xc.domain_getinfolist': {},
   'xc.domain_pause': { domid: 'number' },
@@ -153,6 +156,28 @@ const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
   'xc.evtchn_alloc_unbound': { domid: 'number', remote: 'number' },
   'xc.dom_build': { domid: 'number', memoryKb: 'number', kernel: 'string', ramdisk: 'string|null', cmdline: 'string' },
   'xc.physinfo': {},
+  'xc.vcpu_getinfo': { domid: 'number', vcpu: 'number' },
+  'xc.vcpu_setaffinity': { domid: 'number', vcpu: 'number', hard: 'numbers?', soft: 'numbers?' },
+  'xc.domain_node_getaffinity': { domid: 'number' },
+  'xc.cpupool_getinfo': { poolId: 'number' },
+  'xc.cpupool_freeinfo': {},
+  'xc.cpupool_create': { sched: 'string' },
+  'xc.cpupool_destroy': { poolId: 'number' },
+  'xc.cpupool_addcpu': { poolId: 'number', cpu: 'number' },
+  'xc.cpupool_removecpu': { poolId: 'number', cpu: 'number' },
+  'xc.cpupool_movedomain': { poolId: 'number', domid: 'number' },
+  'xc.sched_domain_get': { domid: 'number', sched: ['credit', 'credit2', 'rtds', 'null'] },
+  'xc.sched_domain_set': {
+    ...{ domid: 'number', sched: ['credit', 'credit2', 'rtds', 'null'] },
+    ...{ weight: 'number?', cap: 'number?', period: 'number?', budget: 'number?' },
+  },
+  'xc.sched_rtds_vcpu_get': { domid: 'number', vcpu: 'number' },
+  'xc.sched_rtds_vcpu_set': { domid: 'number', vcpu: 'number', period: 'number', budget: 'number', extratime: 'boolean' },
+  'xc.sched_params_get': { poolId: 'number', sched: ['credit', 'credit2'] },
+  'xc.sched_params_set': {
+    ...{ poolId: 'number', sched: ['credit', 'credit2'] },
+    ...{ tsliceMs: 'number', ratelimitUs: 'number', migrationDelayUs: 'number' },
+  },
   'dom0.status': {},
   'dom0.stop': {},
   'dom0.dmesg': { clear: 'boolean', from: 'number?', waitMs: 'number?' },
@@ -182,6 +207,9 @@ function mismatch(args: Readonly<Record<string, unknown>>, shape: Readonly<Recor
 
 function isOfKind(value: unknown, kind: Kind): boolean {
   if (kind === 'number?') return value === undefined || typeof value === 'number';
+  if (kind === 'numbers?') {
+    return value === undefined || (Array.isArray(value) && value.every((each) => typeof each === 'number'));
+  }
   if (kind === 'string?') return value === undefined || typeof value === 'string';
   if (kind === 'string|null') return value === null || typeof value === 'string';
   if (kind === 'record of strings') return isRecord(value) && Object.values(value).every((each) => typeof each === 'string');

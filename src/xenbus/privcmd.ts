@@ -31,6 +31,50 @@ export interface DomInfo {
   readonly cpupool: number;
 }
 
+/** One vcpu, with the physical processors that it may use and would like. */
+export interface VcpuInfo {
+  readonly vcpu: number;
+  readonly online: boolean;
+  readonly running: boolean;
+  readonly blocked: boolean;
+  /** The physical processor that it runs on, or ran on last. */
+  readonly pcpu: number;
+  /** Seconds. */
+  readonly cpuTime: number;
+  readonly hard: readonly number[];
+  readonly soft: readonly number[];
+}
+
+/** Schedulers that a pool can have, by libxl's names. */
+export type SchedulerName = 'credit' | 'credit2' | 'rtds' | 'null';
+
+export interface CpupoolInfo {
+  readonly id: number;
+  readonly sched: SchedulerName;
+  readonly domains: number;
+  readonly cpus: readonly number[];
+}
+
+/** What a domain has of its scheduler. Periods and budgets are in microseconds. */
+export type DomainSched =
+  | { readonly sched: 'credit' | 'credit2'; readonly weight: number; readonly cap: number }
+  | { readonly sched: 'rtds'; readonly period: number; readonly budget: number }
+  | { readonly sched: 'null' };
+
+export interface RtdsParams {
+  /** Microseconds. */
+  readonly period: number;
+  readonly budget: number;
+  readonly extratime: boolean;
+}
+
+/** What a pool has of credit; credit2 has the rate limit alone. */
+export interface CreditParams {
+  readonly tsliceMs: number;
+  readonly ratelimitUs: number;
+  readonly migrationDelayUs: number;
+}
+
 /** One watch thread, as `xl mtwatch list` shows it. */
 export interface WatchThread {
   readonly domid: number;
@@ -168,7 +212,7 @@ export interface MonitorRequest {
 
 /** Every operation: its argument and its answer. Units are in the names. */
 export interface PrivcmdOps {
-  'xc.domain_create': [{ uuid: string; domid?: number; maxVcpus: number }, { domid: number }];
+  'xc.domain_create': [{ uuid: string; domid?: number; maxVcpus: number; poolId?: number }, { domid: number }];
   'xc.domain_getinfo': [{ domid: number }, DomInfo | null];
   'xc.domain_getinfolist': [Record<string, never>, readonly DomInfo[]];
   'xc.domain_pause': [{ domid: number }, null];
@@ -182,6 +226,35 @@ export interface PrivcmdOps {
     { storeMfn: number; consoleMfn: number },
   ];
   'xc.physinfo': [Record<string, never>, { nrCpus: number; totalKb: number; freeKb: number }];
+  /** ESRCH: there is no such domain, or it has no such vcpu. */
+  'xc.vcpu_getinfo': [{ domid: number; vcpu: number }, VcpuInfo];
+  /** Answers with what of it the scheduler will use. */
+  'xc.vcpu_setaffinity': [
+    { domid: number; vcpu: number; hard?: readonly number[]; soft?: readonly number[] },
+    { hard: readonly number[]; soft: readonly number[] },
+  ];
+  /** Every node that the domain may get memory from. */
+  'xc.domain_node_getaffinity': [{ domid: number }, { nodes: readonly number[] }];
+  /** The first pool whose id is `poolId` or above; null behind the last one. */
+  'xc.cpupool_getinfo': [{ poolId: number }, CpupoolInfo | null];
+  'xc.cpupool_freeinfo': [Record<string, never>, { cpus: readonly number[] }];
+  /** ENOENT: this hypervisor was built without that scheduler. */
+  'xc.cpupool_create': [{ sched: string }, { poolId: number }];
+  'xc.cpupool_destroy': [{ poolId: number }, null];
+  'xc.cpupool_addcpu': [{ poolId: number; cpu: number }, null];
+  'xc.cpupool_removecpu': [{ poolId: number; cpu: number }, null];
+  'xc.cpupool_movedomain': [{ poolId: number; domid: number }, null];
+  'xc.sched_domain_get': [{ domid: number; sched: SchedulerName }, DomainSched];
+  /** Weight and cap are those of credit and credit2, period and budget those of rtds. */
+  'xc.sched_domain_set': [
+    { domid: number; sched: SchedulerName; weight?: number; cap?: number; period?: number; budget?: number },
+    null,
+  ];
+  'xc.sched_rtds_vcpu_get': [{ domid: number; vcpu: number }, RtdsParams];
+  'xc.sched_rtds_vcpu_set': [{ domid: number; vcpu: number } & RtdsParams, null];
+  /** Parameters of a pool, of the scheduler that the caller takes its to be. */
+  'xc.sched_params_get': [{ poolId: number; sched: 'credit' | 'credit2' }, CreditParams];
+  'xc.sched_params_set': [{ poolId: number; sched: 'credit' | 'credit2' } & CreditParams, null];
 
   'dom0.status': [Record<string, never>, Dom0Status];
   'dom0.stop': [Record<string, never>, null];
@@ -211,12 +284,16 @@ export interface PrivcmdOps {
 }
 export type PrivcmdOp = keyof PrivcmdOps;
 
+export type PrivcmdErrno =
+  | ('ENOENT' | 'ESRCH' | 'EINVAL' | 'EBUSY' | 'EEXIST' | 'ENOMEM' | 'ENOSYS' | 'EIO')
+  | ('EPERM' | 'ENODEV' | 'ENOSPC' | 'EADDRNOTAVAIL');
+
 /** A refusal: an errno name, and words for a person. */
 export class PrivcmdError extends Error {
   override readonly name = 'PrivcmdError';
 
   constructor(
-    readonly errno: 'ENOENT' | 'ESRCH' | 'EINVAL' | 'EBUSY' | 'EEXIST' | 'ENOMEM' | 'ENOSYS' | 'EIO',
+    readonly errno: PrivcmdErrno,
     message: string,
   ) {
     super(message);

@@ -55,7 +55,7 @@ test('a dying domain stays for as long as a page of it is mapped', () => {
   hypervisor.pause(domid);
   hypervisor.destroy(domid);
   const zombie = hypervisor.get(domid);
-  expect(zombie && hypervisor.info(zombie)).toMatchObject({ dying: true, paused: true, currentKb: 0, onlineVcpus: 2 });
+  expect(zombie && hypervisor.info(zombie)).toMatchObject({ dying: true, paused: true, currentKb: 0, onlineVcpus: 1 });
   expect(() => hypervisor.destroy(domid)).not.toThrow();
   unmap?.();
   unmap?.();

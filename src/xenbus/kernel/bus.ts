@@ -30,6 +30,7 @@ export const errno = {
   EACCES: 13,
   EBUSY: 16,
   EEXIST: 17,
+  ENODEV: 19,
   EISDIR: 21,
   EINVAL: 22,
   ENOSPC: 28,
@@ -37,6 +38,7 @@ export const errno = {
   ERANGE: 34,
   ENOSYS: 38,
   ENOTEMPTY: 39,
+  EADDRNOTAVAIL: 99,
   EISCONN: 106,
 } as const satisfies Readonly<Record<XsErrno | PrivcmdError['errno'], number>> & Record<string, number>;
 

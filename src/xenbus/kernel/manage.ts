@@ -95,32 +95,39 @@ function* sysrqHandler(kernel: Kernel, mask: number): Task {
   if (taken && key !== '\0') handleSysrq(kernel, key, mask);
 }
 
-/** Watches which processors dom0 is to have; `went` is told of those that go off and come back. */
-export function* watchCpus(kernel: Kernel, watches: Watches, count: number, went: (cpu: number, up: boolean) => void): Task {
-  const online = new Set(Array.from({ length: count }, (_, cpu) => cpu));
-  const hotplug = function* (cpu: number): Task {
-    if (cpu >= count) return;
-    const state = yield* kernel.read(`cpu/${cpu}/availability`);
+/** A processor as its kernel sees it: it takes it off, and brings it back. */
+export interface HotplugCpu {
+  online: boolean;
+}
+
+/**
+ * Watches which processors the domain is to have. They are all up when this begins, and those that it is not to have go off
+ * at once.
+ */
+export function* watchCpus(kernel: Kernel, watches: Watches, cpus: readonly HotplugCpu[]): Task {
+  const hotplug = function* (id: number): Task {
+    const cpu = cpus[id];
+    if (!cpu) return;
+    const state = yield* kernel.read(`cpu/${id}/availability`);
     const word = /^\s*(\S{1,15})/.exec(state ?? '')?.[1];
     if (word === 'online') {
-      if (online.has(cpu)) return;
+      if (cpu.online) return;
       // The kernel makes it present; a rule of udev brings it up.
-      kernel.printk(`installing Xen timer for CPU ${cpu}`);
-      online.add(cpu);
-      went(cpu, true);
+      kernel.printk(`installing Xen timer for CPU ${id}`);
+      cpu.online = true;
     } else if (word === 'offline') {
       // The first processor of x86 cannot be taken off.
-      if (cpu === 0 || !online.delete(cpu)) return;
-      kernel.printk(`smpboot: CPU ${cpu} is now offline`);
-      went(cpu, false);
-    } else if (word !== undefined) kernel.printk(`xen:cpu_hotplug: unknown state(${word}) on CPU${cpu}`);
+      if (id === 0 || !cpu.online) return;
+      kernel.printk(`smpboot: CPU ${id} is now offline`);
+      cpu.online = false;
+    } else if (word !== undefined) kernel.printk(`xen:cpu_hotplug: unknown state(${word}) on CPU${id}`);
   };
   const callback = function* (path: string): Task {
-    const cpu = /cpu\/(\d{1,9})/.exec(path)?.[1];
-    if (cpu !== undefined) yield* kernel.call('vcpu_hotplug', hotplug(Number(cpu)));
+    const id = /cpu\/(\d{1,9})/.exec(path)?.[1];
+    if (id !== undefined) yield* kernel.call('vcpu_hotplug', hotplug(Number(id)));
   };
   yield* watches.register({ node: 'cpu', name: 'handle_vcpu_hotplug_event', callback });
-  for (let cpu = 0; cpu < count; cpu++) yield* hotplug(cpu);
+  for (const id of cpus.keys()) yield* hotplug(id);
 }
 
 /** Acknowledges what it can do by emptying the node, then does it. */
