@@ -1,37 +1,62 @@
-/** Sets of processors: `0-3,^2`, `all`, `nodes:0`. The rules are xl's (`docs/man/xl.cfg.5`, `cpus=`). */
+/** Sets of processors: `0-3,^2`, `all`, `nodes:0`, and how xl prints them. The rules are xl's (`docs/man/xl.cfg.5`, `cpus=`). */
 import { asUint64, strtol } from './strtol.js';
 import type { CfgReader } from './xl-cfg.js';
 import { exitXl } from './xl-exit.js';
 
+/** The processors that a key of a config names; a mistake ends xl. */
+export function parseCpuList(reader: CfgReader, text: string, pcpus: number): readonly number[] {
+  const cpus = cpuList(text, pcpus);
+  return typeof cpus === 'string' ? exitXl(reader, 1, cpus) : cpus;
+}
+
 /**
- * The processors that `text` names, for a host of `pcpus` processors in one NUMA node.
+ * The processors that `text` names, for a host of `pcpus` processors in one NUMA node, or what is wrong with it.
  *
  * A set is kept in whole bytes, as libxl keeps it: `all` of 2 processors is 0 to 7. What lies beyond is ignored.
  */
-export function parseCpuList(reader: CfgReader, text: string, pcpus: number, cpus = new Set<number>()): readonly number[] {
+export function cpuList(text: string, pcpus: number, cpus = new Set<number>()): readonly number[] | string {
   const size = Math.ceil(pcpus / 8) * 8;
   for (const item of text.split(',')) {
-    if (item !== '') addCpus(reader, item, cpus, size, pcpus);
+    const mistake = item === '' ? undefined : addCpus(item, cpus, size, pcpus);
+    if (mistake !== undefined) return mistake;
   }
   return [...cpus].sort((a, b) => a - b);
 }
 
-function addCpus(reader: CfgReader, item: string, cpus: Set<number>, size: number, pcpus: number): void {
+function addCpus(item: string, cpus: Set<number>, size: number, pcpus: number): string | undefined {
   const [, not = '', nodes = '', range = ''] = /^(\^?)(nodes?:)?(.*)$/s.exec(item) ?? [];
   if (range === 'all') {
-    if (not) exitXl(reader, 1, 'Can\'t combine "^" and "all".');
+    if (not) return 'Can\'t combine "^" and "all".';
     for (let cpu = 0; cpu < size; cpu++) cpus.add(cpu);
-    return;
+    return undefined;
   }
-  let [first, last] = parseRange(range) ?? exitXl(reader, 1, `Invalid pcpu range: ${range}.`);
+  const parsed = parseRange(range);
+  if (!parsed) return `Invalid pcpu range: ${range}.`;
+  let [first, last] = parsed;
   if (nodes) {
-    if (first > 0) return;
+    if (first > 0) return undefined;
     [first, last] = [0, pcpus - 1];
   }
   for (let cpu = first; cpu <= Math.min(last, size - 1); cpu++) {
     if (not) cpus.delete(cpu);
     else cpus.add(cpu);
   }
+  return undefined;
+}
+
+/** A set as xl prints it, looking at the first `count` only: `all`, `none`, `0-1,5`. */
+export function cpuListText(cpus: readonly number[], count: number): string {
+  const ranges: [number, number][] = [];
+  for (const cpu of [...cpus].sort((a, b) => a - b)) {
+    if (cpu >= count) continue;
+    const last = ranges.at(-1);
+    if (last && last[1] === cpu - 1) last[1] = cpu;
+    else ranges.push([cpu, cpu]);
+  }
+  const [first, ...more] = ranges;
+  if (!first) return 'none';
+  if (more.length === 0 && first[0] === 0 && first[1] === count - 1) return 'all';
+  return ranges.map(([from, to]) => (from === to ? String(from) : `${from}-${to}`)).join(',');
 }
 
 /** `5` or `2-5`; undefined for anything else. */

@@ -13,6 +13,7 @@ import { byteString, type XsTransaction } from '../xenbus/xs-client.js';
 import type { Perm } from '../xenbus/xs-wire.js';
 import { type AoStep, asLibxlError, beginWait, multidev, runAo, strerror, transact } from './ao.js';
 import { consoleNodes } from './console.js';
+import { findCpupool } from './cpupool.js';
 import { type Ctx, LIBXL_INIT_TIMEOUT, LibxlError, Rc } from './ctx.js';
 import { destroyGuest } from './destroy.js';
 import { checkAlive, type Device, deviceDestroy, genericAdd, startDeviceAdd } from './device.js';
@@ -20,6 +21,8 @@ import { diskBackendKind, diskDevid, diskNodes, needsStat, type ReadyDisk, setDi
 import type { DomainConfig } from './domain-config.js';
 import { toJson } from './json.js';
 import { nicNodes, nicObstacle, type ReadyNic, savedNic, setNicDefaults } from './nic.js';
+import { setDomainSched } from './sched.js';
+import { setVcpuAffinity } from './vcpu.js';
 
 /** A failed creation. `domid` is that of the domain it had made, if it came so far; that domain is gone again. */
 export class CreateError extends LibxlError {
@@ -60,6 +63,7 @@ interface Creating {
   readonly build: BuildState;
   /** 0 until the hypervisor has given one. */
   domid: number;
+  poolId: number;
   disks: readonly ReadyDisk[];
   nics: readonly ReadyNic[];
 }
@@ -91,6 +95,7 @@ export async function domainCreateNew(ctx: Ctx, config: DomainConfig): Promise<n
     settings: settle(config),
     build: { storePort: 0, storeMfn: 0, consolePort: 0, consoleMfn: 0 },
     domid: 0,
+    poolId: 0,
     disks: [],
     nics: [],
   };
@@ -180,7 +185,18 @@ function settle({ bInfo }: DomainConfig): BuildSettings {
 }
 
 /** What this host cannot run is refused before anything exists: it has no VMX, and it executes no boot loader. */
-async function checkConfig(ctx: Ctx, { config }: Creating): Promise<void> {
+async function checkConfig(ctx: Ctx, state: Creating): Promise<void> {
+  const { config } = state;
+  const { poolName } = config.cInfo;
+  if (poolName !== undefined) {
+    const poolId = await findCpupool(ctx, poolName);
+    if (poolId === undefined) {
+      const line = `Illegal pool specified: ${poolName}`;
+      ctx.log('error', 'libxl_create.c:1134:libxl__domain_config_setdefault', undefined, line);
+      throw new LibxlError(Rc.INVAL, line);
+    }
+    state.poolId = poolId;
+  }
   if (config.cInfo.type !== 'pv') {
     const where = 'libxl_create.c:46:libxl__domain_create_info_setdefault';
     ctx.log('error', where, undefined, 'neither hap nor shadow paging available');
@@ -219,8 +235,9 @@ async function domainMake(ctx: Ctx, state: Creating): Promise<void> {
 async function createDomain(ctx: Ctx, state: Creating): Promise<void> {
   const { uuid, domid: policy = 0 } = state.config.cInfo;
   const wanted = policy > 0 && policy <= DOMID_LAST ? { domid: policy } : {};
+  const { poolId } = state;
   try {
-    const made = await ctx.xc.call('xc.domain_create', { uuid, maxVcpus: state.settings.maxVcpus, ...wanted });
+    const made = await ctx.xc.call('xc.domain_create', { uuid, maxVcpus: state.settings.maxVcpus, poolId, ...wanted });
     state.domid = made.domid;
   } catch (error) {
     if (!(error instanceof PrivcmdError)) throw error;
@@ -376,10 +393,39 @@ async function domainBuild(ctx: Ctx, state: Creating): Promise<void> {
 /** What a domain may use on top of its memory, in KiB (LIBXL_MAXMEM_CONSTANT). */
 const LIBXL_MAXMEM_CONSTANT = 1024;
 
-async function buildPre(ctx: Ctx, { domid, settings, build }: Creating): Promise<void> {
+async function buildPre(ctx: Ctx, state: Creating): Promise<void> {
+  const { domid, settings, build } = state;
+  await placeVcpus(ctx, state);
   await ctx.xc.call('xc.domain_setmaxmem', { domid, maxKb: settings.targetMemkb + LIBXL_MAXMEM_CONSTANT });
   build.storePort = (await ctx.xc.call('xc.evtchn_alloc_unbound', { domid, remote: 0 })).port;
   build.consolePort = (await ctx.xc.call('xc.evtchn_alloc_unbound', { domid, remote: 0 })).port;
+}
+
+/**
+ * Says where each vcpu may run. libxl would look for a NUMA node that suits the domain; with one node there is none to
+ * choose, and only a domain that could run nowhere in its pool is refused.
+ */
+async function placeVcpus(ctx: Ctx, { config, domid, poolId }: Creating): Promise<void> {
+  const { vcpuHardAffinity: hard = [], vcpuSoftAffinity: soft = [], numaPlacement = true } = config.bInfo;
+  const [first] = hard;
+  if (numaPlacement && first) {
+    const pool = await ctx.xc.call('xc.cpupool_getinfo', { poolId });
+    if (!first.some((cpu) => pool?.cpus.includes(cpu))) {
+      const line = "Hard affinity completely outside of domain's cpupool!";
+      ctx.log('error', 'libxl_dom.c:190:numa_place_domain', undefined, line);
+      throw new LibxlError(Rc.INVAL, line);
+    }
+  }
+  for (let vcpu = 0; vcpu < Math.max(hard.length, soft.length); vcpu++) {
+    try {
+      await setVcpuAffinity(ctx, domid, vcpu, { hard: hard[vcpu], soft: soft[vcpu] });
+    } catch (error) {
+      if (!(error instanceof LibxlError)) throw error;
+      const line = `setting affinity failed on vcpu \`${vcpu}'`;
+      ctx.log('error', 'libxl_dom.c:350:libxl__build_pre', undefined, line);
+      throw new LibxlError(Rc.FAIL, line, { cause: error });
+    }
+  }
 }
 
 async function buildPv(ctx: Ctx, { domid, settings, build }: Creating): Promise<void> {
@@ -434,6 +480,10 @@ async function buildPost(ctx: Ctx, { domid, config, settings, build }: Creating)
   const home = domainPath(domid);
   const vm = vmPath(config.cInfo.uuid);
   const { maxMemkb, targetMemkb, videoMemkb, maxVcpus, availVcpus, kernel, ramdisk, cmdline } = settings;
+  const { weight = -1, cap = -1, period = -1, budget = -1 } = config.bInfo.schedParams;
+  // Nothing to set, nothing to ask: every creation would pay for it.
+  if ([weight, cap, period, budget].some((value) => value !== -1))
+    await setDomainSched(ctx, domid, { weight, cap, period, budget });
   const started = ctx.clock.wall();
   await transact(ctx, async (tx) => {
     await checkAlive(tx, domid);

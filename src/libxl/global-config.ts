@@ -3,7 +3,7 @@
  *
  * A real xl reads it from `/etc/xen`; ours from where `XEN_CONFIG_DIR` points, and without that there is none.
  */
-import { parseCpuList } from './cpu-list.js';
+import { cpuList } from './cpu-list.js';
 import type { Nic } from './nic.js';
 import {
   type CfgReader,
@@ -143,10 +143,7 @@ function readMask(reader: CfgReader, key: string, pcpus: number): ReadonlySet<nu
   const text = getString(reader, key);
   if (text === undefined) return undefined;
   const cpus = new Set<number>();
-  try {
-    parseCpuList(reader, text, pcpus, cpus);
-  } catch (error) {
-    if (!(error instanceof XlExit)) throw error;
-  }
+  const mistake = cpuList(text, pcpus, cpus);
+  if (typeof mistake === 'string') reader.lines.push(mistake);
   return cpus.size === Math.ceil(pcpus / 8) * 8 ? undefined : cpus;
 }

@@ -5,13 +5,14 @@
  */
 import { domainPath, join } from '../xenbus/paths.js';
 import { userdataName } from './create.js';
-import type { Ctx } from './ctx.js';
+import { type Ctx, LibxlError } from './ctx.js';
 import { domainInfo, domidToName } from './domain.js';
 import type { DomainConfig } from './domain-config.js';
 import { fromJson } from './json.js';
+import { getDomainSched } from './sched.js';
 
 /**
- * The config of a domain as it is now: what was saved when it was created, with the store's name and memory, the
+ * The config of a domain as it is now: what was saved when it was created, with the store's name, memory and vcpus, the
  * hypervisor's uuid and the scheduler's parameters. Undefined for a domain of which nothing was saved, or nothing is left,
  * as of a zombie; the log says so.
  */
@@ -25,11 +26,21 @@ export async function retrieveConfig(ctx: Ctx, domid: number): Promise<DomainCon
     ctx.log('error', where, domid, 'Fail to get domain configuration');
     return undefined;
   }
+  const availVcpus = [];
+  for (let vcpu = 0; vcpu < config.bInfo.maxVcpus; vcpu++) {
+    if ((await ctx.xs.read(`${domainPath(domid)}/cpu/${vcpu}/availability`)) === 'online') availVcpus.push(vcpu);
+  }
   const memory = join(domainPath(domid), 'memory');
   const maxMemkb = await readNumber(ctx, join(memory, 'static-max'));
   const target = await readNumber(ctx, join(memory, 'target'));
   // Without the node libxl has -1 for it, and adds it all the same.
   const videoram = (await readNumber(ctx, join(memory, 'videoram'))) ?? -1;
+  const schedParams = await getDomainSched(ctx, domid).catch((error: unknown) => {
+    if (!(error instanceof LibxlError)) throw error;
+    const where = 'libxl_domain.c:2542:retrieve_domain_configuration_end';
+    ctx.log('error', where, domid, 'Fail to get scheduler parameters');
+  });
+  if (!schedParams) return undefined;
   return {
     ...config,
     cInfo: {
@@ -39,9 +50,10 @@ export async function retrieveConfig(ctx: Ctx, domid: number): Promise<DomainCon
     },
     bInfo: {
       ...config.bInfo,
+      availVcpus,
       ...(maxMemkb === undefined ? {} : { maxMemkb }),
       ...(target === undefined ? {} : { targetMemkb: target + videoram }),
-      schedParams: { sched: 'credit2', weight: 256, cap: 0 },
+      schedParams,
     },
   };
 }

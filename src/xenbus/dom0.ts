@@ -292,7 +292,7 @@ export class Dom0 implements StorePort {
       yield* probeAndWatch(bus);
       yield* watchNodes(kernel, watches, dispatch);
       yield* watchDevices(frontends);
-      yield* watchCpus(kernel, watches, dom0.cpus.vcpus);
+      yield* watchCpus(kernel, watches, dom0.cpus.vcpus, { udev: true });
     });
   }
 

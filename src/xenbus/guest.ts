@@ -77,7 +77,8 @@ export class Guest {
       yield* kernel.directory('backend');
       yield* watches.register({ node: 'backend', name: 'backend_changed', callback: () => this.#nothing() });
       yield* watchDevices(this.#bus);
-      yield* watchCpus(kernel, watches, this.#domain.cpus.vcpus);
+      // The guest of the recordings has no udev: what it has taken off stays off.
+      yield* watchCpus(kernel, watches, this.#domain.cpus.vcpus, { udev: false });
       const resources = frontendResources(this.#hypervisor, this.#domain.domid, this.#domain.maxVcpus);
       yield* this.#bus.registerDriver(blkfront(this.#bus, resources));
       yield* this.#bus.registerDriver(netfront(this.#bus, resources));

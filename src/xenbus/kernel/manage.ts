@@ -102,17 +102,21 @@ export interface HotplugCpu {
 
 /**
  * Watches which processors the domain is to have. They are all up when this begins, and those that it is not to have go off
- * at once.
+ * at once. One that is to come back is made present by the kernel, and brought up by a rule of udev, in a domain with `udev`.
  */
-export function* watchCpus(kernel: Kernel, watches: Watches, cpus: readonly HotplugCpu[]): Task {
+export function* watchCpus(
+  kernel: Kernel,
+  watches: Watches,
+  cpus: readonly HotplugCpu[],
+  { udev }: { readonly udev: boolean },
+): Task {
   const hotplug = function* (id: number): Task {
     const cpu = cpus[id];
     if (!cpu) return;
     const state = yield* kernel.read(`cpu/${id}/availability`);
     const word = /^\s*(\S{1,15})/.exec(state ?? '')?.[1];
     if (word === 'online') {
-      if (cpu.online) return;
-      // The kernel makes it present; a rule of udev brings it up.
+      if (cpu.online || !udev) return;
       kernel.printk(`installing Xen timer for CPU ${id}`);
       cpu.online = true;
     } else if (word === 'offline') {

@@ -1,0 +1,251 @@
+/**
+ * The parameters of a scheduler, as libxl gets and sets them: those of a domain, of its vcpus, of a cpupool.
+ *
+ * Lines, bounds and order of checks are those of libxl_sched.c of 4.17. Where a parameter is -1, libxl leaves it as it is.
+ */
+import { type CreditParams, type DomainSched, PrivcmdError, type RtdsParams, type SchedulerName } from '../xenbus/privcmd.js';
+import { strerror } from './ao.js';
+import { cpupoolName } from './cpupool.js';
+import { type Ctx, LibxlError, Rc } from './ctx.js';
+import { listDomains } from './domain.js';
+import type { SchedParams } from './domain-config.js';
+
+const ratelimitUs = { min: 100, max: 500_000 } as const;
+const tsliceMs = { min: 1, max: 1000 } as const;
+const migrationDelayMaxUs = 100_000;
+
+/** The scheduler of a domain's pool; undefined, and a line in the log, when it cannot be told (libxl__domain_scheduler). */
+export async function domainScheduler(ctx: Ctx, domid: number): Promise<SchedulerName | undefined> {
+  // The hypervisor answers with the next domain where there is none of that domid.
+  const info = (await listDomains(ctx)).find((each) => each.domid >= domid);
+  const enoent = strerror('ENOENT');
+  if (!info) {
+    ctx.log('error', 'libxl_dom.c:76:libxl__domain_cpupool', undefined, `getinfolist failed 0: ${enoent}`);
+    return undefined;
+  }
+  if (info.domid !== domid) {
+    const line = `got info for dom${info.domid}, wanted dom${domid}\n: ${enoent}`;
+    ctx.log('error', 'libxl_dom.c:81:libxl__domain_cpupool', undefined, line);
+    return undefined;
+  }
+  const pool = await ctx.xc.call('xc.cpupool_getinfo', { poolId: info.cpupool });
+  return pool?.id === info.cpupool && (await cpupoolName(ctx, pool.id)) !== undefined ? pool.sched : undefined;
+}
+
+export async function getDomainSched(ctx: Ctx, domid: number): Promise<DomainSched> {
+  const sched = await domainScheduler(ctx, domid);
+  if (!sched) throw invalid(ctx, 905, 'libxl_domain_sched_params_get', domid, 'Unknown scheduler');
+  const places = { credit: 203, credit2: 410, rtds: 722, null: 0 } as const;
+  return attempt(ctx, places[sched], `sched_${sched}_domain_get`, domid, `Getting domain sched ${sched}`, () =>
+    ctx.xc.call('xc.sched_domain_get', { domid, sched }),
+  );
+}
+
+/** Sets what `params` names. Its scheduler, or else that of the domain's pool, says which parameters there are. */
+export async function setDomainSched(ctx: Ctx, domid: number, params: SchedParams): Promise<void> {
+  const sched = isScheduler(params.sched) ? params.sched : await domainScheduler(ctx, domid);
+  if (!sched) throw invalid(ctx, 798, 'libxl_domain_sched_params_set', domid, 'Unknown scheduler');
+  if (sched === 'rtds') await setRtdsDomain(ctx, domid, params);
+  else if (sched !== 'null') await setCreditDomain(ctx, domid, sched, params);
+}
+
+async function setCreditDomain(ctx: Ctx, domid: number, sched: 'credit' | 'credit2', params: SchedParams): Promise<void> {
+  const lines = {
+    credit: { get: 232, weight: 238, cap: 248, set: 258 },
+    credit2: { get: 439, weight: 445, cap: 455, set: 465 },
+  }[sched];
+  const name = `sched_${sched}_domain_set`;
+  const info = await ctx.xc.call('xc.domain_getinfo', { domid });
+  if (!info) throw new LibxlError(Rc.INVAL, `no domain ${domid}`);
+  const now = await attempt(ctx, lines.get, name, domid, `Getting domain sched ${sched}`, () =>
+    ctx.xc.call('xc.sched_domain_get', { domid, sched }),
+  );
+  const weight = given(params.weight);
+  if (weight !== undefined && (weight < 1 || weight > 65_535)) {
+    const line = 'Cpu weight out of range, valid values are within range from 1 to 65535';
+    throw invalid(ctx, lines.weight, name, domid, line);
+  }
+  const cap = given(params.cap);
+  const capMax = info.maxVcpus * 100;
+  if (cap !== undefined && (cap < 0 || cap > capMax)) {
+    const line = `Cpu cap out of range, valid range is from 0 to ${capMax} for specified number of vcpus`;
+    throw invalid(ctx, lines.cap, name, domid, line);
+  }
+  await attempt(ctx, lines.set, name, domid, `Setting domain sched ${sched}`, () =>
+    ctx.xc.call('xc.sched_domain_set', {
+      domid,
+      ...now,
+      ...(weight === undefined ? {} : { weight }),
+      ...(cap === undefined ? {} : { cap }),
+    }),
+  );
+}
+
+async function setRtdsDomain(ctx: Ctx, domid: number, params: SchedParams): Promise<void> {
+  const name = 'sched_rtds_domain_set';
+  const now = await attempt(ctx, 743, name, domid, 'Getting domain sched rtds', () =>
+    ctx.xc.call('xc.sched_domain_get', { domid, sched: 'rtds' }),
+  );
+  if (now.sched !== 'rtds') throw new Error(`asked for rtds and told of ${now.sched}`);
+  const period = given(params.period) ?? now.period;
+  const budget = given(params.budget) ?? now.budget;
+  checkRtds(ctx, period, budget);
+  await attempt(ctx, 760, name, domid, 'Setting domain sched rtds', () =>
+    ctx.xc.call('xc.sched_domain_set', { domid, sched: 'rtds', period, budget }),
+  );
+}
+
+/** Parameters of one vcpu, with its number. */
+export interface VcpuSched extends RtdsParams {
+  readonly vcpu: number;
+}
+
+/** The parameters of the vcpus that are named, or of all: RTDS alone has some. */
+export async function getVcpuSched(ctx: Ctx, domid: number, ids: readonly number[] | 'all'): Promise<readonly VcpuSched[]> {
+  const [unknown, unsupported, failed, list] = ids === 'all' ? [971, 964, 581, '_all'] : [938, 931, 536, ''];
+  const sched = await domainScheduler(ctx, domid);
+  const outer = `libxl_vcpu_sched_params_get${list}`;
+  if (!sched) throw invalid(ctx, unknown, outer, domid, 'Unknown scheduler');
+  if (sched !== 'rtds') {
+    throw invalid(ctx, unsupported, outer, domid, 'per-VCPU parameter getting not supported for this scheduler');
+  }
+  const last = await lastVcpu(ctx, domid);
+  const vcpus = ids === 'all' ? Array.from({ length: last + 1 }, (_, vcpu) => vcpu) : ids;
+  if (vcpus.some((vcpu) => vcpu < 0 || vcpu > last)) {
+    const line = `VCPU index is out of range, valid values are within range from 0 to ${last}`;
+    throw invalid(ctx, 524, 'sched_rtds_vcpu_get', domid, line);
+  }
+  const found: VcpuSched[] = [];
+  for (const vcpu of vcpus) {
+    const params = await attempt(ctx, failed, `sched_rtds_vcpu_get${list}`, domid, 'Getting vcpu sched rtds', () =>
+      ctx.xc.call('xc.sched_rtds_vcpu_get', { domid, vcpu }),
+    );
+    found.push({ vcpu, ...params });
+  }
+  return found;
+}
+
+export async function setVcpuSched(ctx: Ctx, domid: number, vcpus: readonly VcpuSched[]): Promise<void> {
+  const name = 'sched_rtds_vcpu_set';
+  const last = await lastVcpu(ctx, domid);
+  for (const { vcpu, period, budget } of vcpus) {
+    if (vcpu < 0 || vcpu > last) {
+      throw invalid(ctx, 627, name, domid, `Invalid VCPU ${vcpu}: valid range is [0, ${last}]`);
+    }
+    checkRtds(ctx, period, budget);
+  }
+  for (const params of vcpus) await putVcpuSched(ctx, 653, name, domid, params);
+}
+
+/** The same parameters for every vcpu. */
+export async function setVcpuSchedAll(ctx: Ctx, domid: number, params: RtdsParams): Promise<void> {
+  const last = await lastVcpu(ctx, domid);
+  checkRtds(ctx, params.period, params.budget);
+  for (let vcpu = 0; vcpu <= last; vcpu++) {
+    await putVcpuSched(ctx, 705, 'sched_rtds_vcpu_set_all', domid, { vcpu, ...params });
+  }
+}
+
+async function putVcpuSched(ctx: Ctx, at: number, name: string, domid: number, params: VcpuSched): Promise<void> {
+  await attempt(ctx, at, name, domid, 'Setting vcpu sched rtds', () =>
+    ctx.xc.call('xc.sched_rtds_vcpu_set', { domid, ...params }),
+  );
+}
+
+/** The highest vcpu of a domain, or of the next one: libxl does not look which it was told of. */
+async function lastVcpu(ctx: Ctx, domid: number): Promise<number> {
+  const info = (await listDomains(ctx)).find((each) => each.domid >= domid);
+  return info ? info.maxVcpus - 1 : 0;
+}
+
+function checkRtds(ctx: Ctx, period: number, budget: number): void {
+  const refuse = (line: number, message: string) => invalid(ctx, line, 'sched_rtds_validate_params', undefined, message);
+  if (period < 1) throw refuse(477, `Invalid VCPU period of ${period} (it should be >= 1)`);
+  if (budget < 1) throw refuse(483, `Invalid VCPU budget of ${budget} (it should be >= 1)`);
+  if (budget > period) {
+    throw refuse(489, `VCPU budget must be smaller than or equal to period, but ${budget} > ${period}`);
+  }
+}
+
+export function getCreditParams(ctx: Ctx, poolId: number): Promise<CreditParams> {
+  return attempt(ctx, 287, 'libxl_sched_credit_params_get', undefined, 'getting Credit scheduler parameters', () =>
+    ctx.xc.call('xc.sched_params_get', { poolId, sched: 'credit' }),
+  );
+}
+
+export async function setCreditParams(ctx: Ctx, poolId: number, params: CreditParams): Promise<void> {
+  const name = 'libxl_sched_credit_params_set';
+  if (params.tsliceMs < tsliceMs.min || params.tsliceMs > tsliceMs.max) {
+    const line = `Time slice out of range, valid range is from ${tsliceMs.min} to ${tsliceMs.max}`;
+    throw invalid(ctx, 311, name, undefined, line);
+  }
+  checkRatelimit(ctx, params.ratelimitUs);
+  if (params.ratelimitUs > params.tsliceMs * 1000) {
+    throw invalid(ctx, 321, name, undefined, 'Ratelimit cannot be greater than timeslice');
+  }
+  if (params.migrationDelayUs > migrationDelayMaxUs) {
+    throw invalid(ctx, 326, name, undefined, `vcpu migration delay should be >= 0 and <= ${migrationDelayMaxUs}us`);
+  }
+  await attempt(ctx, 338, name, undefined, 'Setting Credit scheduler parameters', () =>
+    ctx.xc.call('xc.sched_params_set', { poolId, sched: 'credit', ...params }),
+  );
+}
+
+/** The rate limit of a credit2 pool, in microseconds. */
+export async function getCredit2Ratelimit(ctx: Ctx, poolId: number): Promise<number> {
+  const params = await attempt(
+    ctx,
+    362,
+    'libxl_sched_credit2_params_get',
+    undefined,
+    'getting Credit2 scheduler parameters',
+    () => ctx.xc.call('xc.sched_params_get', { poolId, sched: 'credit2' }),
+  );
+  return params.ratelimitUs;
+}
+
+export async function setCredit2Ratelimit(ctx: Ctx, poolId: number, limitUs: number): Promise<void> {
+  checkRatelimit(ctx, limitUs);
+  const params: CreditParams = { tsliceMs: 0, ratelimitUs: limitUs, migrationDelayUs: 0 };
+  await attempt(ctx, 389, 'libxl_sched_credit2_params_set', undefined, 'Setting Credit2 scheduler parameters', () =>
+    ctx.xc.call('xc.sched_params_set', { poolId, sched: 'credit2', ...params }),
+  );
+}
+
+function checkRatelimit(ctx: Ctx, limitUs: number): void {
+  if (limitUs === 0 || (limitUs >= ratelimitUs.min && limitUs <= ratelimitUs.max)) return;
+  const line = `Ratelimit out of range, valid range is from ${ratelimitUs.min} to ${ratelimitUs.max}`;
+  throw invalid(ctx, 270, 'sched_ratelimit_check', undefined, line);
+}
+
+/** Asks the hypervisor; its refusal becomes libxl's line, `doing` and the errno. */
+async function attempt<T>(
+  ctx: Ctx,
+  line: number,
+  name: string,
+  domid: number | undefined,
+  doing: string,
+  body: () => Promise<T>,
+): Promise<T> {
+  try {
+    return await body();
+  } catch (error) {
+    if (!(error instanceof PrivcmdError)) throw error;
+    const message = `${doing}: ${strerror(error.errno)}`;
+    ctx.log('error', `libxl_sched.c:${line}:${name}`, domid, message);
+    throw new LibxlError(Rc.FAIL, message, { cause: error });
+  }
+}
+
+function invalid(ctx: Ctx, line: number, name: string, domid: number | undefined, message: string): LibxlError {
+  ctx.log('error', `libxl_sched.c:${line}:${name}`, domid, message);
+  return new LibxlError(Rc.INVAL, message);
+}
+
+function given(value: number | undefined): number | undefined {
+  return value === -1 ? undefined : value;
+}
+
+function isScheduler(name: string | undefined): name is SchedulerName {
+  return name === 'credit' || name === 'credit2' || name === 'rtds' || name === 'null';
+}
