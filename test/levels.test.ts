@@ -33,6 +33,7 @@ const levels: Record<string, readonly string[]> = {
     'manual',
     'launch',
     'quick',
+    'xl-cpus',
     'version',
     'xenstore-text',
     'xenstore-tool',

@@ -183,6 +183,8 @@ describe('xl list', () => {
   const dom0: Listed = {
     name: 'Domain-0',
     info: domain({ domid: 0, running: true, currentKb: 1_572_864, onlineVcpus: 2, cpuTime: 138.5 }),
+    pool: 'Pool-0',
+    nodes: [0],
   };
   const plain = { verbose: false, context: false, cpupool: false, numa: false };
   const header = 'Name                                        ID   Mem VCPUs\tState\tTime(s)';

@@ -1,4 +1,6 @@
 /** `xl list`: what it asks and how it prints it, byte for byte as xl does. */
+import { cpuListText } from '../libxl/cpu-list.js';
+import { cpupoolName } from '../libxl/cpupool.js';
 import type { Ctx } from '../libxl/ctx.js';
 import { domainInfo, domainNames, listDomains } from '../libxl/domain.js';
 import { findDomain, printJson, type Session, XlFailure } from '../session.js';
@@ -13,11 +15,16 @@ export interface Columns {
   readonly numa: boolean;
 }
 
-/** A domain and its name in the store; a zombie has none left. */
+/** A domain and its name in the store; a zombie has none left. What a column needs is asked for with it. */
 export interface Listed {
   readonly info: DomInfo;
   readonly name: string | undefined;
+  readonly pool?: string | undefined;
+  readonly nodes?: readonly number[];
 }
+
+/** This host's NUMA nodes. */
+const nrNodes = 1;
 
 export interface ListWords extends Columns {
   readonly domain: string | undefined;
@@ -29,7 +36,14 @@ export async function list({ ctx }: Session, words: ListWords): Promise<void> {
   const infos = words.domain === undefined ? await listDomains(ctx) : [await oneDomain(ctx, words.domain)];
   if (words.long) return void process.stdout.write(await longList(ctx, infos));
   const names = await domainNames(ctx, infos);
-  const listed = infos.map((info, at) => ({ info, name: names[at] }));
+  const listed: Listed[] = [];
+  for (const [at, info] of infos.entries()) {
+    listed.push({
+      ...{ info, name: names[at] },
+      ...(words.cpupool ? { pool: await cpupoolName(ctx, info.cpupool) } : {}),
+      ...(words.numa ? await ctx.xc.call('xc.domain_node_getaffinity', { domid: info.domid }) : {}),
+    });
+  }
   if (words.json) printJson(listed.map(asJson));
   else process.stdout.write(listTable(listed, words));
 }
@@ -69,7 +83,7 @@ function header({ verbose, context, cpupool, numa }: Columns): string {
   ].join('');
 }
 
-function row({ info, name }: Listed, { verbose, context, cpupool, numa }: Columns): string {
+function row({ info, name, pool, nodes }: Listed, { verbose, context, cpupool, numa }: Columns): string {
   const memory = Math.floor((info.currentKb + info.outstandingKb) / 1024);
   const reason = info.shutdown === null ? '-' : info.shutdown.toString(16);
   return [
@@ -77,14 +91,15 @@ function row({ info, name }: Listed, { verbose, context, cpupool, numa }: Column
     ` ${String(info.onlineVcpus).padStart(5)}     ${stateOf(info)}  ${info.cpuTime.toFixed(1).padStart(8)}`,
     verbose ? ` ${info.uuid} ${reason.padStart(8)}` : '',
     verbose || context ? ` ${'-'.padStart(16)}` : '',
-    cpupool ? `Pool-${info.cpupool}`.padStart(16) : '',
-    numa ? ' all' : '',
+    cpupool ? padBytes(pool ?? '(null)', -16) : '',
+    numa ? ` ${cpuListText(nodes ?? [], nrNodes)}` : '',
   ].join('');
 }
 
-/** printf counts bytes. */
+/** printf counts bytes. A negative width puts the blanks in front. */
 function padBytes(text: string, width: number): string {
-  return text + ' '.repeat(Math.max(0, width - byteString(text).length));
+  const blanks = ' '.repeat(Math.max(0, Math.abs(width) - byteString(text).length));
+  return width < 0 ? blanks + text : text + blanks;
 }
 
 /** `r` running, `b` blocked, `p` paused, `s` shut down and a letter for why, `d` dying. */

@@ -57,7 +57,8 @@ export interface CpupoolInfo {
 
 /** What a domain has of its scheduler. Periods and budgets are in microseconds. */
 export type DomainSched =
-  | { readonly sched: 'credit' | 'credit2'; readonly weight: number; readonly cap: number }
+  | { readonly sched: 'credit'; readonly weight: number; readonly cap: number }
+  | { readonly sched: 'credit2'; readonly weight: number; readonly cap: number }
   | { readonly sched: 'rtds'; readonly period: number; readonly budget: number }
   | { readonly sched: 'null' };
 

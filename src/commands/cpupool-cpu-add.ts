@@ -1,0 +1,35 @@
+import * as Args from '@oclif/core/args';
+import type { XlLayout } from '../argv.js';
+import { cpuList } from '../libxl/cpu-list.js';
+import { cpupoolCpus } from '../libxl/cpupool.js';
+import { LibxlError } from '../libxl/ctx.js';
+import { withSession, XlCommand, XlFailure } from '../xl.js';
+import { requireCpupool } from '../xl-cpus.js';
+
+export default class CpupoolCpuAdd extends XlCommand {
+  static override summary = 'Adds a CPU to a CPU pool';
+  static override examples = ['<%= config.bin %> cpupool-cpu-add batch 1'];
+  static override args = {
+    pool: Args.string({ required: true, ignoreStdin: true, description: 'name or id of a pool' }),
+    cpus: Args.string({ required: true, ignoreStdin: true, description: 'processors: 1, 0-3, node:0, all' }),
+  };
+  static override xl: XlLayout = { usage: '<CPU Pool> <CPU nr>|node:<node nr>', modifies: true };
+
+  async run(): Promise<void> {
+    const { args, flags } = await this.parse(CpupoolCpuAdd);
+    await withSession(this, flags, async ({ ctx }) => {
+      const { nrCpus } = await ctx.xc.call('xc.physinfo', {});
+      const cpus = cpuList(args.cpus, nrCpus);
+      if (typeof cpus === 'string') throw new XlFailure(1, cpus);
+      const poolId = await requireCpupool(ctx, args.pool);
+      try {
+        await cpupoolCpus(ctx, 'add', poolId, cpus);
+      } catch (error) {
+        if (!(error instanceof LibxlError)) throw error;
+        // xl says so and succeeds.
+        process.stderr.write(`some cpus may not have been added to ${args.pool}
+`);
+      }
+    });
+  }
+}

@@ -1,0 +1,68 @@
+import * as Flags from '@oclif/core/flags';
+import type { XlLayout } from '../argv.js';
+import { cpupoolName } from '../libxl/cpupool.js';
+import type { Ctx } from '../libxl/ctx.js';
+import { getCredit2Ratelimit, setCredit2Ratelimit, setDomainSched } from '../libxl/sched.js';
+import { atoi } from '../libxl/strtol.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
+import { creditListing, failing, listSched, poolLine, requireCpupool, showSched } from '../xl-cpus.js';
+
+export default class SchedCredit2 extends XlCommand {
+  static override summary = 'Get/set credit2 scheduler parameters';
+  static override examples = ['<%= config.bin %> sched-credit2', '<%= config.bin %> sched-credit2 --domain=web --weight=512'];
+  static override flags = {
+    domain: Flags.string({ char: 'd', description: 'the domain' }),
+    weight: Flags.string({ char: 'w', description: 'its weight' }),
+    cap: Flags.string({ char: 'c', description: 'its cap in percent of one processor' }),
+    schedparam: Flags.boolean({ char: 's', default: false, description: 'parameters of a pool' }),
+    ratelimit_us: Flags.string({ char: 'r', description: 'rate limit' }),
+    cpupool: Flags.string({ char: 'p', description: 'the pool' }),
+  };
+  static override xl: XlLayout = {
+    usage: '[-d <Domain> [-w[=WEIGHT]]] [-p CPUPOOL]',
+    modifies: true,
+    options: `-d DOMAIN, --domain=DOMAIN     The domain
+-w WEIGHT, --weight=WEIGHT     Its weight
+-c CAP,    --cap=CAP           Its cap
+-s         --schedparam        Show or set what a pool's scheduler has
+-r RLIMIT, --ratelimit_us=RLIMIT Rate limit in microseconds
+-p CPUPOOL, --cpupool=CPUPOOL  Only this pool`,
+  };
+
+  async run(): Promise<void> {
+    const { flags } = await this.parse(SchedCredit2);
+    const { domain, weight, cap, cpupool, schedparam, ratelimit_us: ratelimit } = flags;
+    const ofDomain = weight !== undefined || cap !== undefined;
+    if (cpupool !== undefined && (domain !== undefined || ofDomain)) {
+      throw new XlFailure(1, 'Specifying a cpupool is not allowed with other options.');
+    }
+    if (domain === undefined && ofDomain) throw new XlFailure(1, 'Must specify a domain.');
+
+    await withSession(this, flags, async ({ ctx }) => {
+      if (schedparam) {
+        const poolId = cpupool === undefined ? 0 : await requireCpupool(ctx, cpupool);
+        if (ratelimit !== undefined) {
+          const set = setCredit2Ratelimit(ctx, poolId, atoi(ratelimit));
+          return failing('libxl_sched_credit2_params_set failed.', set);
+        }
+        const name = (await cpupoolName(ctx, poolId)) ?? '(null)';
+        return void process.stdout.write(`${await listing.pool(ctx, poolId, name)}\n`);
+      }
+      if (domain === undefined) return listSched(ctx, listing, cpupool);
+      const domid = await findDomain(ctx, domain);
+      if (!ofDomain) return showSched(ctx, listing, domid);
+      const params = {
+        sched: 'credit2',
+        ...(weight === undefined ? {} : { weight: atoi(weight) }),
+        ...(cap === undefined ? {} : { cap: atoi(cap) }),
+      };
+      await failing('libxl_domain_sched_params_set failed.', setDomainSched(ctx, domid, params));
+    });
+  }
+}
+
+const listing = creditListing('credit2', (ctx, poolId, name) => poolLine(name, poolText(ctx, poolId)));
+
+async function poolText(ctx: Ctx, poolId: number): Promise<string> {
+  return `ratelimit=${await failing('libxl_sched_credit2_params_get failed.', getCredit2Ratelimit(ctx, poolId))}us`;
+}
