@@ -7,7 +7,7 @@
  * before any event of it; destroy.ts removes it last.
  */
 import { domainPath, libxlPath, mtwatchPath, vmPath } from '../xenbus/paths.js';
-import { PrivcmdError } from '../xenbus/privcmd.js';
+import { everyDomain, PrivcmdError } from '../xenbus/privcmd.js';
 import { DOMID_LAST } from '../xenbus/xenbus.js';
 import { byteString, type XsTransaction } from '../xenbus/xs-client.js';
 import type { Perm } from '../xenbus/xs-wire.js';
@@ -312,7 +312,7 @@ async function writeDomain(ctx: Ctx, tx: XsTransaction, domid: number, { cInfo }
  * at once may both find theirs free.
  */
 async function checkName(ctx: Ctx, domid: number, name: string): Promise<void> {
-  const others = await ctx.xc.call('xc.domain_getinfolist', {});
+  const others = await everyDomain(ctx.xc);
   const names = await Promise.all(others.map((other) => ctx.xs.read(`${domainPath(other.domid)}/name`)));
   // A name that says nothing may be had by many.
   if (name !== '' && others.some((other, index) => other.domid !== domid && names[index] === byteString(name))) {

@@ -5,7 +5,7 @@
  * hypervisor. Nothing is created or destroyed here.
  */
 import { domainPath, join, vmPath } from '../xenbus/paths.js';
-import { type DomInfo, PrivcmdError } from '../xenbus/privcmd.js';
+import { type DomInfo, everyDomain, PrivcmdError } from '../xenbus/privcmd.js';
 import type { ShutdownReason } from '../xenbus/xenbus.js';
 import { byteString, textOf, type XsWatch } from '../xenbus/xs-client.js';
 import { beginWait, strerror, transact } from './ao.js';
@@ -13,7 +13,7 @@ import { type Ctx, LIBXL_PVCONTROL_TIMEOUT, LibxlError, Rc } from './ctx.js';
 
 /** Every domain of the hypervisor, zombies included, by rising domid. */
 export function listDomains(ctx: Ctx): Promise<readonly DomInfo[]> {
-  return ctx.xc.call('xc.domain_getinfolist', {});
+  return everyDomain(ctx.xc);
 }
 
 /** One domain, or undefined when the hypervisor has none of that domid. */

@@ -4,7 +4,7 @@ import type { Ctx } from '../libxl/ctx.js';
 import { domidToName } from '../libxl/domain.js';
 import { announcedDomids, orphansNow } from '../libxl/mtwatch-nodes.js';
 import { coloured, printJson, type Session } from '../session.js';
-import type { WatchThread } from '../xenbus/privcmd.js';
+import { everyDomain, everyWatchThread, type WatchThread } from '../xenbus/privcmd.js';
 import { byteString, textOf } from '../xenbus/xs-client.js';
 
 /** A row: a thread of the embedded dom0, or what the nodes of a foreign store tell without any. */
@@ -37,7 +37,7 @@ export async function printRows(rows: readonly Row[], json: boolean): Promise<vo
 export async function ownRows({ ctx, xc }: Session): Promise<Row[]> {
   // The nodes first: a domid is the hypervisor's before it has a node.
   const announced = await announcedDomids(ctx.xs);
-  const [threads, domains] = await Promise.all([xc.call('dom0.mtwatch', {}), xc.call('xc.domain_getinfolist', {})]);
+  const [threads, domains] = await Promise.all([everyWatchThread(xc), everyDomain(xc)]);
   const alive = new Set(domains.map(({ domid }) => domid));
   const orphans = announced.filter((domid) => !alive.has(domid));
   const rows: Row[] = threads.map((thread) => ({

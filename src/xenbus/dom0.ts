@@ -43,6 +43,7 @@ import {
   type HostView,
   type KernelLog,
   type KernelThread,
+  listPageMax,
   PrivcmdError,
   type PrivcmdHandlers,
   threadListMax,
@@ -338,8 +339,9 @@ export class Dom0 implements StorePort {
     log(`dom ${task.home.domid}: ${text}: ${reason}`);
   }
 
-  #threads(): WatchThread[] {
-    return this.#dispatch.threads().map((state) => this.#watchThread(state));
+  #threads(from: number): WatchThread[] {
+    const page = this.#dispatch.threads().slice(from, from + listPageMax);
+    return page.map((state) => this.#watchThread(state));
   }
 
   #watchThread({ domid, task, pending, handled, announced, running }: WatchThreadState): WatchThread {
@@ -445,7 +447,10 @@ export class Dom0 implements StorePort {
         domid: hypervisor.create(uuid, maxVcpus, domid, poolId).domid,
       }),
       'xc.domain_getinfo': ({ domid }) => this.#info(domid),
-      'xc.domain_getinfolist': () => hypervisor.list().flatMap(({ domid }) => this.#info(domid) ?? []),
+      'xc.domain_getinfolist': ({ first }) => {
+        const page = hypervisor.list().filter(({ domid }) => domid >= (first ?? 0));
+        return page.slice(0, listPageMax).flatMap(({ domid }) => this.#info(domid) ?? []);
+      },
       'xc.domain_pause': ({ domid }) => act(() => hypervisor.pause(domid)),
       'xc.domain_unpause': ({ domid }) => act(() => hypervisor.unpause(domid)),
       'xc.domain_destroy': ({ domid }) => act(() => hypervisor.destroy(domid)),
@@ -456,7 +461,7 @@ export class Dom0 implements StorePort {
       ...this.#cpuHandlers(),
       'dom0.dmesg': ({ clear, from, waitMs }) => this.#dmesg(clear, from ?? 0, waitMs ?? 0),
       'dom0.host': () => this.#host,
-      'dom0.mtwatch': () => this.#threads(),
+      'dom0.mtwatch': ({ from }) => this.#threads(from ?? 0),
       'dom0.thread': ({ name }) => this.#thread(name),
       'dom0.hold': ({ device, mode }): Hold => faults.hold(device, mode),
       'dom0.flush': ({ device }) => faults.flush(device),

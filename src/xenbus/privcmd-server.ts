@@ -148,7 +148,7 @@ type Shape<Op extends PrivcmdOp> = { readonly [Name in keyof Required<PrivcmdOps
 const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
   'xc.domain_create': { uuid: 'string', domid: 'number?', maxVcpus: 'number', poolId: 'number?' },
   'xc.domain_getinfo': { domid: 'number' },
-  'xc.domain_getinfolist': {},
+  'xc.domain_getinfolist': { first: 'number?' },
   'xc.domain_pause': { domid: 'number' },
   'xc.domain_unpause': { domid: 'number' },
   'xc.domain_destroy': { domid: 'number' },
@@ -182,7 +182,7 @@ const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
   'dom0.stop': {},
   'dom0.dmesg': { clear: 'boolean', from: 'number?', waitMs: 'number?' },
   'dom0.host': {},
-  'dom0.mtwatch': {},
+  'dom0.mtwatch': { from: 'number?' },
   'dom0.hold': { device: 'string', mode: ['inflight', 'io', 'grants', 'connect', 'bio'] },
   'dom0.thread': { name: 'string' },
   'dom0.flush': { device: 'string?' },

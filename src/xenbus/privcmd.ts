@@ -8,6 +8,8 @@ import type { ShutdownReason } from './xenbus.js';
 
 /** Bumped when an older client could misunderstand the answer. */
 export const PRIVCMD_PROTO = 1;
+/** Entries that one answer lists at most: each has a few hundred bytes, and an answer is one line. */
+export const listPageMax = 1024;
 /** A line longer than this ends the connection. */
 export const privcmdLineMaxBytes = 1024 * 1024;
 
@@ -215,7 +217,8 @@ export interface MonitorRequest {
 export interface PrivcmdOps {
   'xc.domain_create': [{ uuid: string; domid?: number; maxVcpus: number; poolId?: number }, { domid: number }];
   'xc.domain_getinfo': [{ domid: number }, DomInfo | null];
-  'xc.domain_getinfolist': [Record<string, never>, readonly DomInfo[]];
+  /** The domains from domid `first` on, at most `listPageMax` of them. */
+  'xc.domain_getinfolist': [{ first?: number }, readonly DomInfo[]];
   'xc.domain_pause': [{ domid: number }, null];
   'xc.domain_unpause': [{ domid: number }, null];
   'xc.domain_destroy': [{ domid: number }, null];
@@ -265,7 +268,8 @@ export interface PrivcmdOps {
    */
   'dom0.dmesg': [{ clear: boolean; from?: number; waitMs?: number }, KernelLog];
   'dom0.host': [Record<string, never>, HostView];
-  'dom0.mtwatch': [Record<string, never>, readonly WatchThread[]];
+  /** The watch threads, from number `from` on, at most `listPageMax` of them. */
+  'dom0.mtwatch': [{ from?: number }, readonly WatchThread[]];
   /** `inflight` is whatever the device has in flight: of a vbd it is `io`. */
   'dom0.hold': [{ device: string; mode: Hold['mode'] }, Hold];
   /** The thread of that name, comm or pid; for a watch thread also by its domain's name or domid. Null: there is none. */
@@ -305,6 +309,26 @@ export class PrivcmdError extends Error {
 export interface Xc {
   call<Op extends PrivcmdOp>(op: Op, args: PrivcmdOps[Op][0]): Promise<PrivcmdOps[Op][1]>;
   close(): void;
+}
+
+/** Every domain of the hypervisor, by rising domid. */
+export async function everyDomain(xc: Xc): Promise<readonly DomInfo[]> {
+  const all: DomInfo[] = [];
+  for (;;) {
+    const page = await xc.call('xc.domain_getinfolist', { first: (all.at(-1)?.domid ?? -1) + 1 });
+    all.push(...page);
+    if (page.length < listPageMax) return all;
+  }
+}
+
+/** Every watch thread of dom0. */
+export async function everyWatchThread(xc: Xc): Promise<readonly WatchThread[]> {
+  const all: WatchThread[] = [];
+  for (;;) {
+    const page = await xc.call('dom0.mtwatch', { from: all.length });
+    all.push(...page);
+    if (page.length < listPageMax) return all;
+  }
 }
 
 /** The server's side: one handler an operation. */

@@ -1,6 +1,6 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { KernelThread } from '../../xenbus/privcmd.js';
+import { everyDomain, everyWatchThread, type KernelThread } from '../../xenbus/privcmd.js';
 import { byteString, textOf } from '../../xenbus/xs-client.js';
 import { printJson, withDom0, XlCommand, XlFailure } from '../../xl.js';
 
@@ -34,8 +34,8 @@ export default class MtwatchShow extends XlCommand {
       const found = await xc.call('dom0.thread', { name: byteString(wanted) });
       return {
         thread: found,
-        threads: found ? [] : await xc.call('dom0.mtwatch', {}),
-        domains: await xc.call('xc.domain_getinfolist', {}),
+        threads: found ? [] : await everyWatchThread(xc),
+        domains: await everyDomain(xc),
       };
     });
     if (!thread) {
