@@ -36,7 +36,10 @@ export interface XlLayout {
   readonly usage?: string;
   /** Whether the usage line shows the global `-f`: the command changes something. */
   readonly modifies?: boolean;
-  /** The text below `Options:`, as xl prints it. Absent: derived from the flags. Empty: the section is left out. */
+  /**
+   * The text below `Options:`, as xl prints it. Absent: derived from the flags. Empty: the section is left out. A blank: the
+   * section is there and nothing in it.
+   */
   readonly options?: string;
   /**
    * What becomes of operands that the command has no place for. xl mostly does not look at them (`ignore`); `list`
@@ -50,6 +53,8 @@ export interface XlLayout {
    * the flags that it has are for its help.
    */
   readonly getopt?: 'own';
+  /** What the command says on stderr before it looks at its options, so that a refusal and its help have it in front. */
+  readonly warning?: string;
 }
 
 /** A command, as oclif's manifest has it. */
@@ -77,6 +82,8 @@ export interface Table {
 export type Plan =
   | { readonly do: 'run'; readonly id: string; readonly argv: readonly string[] }
   | { readonly do: 'print'; readonly stdout: string; readonly stderr: string; readonly exit: number };
+
+type Refusal = Extract<Plan, { readonly do: 'print' }>;
 
 /** The subcommands of xl 4.17, in the order of its table. Prefixes are looked up among all of them. */
 export const xlCommands: readonly string[] = [
@@ -196,11 +203,12 @@ function planCommand(spec: CommandSpec, argv: readonly string[], globals: Global
   if (layoutOf(spec).getopt === 'own') return { do: 'run', id: spec.id, argv: [...globalFlags(globals), '--', ...argv] };
 
   const read = getopt(spec, argv);
-  if (read.kind === 'help') return print(0, commandHelp(spec));
-  if (read.kind === 'bad') return failure(2, `option \`${read.option}' not supported.\n`);
+  const warning = layoutOf(spec).warning ?? '';
+  if (read.kind === 'help') return { ...print(0, commandHelp(spec)), stderr: warning };
+  if (read.kind === 'bad') return failure(2, `${warning}option \`${read.option}' not supported.\n`);
 
   const complaint = checkOperands(spec, read.operands, read.values.has('defconfig'));
-  if (complaint) return complaint;
+  if (complaint) return { ...complaint, stderr: warning + complaint.stderr };
 
   const values = new Map(read.values);
   if (globals.dryrun) values.set('dryrun', [true]);
@@ -328,7 +336,7 @@ export function hasLong(spec: CommandSpec, name: string): boolean {
 }
 
 /** What is wrong with the number of operands, if anything is. */
-function checkOperands(spec: CommandSpec, operands: readonly string[], hasFile: boolean): Plan | undefined {
+function checkOperands(spec: CommandSpec, operands: readonly string[], hasFile: boolean): Refusal | undefined {
   const layout = layoutOf(spec);
   const args = Object.values(spec.args);
   const needed = args.filter((arg) => arg.required).length;
@@ -394,10 +402,11 @@ export function commandHelp(spec: CommandSpec): string {
   const globals = `-vtT${layout.modifies ? 'f' : ''}${Object.hasOwn(spec.flags, 'dryrun') ? 'N' : ''}`;
   const usage = commandUsage(spec);
   const options = layout.options ?? derivedOptions(spec);
-  const what = sentence((isXls(spec) ? spec.summary : (spec.description ?? spec.summary)) ?? '');
+  // xl puts its full stop behind one that is there, and a blank before a usage that is none.
+  const what = isXls(spec) ? `${spec.summary}.` : sentence(spec.description ?? spec.summary ?? '');
   const examples = isXls(spec) ? '' : derivedExamples(spec);
-  const head = `Usage: xl [${globals}] ${spoken(spec)}${usage ? ` ${usage}` : ''}\n\n${what}\n\n`;
-  return `${head}${options ? `Options:\n\n${options}\n` : ''}${examples ? `${options ? '\n' : ''}Examples:\n\n${examples}` : ''}`;
+  const head = `Usage: xl [${globals}] ${spoken(spec)}${usage || isXls(spec) ? ` ${usage}` : ''}\n\n${what}\n\n`;
+  return `${head}${options ? `Options:\n\n${options.trimEnd() && options}\n` : ''}${examples ? `${options ? '\n' : ''}Examples:\n\n${examples}` : ''}`;
 }
 
 function sentence(text: string): string {
@@ -446,11 +455,11 @@ function derivedExamples(spec: CommandSpec): string {
   return lines.join('');
 }
 
-function print(exit: number, stdout: string): Plan {
+function print(exit: number, stdout: string): Refusal {
   return { do: 'print', stdout, stderr: '', exit };
 }
 
-function failure(exit: number, stderr: string): Plan {
+function failure(exit: number, stderr: string): Refusal {
   return { do: 'print', stdout: '', stderr, exit };
 }
 

@@ -28,10 +28,10 @@ import { systemHost } from './libxl/hotplug.js';
 import { startMonitor } from './libxl/monitor.js';
 import { version } from './version.js';
 import { type Clock, SystemClock } from './xenbus/clock.js';
-import { Dom0, defaultHost } from './xenbus/dom0.js';
+import { Dom0 } from './xenbus/dom0.js';
 import { type GuestListener, type GuestSockets, guestSockets } from './xenbus/guest-sockets.js';
-import type { HypervisorOptions } from './xenbus/hypervisor.js';
 import { hungTaskTimeoutMs } from './xenbus/kernel/hung-task.js';
+import { defaultMachine, type MachineDescription, machineOf } from './xenbus/machine.js';
 import { type HostView, type MonitorRequest, PrivcmdError, type PrivcmdHandlers, type Xc } from './xenbus/privcmd.js';
 import { type PrivcmdServer, servePrivcmd } from './xenbus/privcmd-server.js';
 import {
@@ -65,7 +65,7 @@ interface Dom0dOptions {
   readonly runDir: string;
   readonly cmdline: string;
   readonly host: HostView;
-  readonly hypervisor: HypervisorOptions;
+  readonly machine: MachineDescription;
   readonly trace: string | undefined;
   readonly idleMs: number;
   readonly readyFd: number | undefined;
@@ -100,7 +100,7 @@ function parseDom0dArgs(argv: readonly string[]): Dom0dOptions {
       strictFiles: values['strict-files'] ?? false,
       bridges: values.bridge ?? ['xenbr0'],
     },
-    hypervisor: values.host === undefined ? defaultHost : readHost(values.host),
+    machine: values.host === undefined ? defaultMachine : readHost(values.host),
     trace: values.trace === undefined ? undefined : resolve(values.trace),
     idleMs: idle * 1000,
     readyFd: values['ready-fd'] === undefined ? undefined : Number(values['ready-fd']),
@@ -132,36 +132,14 @@ function parseOrRefuse(argv: readonly string[]) {
   }
 }
 
-/** `--host FILE`: JSON with any of nrCpus, totalMb, dom0Mb and dom0Vcpus. */
-function readHost(file: string): HypervisorOptions {
+/** `--host FILE`: what the host is, as JSON; docs/host.md has the keys. */
+function readHost(file: string): MachineDescription {
   const path = resolve(file);
-  let given: unknown;
   try {
-    given = JSON.parse(readFileSync(path, 'utf8'));
+    return machineOf(JSON.parse(readFileSync(path, 'utf8')));
   } catch (error) {
     throw new BadArguments(`--host ${path}: ${error instanceof Error ? error.message : String(error)}`);
   }
-  const numbers = {
-    nrCpus: defaultHost.nrCpus,
-    totalMb: defaultHost.totalKb / 1024,
-    dom0Mb: defaultHost.dom0Kb / 1024,
-    dom0Vcpus: 0,
-  };
-  if (typeof given !== 'object' || given === null) throw new BadArguments(`--host ${path}: it must be a JSON object`);
-  for (const [name, value] of Object.entries(given)) {
-    if (!Object.hasOwn(numbers, name)) {
-      throw new BadArguments(`--host ${path}: ${name} is not known; there are ${Object.keys(numbers).join(', ')}`);
-    }
-    if (!Number.isInteger(value) || value < 1) throw new BadArguments(`--host ${path}: ${name} must be a whole number over 0`);
-    numbers[name as keyof typeof numbers] = value;
-  }
-  if (numbers.dom0Mb >= numbers.totalMb) throw new BadArguments(`--host ${path}: dom0Mb must be less than totalMb`);
-  return {
-    nrCpus: numbers.nrCpus,
-    totalKb: numbers.totalMb * 1024,
-    dom0Kb: numbers.dom0Mb * 1024,
-    dom0Vcpus: numbers.dom0Vcpus || numbers.nrCpus,
-  };
 }
 
 /** Runs dom0 until it is told to end; answers with the exit code. */
@@ -187,7 +165,7 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
     clock,
     cmdline: options.cmdline,
     host: options.host,
-    hypervisor: options.hypervisor,
+    machine: options.machine,
     log,
     ...(trace ? { trace: trace.write } : {}),
     hungTaskMs: hungTaskTimeoutMs * options.timeoutScale,

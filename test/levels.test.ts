@@ -7,7 +7,7 @@ const src = fileURLToPath(new URL('../src', import.meta.url));
 
 const xenbus = (...names: string[]) => names.map((name) => `xenbus/${name}`);
 const levels: Record<string, readonly string[]> = {
-  'xenbus 0': xenbus('clock', 'xs-wire', 'paths', 'xenbus', 'privcmd', 'transport'),
+  'xenbus 0': xenbus('clock', 'xs-wire', 'paths', 'xenbus', 'privcmd', 'transport', 'machine', 'words'),
   'xenbus 1': xenbus(
     'store',
     'transaction',
@@ -18,6 +18,8 @@ const levels: Record<string, readonly string[]> = {
     'store-loop',
     'hypervisor',
     'cpus',
+    'hypfs',
+    'xen-console',
     'trace',
     'sparing-log',
   ),
@@ -37,6 +39,8 @@ const levels: Record<string, readonly string[]> = {
     'version',
     'xenstore-text',
     'xenstore-tool',
+    'xentop',
+    'screen',
   ],
   library: ['xenstore'],
   root: ['dom0d'],

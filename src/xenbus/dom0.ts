@@ -14,12 +14,13 @@ import type { Clock } from './clock.js';
 import { charge } from './cpus.js';
 import { Faults } from './fault.js';
 import { Guest } from './guest.js';
-import { type Domain, Hypervisor, type HypervisorOptions } from './hypervisor.js';
+import { type Domain, Hypervisor } from './hypervisor.js';
+import { Hypfs } from './hypfs.js';
 import { backendBus, probeAndWatch } from './kernel/backend-bus.js';
 import { blkback } from './kernel/blkback.js';
 import { blkfront } from './kernel/blkfront.js';
 import { BlockDevices } from './kernel/block.js';
-import type { Uevent } from './kernel/bus.js';
+import type { Uevent, XenbusBus } from './kernel/bus.js';
 import { type Design, designOf, makeDispatch, watchNodes } from './kernel/designs.js';
 import { frontendBus, frontendResources, watchDevices } from './kernel/frontend-bus.js';
 import { hungTaskOptions, hungTaskTimeoutMs, watchHungTasks } from './kernel/hung-task.js';
@@ -28,15 +29,17 @@ import { watchControl, watchCpus } from './kernel/manage.js';
 import { netback } from './kernel/netback.js';
 import { NetDevices } from './kernel/netdev.js';
 import { netfront } from './kernel/netfront.js';
-import { oopsText, release, type StallWatch, watchRcuStalls } from './kernel/oops.js';
+import { oopsText, type StallWatch, watchRcuStalls } from './kernel/oops.js';
 import { debugModules, Printk } from './kernel/printk.js';
 import { type KTask, procStack, Sched, type Task } from './kernel/sched.js';
 import { sysrqMask } from './kernel/sysrq.js';
 import { waitersOf, waitOf, waitText } from './kernel/task-view.js';
 import { xenbusDev } from './kernel/xenbus-dev.js';
 import { type Dispatch, Watches, type WatchThreadState } from './kernel/xenwatch.js';
+import { defaultMachine, type MachineDescription } from './machine.js';
 import { domainPath, mtwatchPath } from './paths.js';
 import {
+  type BackendDevice,
   type DeadThread,
   dmesgWaitMaxMs,
   type Hold,
@@ -52,6 +55,7 @@ import {
 import { StoreLoop } from './store-loop.js';
 import { type TraceLine, traceLine } from './trace.js';
 import type { StoreLink, StorePeer, StorePort } from './transport.js';
+import { bootText, pressKeys, XenConsole } from './xen-console.js';
 import { ShutdownReason } from './xenbus.js';
 import { startXenconsoled } from './xenconsoled.js';
 
@@ -63,15 +67,13 @@ const stepSeconds = 50e-6;
 /** Kernel threads that ended by a bug and are remembered. */
 const deadThreadsMax = 100;
 
-/** The host of the recordings: 2 processors, 6,143 MiB, of which dom0 has 1,536. */
-export const defaultHost: HypervisorOptions = { nrCpus: 2, totalKb: 6143 * 1024, dom0Kb: 1536 * 1024, dom0Vcpus: 2 };
-
 export interface Dom0Options {
   readonly clock: Clock;
   /** dom0's kernel command line; `xen_mtwatch` gives every domain its own watch thread. */
   readonly cmdline: string;
   readonly host: HostView;
-  readonly hypervisor?: HypervisorOptions;
+  /** The host's hardware and Xen; absent: that of the recordings. */
+  readonly machine?: MachineDescription;
   readonly log: (line: string) => void;
   readonly trace?: (line: TraceLine) => void;
   /** Which of `n` runnable tasks goes on, by its index in `ready`; the first in line when absent. */
@@ -97,6 +99,9 @@ export class Dom0 implements StorePort {
 
   readonly #clock: Clock;
   readonly #host: HostView;
+  readonly #machine: MachineDescription;
+  readonly #xenConsole = new XenConsole();
+  readonly #hypfs = new Hypfs();
   readonly #sched: Sched;
   readonly #store: StoreLoop;
   readonly #dispatch: Dispatch;
@@ -109,6 +114,7 @@ export class Dom0 implements StorePort {
   readonly #stopHungTasks: () => void;
   readonly #stalls: StallWatch;
   #xenbus: StorePort | undefined;
+  #backends: XenbusBus | undefined;
   readonly #dead: DeadThread[] = [];
   /** Questions for the log that wait for its next line. */
   readonly #followers = new Set<() => void>();
@@ -125,7 +131,9 @@ export class Dom0 implements StorePort {
     this.#bootMs = boot;
     this.#printk = new Printk(() => clock.now() - boot);
     const wake = () => this.#wake();
-    const machine = options.hypervisor ?? defaultHost;
+    const machine = options.machine ?? defaultMachine;
+    this.#machine = machine;
+    this.#xenConsole.print(bootText(machine));
 
     this.#sched = new Sched({
       wake,
@@ -178,7 +186,7 @@ export class Dom0 implements StorePort {
     });
     this.#stalls = watchRcuStalls(this.kernel);
     this.#netdevs = new NetDevices(this.kernel, host.bridges);
-    this.#printk.print(`Linux version ${release} (modelled by xl-mtwatch)`);
+    this.#printk.print(`Linux version ${machine.release} (modelled by xl-mtwatch)`);
     this.#printk.print(`Command line: ${cmdline}`);
     this.kernel.connect(this.#store);
     const words = cmdline.split(/\s+/);
@@ -258,12 +266,13 @@ export class Dom0 implements StorePort {
   };
 
   /** What the machine does before anybody can connect: dom0's nodes, the drivers, the watches. */
-  #boot(machine: HypervisorOptions, uevent: Dom0Options['uevent'], sysrq: number): void {
+  #boot(machine: MachineDescription, uevent: Dom0Options['uevent'], sysrq: number): void {
     const { kernel } = this;
     const dispatch = this.#dispatch;
     const watches = new Watches(kernel, this.#dispatch);
     this.#xenbus = xenbusDev(kernel, watches);
     const bus = backendBus(kernel, watches);
+    this.#backends = bus;
     const frontends = frontendBus(kernel, watches);
     if (uevent) bus.onUevent = frontends.onUevent = uevent;
     const shared = { bus, hypervisor: this.hypervisor, faults: this.#faults, nrCpus: machine.nrCpus };
@@ -283,7 +292,7 @@ export class Dom0 implements StorePort {
       yield* kernel.write('/local/domain/0/domid', '0');
       yield* kernel.write('/local/domain/0/name', 'Domain-0');
       yield* kernel.write('/local/domain/0/memory/target', String(machine.dom0Kb));
-      yield* kernel.write('/local/domain/0/memory/static-max', String(machine.dom0Kb));
+      yield* kernel.write('/local/domain/0/memory/static-max', String(machine.dom0MaxKb));
       yield* kernel.write('/local/pool/0/name', 'Pool-0');
       yield* kernel.write('/local/domain/0/mtwatch', '');
       yield* bus.registerDriver(blkback({ ...shared, blocks }));
@@ -459,8 +468,11 @@ export class Dom0 implements StorePort {
       'xc.dom_build': ({ domid, memoryKb, cmdline }) => hypervisor.build(domid, memoryKb, cmdline),
       'xc.physinfo': () => hypervisor.physinfo(),
       ...this.#cpuHandlers(),
+      ...this.#xenHandlers(),
       'dom0.dmesg': ({ clear, from, waitMs }) => this.#dmesg(clear, from ?? 0, waitMs ?? 0),
       'dom0.host': () => this.#host,
+      'dom0.machine': () => ({ machine: this.#machine, upMs: this.#clock.now() - this.#bootMs }),
+      'dom0.backends': () => this.#backendDevices(),
       'dom0.mtwatch': ({ from }) => this.#threads(from ?? 0),
       'dom0.thread': ({ name }) => this.#thread(name),
       'dom0.hold': ({ device, mode }): Hold => faults.hold(device, mode),
@@ -501,6 +513,47 @@ export class Dom0 implements StorePort {
     } satisfies Partial<Dom0Handlers>;
   }
 
+  /** Xen's console and what writes to it, its parameters, and triggers. */
+  #xenHandlers() {
+    const { hypervisor } = this;
+    const ring = this.#xenConsole;
+    return {
+      'xc.domain_send_trigger': ({ domid, trigger, vcpu }) =>
+        act(() => {
+          hypervisor.sendTrigger(domid, trigger, vcpu);
+          const kernel = domid === 0 ? this.kernel : this.#guests.get(domid)?.kernel;
+          kernel?.printk(unknownNmi(vcpu));
+        }),
+      'xc.send_debug_keys': ({ keys }) => {
+        const { totalKb, freeKb } = hypervisor.physinfo();
+        const domains = hypervisor.list().map((domain) => ({
+          ...{ ...domain, ...hypervisor.info(domain) },
+          eventChannels: domain.ports.size,
+        }));
+        const now = Math.round((this.#clock.now() - this.#bootMs) * 1e6);
+        return act(() => pressKeys(ring, keys, { now, domains, totalKb, freeKb }));
+      },
+      'xc.readconsolering': (from) => ring.read(from),
+      'xc.hypfs_write': ({ path, value }) =>
+        act(() => {
+          this.#hypfs.write(path, value);
+          ring.print(`hypfs: ${path} is "${value}" now; nothing that is modelled depends on it`);
+        }),
+    } satisfies Partial<Dom0Handlers>;
+  }
+
+  /** The vifs and vbds that have a driver, by bus id. */
+  #backendDevices(): BackendDevice[] {
+    const devices = [...(this.#backends?.devices.values() ?? [])].filter(({ driver }) => driver);
+    return devices
+      .sort((a, b) => (a.busId < b.busId ? -1 : 1))
+      .flatMap(({ devicetype: type, nodename, otherendId: domid }): BackendDevice[] => {
+        if (type !== 'vif' && type !== 'vbd') return [];
+        const counts = type === 'vif' || this.#store.peek(`/local/domain/0/${nodename}/physical-device`) !== undefined;
+        return [{ type, domid, devid: Number(nodename.slice(nodename.lastIndexOf('/') + 1)), counts }];
+      });
+  }
+
   #info(domid: number) {
     const domain = this.#look(domid);
     return domain ? this.hypervisor.info(domain) : null;
@@ -526,6 +579,11 @@ export class Dom0 implements StorePort {
 /** A thread that has exited can still be looked at when it is the one that everything depends on. */
 function stateOf(task: KTask): WatchThread['state'] {
   return task.exited ? 'X' : task.state;
+}
+
+/** What Linux says of an NMI that nobody has expected. */
+function unknownNmi(cpu: number): string {
+  return `Uhhuh. NMI received for unknown reason 00 on CPU ${cpu}.\nDazed and confused, but trying to continue`;
 }
 
 function act(run: () => void): null {

@@ -73,7 +73,12 @@ export class Guest {
     this.#bindInterrupts();
     try {
       const { watches } = this.#bus;
-      yield* watchControl(kernel, watches, (_request, reason) => this.stop(reason));
+      const { domid } = this.#domain;
+      const memory = {
+        current: () => this.#domain.currentKb,
+        change: (kb: number) => this.#hypervisor.setReservation(domid, kb),
+      };
+      yield* watchControl(kernel, watches, (_request, reason) => this.stop(reason), { memory });
       yield* kernel.directory('backend');
       yield* watches.register({ node: 'backend', name: 'backend_changed', callback: () => this.#nothing() });
       yield* watchDevices(this.#bus);

@@ -7,7 +7,7 @@
  * in the table for as long as anybody has its pages mapped.
  */
 import { Cpus, cpuTime, type DomainCpus, onlineVcpus } from './cpus.js';
-import { type DomInfo, PrivcmdError, type VcpuInfo } from './privcmd.js';
+import { type DomInfo, PrivcmdError, type Trigger, type VcpuInfo } from './privcmd.js';
 import { DOMID_LAST, type ShutdownReason } from './xenbus.js';
 
 /** Event channels of one domain (EVTCHN_2L_NR_CHANNELS is 4096; libxl's default limit is 1023). */
@@ -65,9 +65,17 @@ export interface HypervisorHooks {
 export interface HypervisorOptions {
   readonly nrCpus: number;
   readonly totalKb: number;
+  /** What Xen has for itself. */
+  readonly xenKb?: number;
   readonly dom0Kb: number;
+  /** Up to where dom0 may balloon; absent: it may not. */
+  readonly dom0MaxKb?: number;
   readonly dom0Vcpus: number;
 }
+
+/** Pages that a domain may have at most (UINT_MAX): it is without a limit then. */
+const maxPagesMax = 0xffff_ffff;
+const pageKb = 4;
 
 const nilUuid = '00000000-0000-0000-0000-000000000000';
 
@@ -90,7 +98,7 @@ export class Hypervisor {
     for (const vcpu of dom0.cpus.vcpus) vcpu.online = true;
     this.dom0 = dom0;
     dom0.currentKb = options.dom0Kb;
-    dom0.maxKb = options.dom0Kb;
+    dom0.maxKb = options.dom0MaxKb ?? options.dom0Kb;
     dom0.busy = true;
     this.#domains.set(0, dom0);
   }
@@ -156,8 +164,21 @@ export class Hypervisor {
     this.#reap(domain);
   }
 
+  /** XEN_DOMCTL_max_mem, in whole pages. A domain that has more keeps it, and gets no more. */
   setMaxMem(domid: number, maxKb: number): void {
-    this.#live(domid).maxKb = maxKb;
+    this.#live(domid).maxKb = Math.min(Math.floor(maxKb / pageKb), maxPagesMax) * pageKb;
+  }
+
+  /**
+   * XEN_DOMCTL_sendtrigger: a PV guest knows nothing but the NMI, and has no buttons. Answers with the domain that is to
+   * have it.
+   */
+  sendTrigger(domid: number, trigger: Trigger, vcpu: number): Domain {
+    const domain = this.#live(domid);
+    if (vcpu < 0 || vcpu >= domain.maxVcpus) throw new PrivcmdError('ESRCH', `domain ${domid} has no vcpu ${vcpu}`);
+    if (trigger === 'power' || trigger === 'sleep') throw new PrivcmdError('EINVAL', 'a PV guest has no buttons');
+    if (trigger !== 'nmi') throw new PrivcmdError('ENOSYS', `there is no trigger ${trigger}`);
+    return domain;
   }
 
   /**
@@ -183,7 +204,7 @@ export class Hypervisor {
   }
 
   get freeKb(): number {
-    let free = this.#options.totalKb;
+    let free = this.#options.totalKb - (this.#options.xenKb ?? 0);
     for (const domain of this.#domains.values()) free -= domain.currentKb;
     return Math.max(0, free);
   }

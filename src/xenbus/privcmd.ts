@@ -4,6 +4,7 @@
  * `xc.*` are hypercalls, `dom0.*` questions to the embedded dom0. Over `privcmd.sock` they travel as JSON lines; in
  * one process they are function calls. Both ends share this table, so an operation is added in one place.
  */
+import type { MachineDescription } from './machine.js';
 import type { ShutdownReason } from './xenbus.js';
 
 /** Bumped when an older client could misunderstand the answer. */
@@ -213,6 +214,18 @@ export interface MonitorRequest {
   readonly actions: { readonly poweroff: string; readonly reboot: string; readonly crash: string; readonly watchdog: string };
 }
 
+/** What the toolstack can send a domain's processor (libxl_trigger), but for `s3resume`, which goes to a device model. */
+export type Trigger = 'power' | 'sleep' | 'nmi' | 'init' | 'reset';
+
+/** A backend that dom0's kernel has, as /proc/net/dev and /sys/bus/xen-backend show it. */
+export interface BackendDevice {
+  readonly type: 'vif' | 'vbd';
+  readonly domid: number;
+  readonly devid: number;
+  /** Whether it has counters: a vbd has none before the hotplug script has told which device it is. */
+  readonly counts: boolean;
+}
+
 /** Every operation: its argument and its answer. Units are in the names. */
 export interface PrivcmdOps {
   'xc.domain_create': [{ uuid: string; domid?: number; maxVcpus: number; poolId?: number }, { domid: number }];
@@ -259,6 +272,12 @@ export interface PrivcmdOps {
   /** Parameters of a pool, of the scheduler that the caller takes its to be. */
   'xc.sched_params_get': [{ poolId: number; sched: 'credit' | 'credit2' }, CreditParams];
   'xc.sched_params_set': [{ poolId: number; sched: 'credit' | 'credit2' } & CreditParams, null];
+  'xc.domain_send_trigger': [{ domid: number; trigger: Trigger; vcpu: number }, null];
+  'xc.send_debug_keys': [{ keys: string }, null];
+  /** Xen's console from place `index` on, and where to go on; `clear` hides it from later readers. */
+  'xc.readconsolering': [{ index: number; clear: boolean }, { text: string; index: number }];
+  /** Sets a runtime parameter of Xen: `path` as in hypfs. */
+  'xc.hypfs_write': [{ path: string; value: string }, null];
 
   'dom0.status': [Record<string, never>, Dom0Status];
   'dom0.stop': [Record<string, never>, null];
@@ -270,6 +289,8 @@ export interface PrivcmdOps {
   'dom0.host': [Record<string, never>, HostView];
   /** The watch threads, from number `from` on, at most `listPageMax` of them. */
   'dom0.mtwatch': [{ from?: number }, readonly WatchThread[]];
+  'dom0.machine': [Record<string, never>, { machine: MachineDescription; upMs: number }];
+  'dom0.backends': [Record<string, never>, readonly BackendDevice[]];
   /** `inflight` is whatever the device has in flight: of a vbd it is `io`. */
   'dom0.hold': [{ device: string; mode: Hold['mode'] }, Hold];
   /** The thread of that name, comm or pid; for a watch thread also by its domain's name or domid. Null: there is none. */
@@ -291,7 +312,7 @@ export type PrivcmdOp = keyof PrivcmdOps;
 
 export type PrivcmdErrno =
   | ('ENOENT' | 'ESRCH' | 'EINVAL' | 'EBUSY' | 'EEXIST' | 'ENOMEM' | 'ENOSYS' | 'EIO')
-  | ('EPERM' | 'ENODEV' | 'ENOSPC' | 'EADDRNOTAVAIL');
+  | ('EPERM' | 'ENODEV' | 'ENOSPC' | 'EADDRNOTAVAIL' | 'ERANGE');
 
 /** A refusal: an errno name, and words for a person. */
 export class PrivcmdError extends Error {

@@ -26,7 +26,10 @@ export default class Dom0Start extends XlCommand {
       helpValue: 'NAME',
       description: 'a bridge of the host (default xenbr0; repeatable)',
     }),
-    host: Flags.string({ helpValue: 'FILE', description: 'JSON with nrCpus, totalMb, dom0Mb, dom0Vcpus of the host' }),
+    host: Flags.string({
+      helpValue: 'FILE',
+      description: 'JSON with what the host is: nrCpus, totalMb, dom0Mb, ... (docs/host.md)',
+    }),
     trace: Flags.string({ helpValue: 'FILE', description: 'append each XenStore request and event to FILE, as JSON lines' }),
     idle: Flags.string({
       helpValue: 'SECONDS',

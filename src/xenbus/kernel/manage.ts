@@ -25,7 +25,7 @@ export interface Reservation {
 }
 
 export interface ControlOptions {
-  /** Given to a kernel that balloons; the others read their target and do nothing. */
+  /** What the balloon driver works on; without it a target is read and nothing is done. */
   readonly memory?: Reservation;
   /** `kernel.sysrq`: which keys are allowed. */
   readonly sysrq?: number;
@@ -39,7 +39,11 @@ export function* watchControl(
   { memory, sysrq = sysrqMaskDefault }: ControlOptions = {},
 ): Task {
   const setTarget = memory ? startBalloon(kernel, memory) : () => undefined;
-  yield* watches.register({ node: 'memory/target', name: 'watch_target', callback: () => watchTarget(kernel, setTarget) });
+  let fired = false;
+  const callback = function* (): Task {
+    if (yield* watchTarget(kernel, setTarget, !fired)) fired = true;
+  };
+  yield* watches.register({ node: 'memory/target', name: 'watch_target', callback });
   yield* watches.register({
     node: 'control/shutdown',
     name: 'shutdown_handler',
@@ -49,10 +53,16 @@ export function* watchControl(
   for (const feature of ['poweroff', 'reboot', 'suspend']) yield* kernel.write(`control/feature-${feature}`, '1');
 }
 
-/** Reads a number as scanf does; what does not begin with one is none, and no error. */
-function* watchTarget(kernel: Kernel, setTarget: (kb: number) => void): Task {
+/**
+ * Reads a number as scanf does; what does not begin with one is none, and no error. Answers whether there was one. The first
+ * time it also looks at the most that the domain may have, which a PV kernel makes nothing of.
+ */
+function* watchTarget(kernel: Kernel, setTarget: (kb: number) => void, first: boolean): Task<boolean> {
   const digits = /^\s*\+?(\d{1,15})/.exec((yield* kernel.read('memory/target')) ?? '');
-  if (digits) setTarget(Number(digits[1]));
+  if (!digits) return false;
+  if (first && (yield* kernel.read('memory/static-max')) === undefined) yield* kernel.read('memory/memory_static_max');
+  setTarget(Number(digits[1]));
+  return true;
 }
 
 /** How long the balloon waits before it tries again to get what it was refused: 1 s, then twice as long each time. */

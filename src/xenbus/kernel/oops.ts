@@ -16,7 +16,7 @@ import type { Kernel } from './kernel.js';
 import { type KTask, procStack } from './sched.js';
 
 /** `uname -r` and what stands behind it, as a hung task report has it. */
-export const release = '6.1.0-56-amd64';
+const release = '6.1.0-56-amd64';
 export const releaseText = `${release} #1 Debian 6.1.192-2`;
 
 /** Places of flags in `Tainted:`, of 19 (include/linux/panic.h): a task died, a WARN was met, a soft lockup. */

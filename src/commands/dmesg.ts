@@ -1,0 +1,20 @@
+import * as Flags from '@oclif/core/flags';
+import type { XlLayout } from '../argv.js';
+import { readXenConsole } from '../libxl/info.js';
+import { withSession, XlCommand } from '../xl.js';
+
+export default class Dmesg extends XlCommand {
+  static override summary = 'Read and/or clear dmesg buffer';
+  static override examples = ['<%= config.bin %> dmesg', '<%= config.bin %> dmesg --clear'];
+  static override flags = {
+    clear: Flags.boolean({ char: 'c', default: false, description: 'empty the buffer after printing it' }),
+  };
+  static override xl: XlLayout = { usage: '[-c]', options: '  -c                        Empty the buffer, too' };
+
+  async run(): Promise<void> {
+    const { flags } = await this.parse(Dmesg);
+    await withSession(this, flags, async ({ ctx }) => {
+      for await (const text of readXenConsole(ctx, flags.clear)) process.stdout.write(text);
+    });
+  }
+}

@@ -1,0 +1,26 @@
+import * as Args from '@oclif/core/args';
+import type { XlLayout } from '../argv.js';
+import { LibxlError } from '../libxl/ctx.js';
+import { setParameters } from '../libxl/info.js';
+import { withSession, XlCommand, XlFailure } from '../xl.js';
+
+export default class SetParameters extends XlCommand {
+  static override summary = 'Set hypervisor parameters';
+  static override examples = ["<%= config.bin %> set-parameters 'loglvl=all guest_loglvl=warning'"];
+  static override args = {
+    params: Args.string({ required: true, ignoreStdin: true, description: 'as on the command line of Xen' }),
+  };
+  static override xl: XlLayout = { usage: '<Params>', modifies: true };
+
+  async run(): Promise<void> {
+    const { args, flags } = await this.parse(SetParameters);
+    await withSession(this, flags, async ({ ctx }) => {
+      try {
+        await setParameters(ctx, args.params);
+      } catch (error) {
+        if (!(error instanceof LibxlError)) throw error;
+        throw new XlFailure(1, `cannot set parameters: ${args.params}`);
+      }
+    });
+  }
+}
