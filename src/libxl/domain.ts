@@ -76,21 +76,31 @@ async function control(
 }
 
 /** Whether a guest is PV can only be said of one that exists; every guest here is. */
-async function checkType(ctx: Ctx, domid: number): Promise<void> {
+export async function checkType(ctx: Ctx, domid: number): Promise<void> {
   if (await domainInfo(ctx, domid)) return;
   const message = `unable to get domain type for domid=${domid}`;
   ctx.log('error', 'libxl_dom.c:37:libxl__domain_type', undefined, message);
   throw new LibxlError(Rc.FAIL, message);
 }
 
+/** Asks the guest to power off; see `pvcontrol`. */
+export function domainShutdown(ctx: Ctx, domid: number): Promise<void> {
+  return pvcontrol(ctx, domid, 'poweroff');
+}
+
+/** Asks the guest to restart, by itself: what its reboot does is up to its monitor. */
+export function domainReboot(ctx: Ctx, domid: number): Promise<void> {
+  return pvcontrol(ctx, domid, 'reboot');
+}
+
 /**
- * Asks the guest to power off, through `control/shutdown`, and waits until it has taken the request: the node is empty,
+ * Asks the guest for something through `control/shutdown`, and waits until it has taken the request: the node is empty,
  * or gone with its domain. A request that nobody takes stays in the node, as it does with libxl.
  */
-export async function domainShutdown(ctx: Ctx, domid: number): Promise<void> {
+async function pvcontrol(ctx: Ctx, domid: number, request: 'poweroff' | 'reboot'): Promise<void> {
   await checkType(ctx, domid);
   const path = join(await ctx.xs.getDomainPath(domid), 'control', 'shutdown');
-  await ctx.xs.write(path, 'poweroff');
+  await ctx.xs.write(path, request);
   try {
     const taken = await beginWait(ctx, path, LIBXL_PVCONTROL_TIMEOUT, (value) => value === undefined || value === '');
     await taken();
@@ -101,6 +111,35 @@ export async function domainShutdown(ctx: Ctx, domid: number): Promise<void> {
     }
     throw error;
   }
+}
+
+/**
+ * Gives a domain another name, in the store (libxl_domain_rename). Names are looked up outside the transaction, as libxl
+ * does. `from` is the name that it must have now, or undefined.
+ */
+export async function domainRename(ctx: Ctx, domid: number, from: string | undefined, to: string): Promise<void> {
+  const fail = (rc: Rc, line: number, message: string) => {
+    ctx.log('error', `libxl_domain.c:${line}:libxl__domain_rename`, domid, message);
+    return new LibxlError(rc, message);
+  };
+  await transact(ctx, async (tx) => {
+    const holder = to === '' ? undefined : await nameToDomid(ctx, to);
+    if (holder !== undefined && holder !== domid) throw fail(Rc.INVAL, 81, `Domain with name "${to}" already exists.`);
+    const path = join(domainPath(domid), 'name');
+    if (from !== undefined) {
+      const name = await tx.read(path);
+      if (name === undefined) {
+        throw fail(Rc.FAIL, 90, `Check old name for domain allegedly named \`${from}': ${strerror('ENOENT')}`);
+      }
+      if (textOf(name) !== from) {
+        throw fail(Rc.FAIL, 96, `Allegedly named \`${from}' is actually named \`${textOf(name)}' - racing ?`);
+      }
+    }
+    await tx.write(path, byteString(to));
+    const info = await domainInfo(ctx, domid);
+    if (!info) throw new LibxlError(Rc.DOMAIN_NOTFOUND, `there is no domain ${domid}`);
+    await tx.write(join(vmPath(info.uuid), 'name'), byteString(to));
+  });
 }
 
 /** How a domain ended, as `@releaseDomain` and the hypervisor tell it. */

@@ -40,6 +40,7 @@ import { defaultMachine, type MachineDescription } from './machine.js';
 import { domainPath, mtwatchPath } from './paths.js';
 import {
   type BackendDevice,
+  consolePageBytes,
   type DeadThread,
   dmesgWaitMaxMs,
   type Hold,
@@ -49,6 +50,8 @@ import {
   listPageMax,
   PrivcmdError,
   type PrivcmdHandlers,
+  type PrivcmdOps,
+  type SavedGuest,
   threadListMax,
   type WatchThread,
 } from './privcmd.js';
@@ -57,7 +60,7 @@ import { type TraceLine, traceLine } from './trace.js';
 import type { StoreLink, StorePeer, StorePort } from './transport.js';
 import { bootText, pressKeys, XenConsole } from './xen-console.js';
 import { ShutdownReason } from './xenbus.js';
-import { startXenconsoled } from './xenconsoled.js';
+import { type Consoles, startXenconsoled } from './xenconsoled.js';
 
 /** Turns before the event loop gets its chance. */
 export const turnStepsMax = 512;
@@ -88,6 +91,8 @@ export interface Dom0Options {
   readonly uevent?: (uevent: Uevent) => void;
 }
 
+type ConsoleAnswer = PrivcmdOps['dom0.console'][1];
+
 /** What dom0 itself answers; who hosts it answers the rest (its process, its monitors, its files). */
 export type Dom0Handlers = Omit<PrivcmdHandlers, 'dom0.status' | 'dom0.stop' | 'dom0.monitor' | 'dom0.sync'>;
 
@@ -109,6 +114,9 @@ export class Dom0 implements StorePort {
   readonly #blocks = new BlockDevices();
   readonly #netdevs: NetDevices;
   readonly #guests = new Map<number, Guest>();
+  /** Guests that were put into domains which the store does not know yet. */
+  readonly #restored = new Map<number, SavedGuest>();
+  readonly #consoles: Consoles;
   readonly #ringMappings = new Map<number, () => void>();
   readonly #printk: Printk;
   readonly #stopHungTasks: () => void;
@@ -151,6 +159,7 @@ export class Dom0 implements StorePort {
       killed: (domid) => {
         this.#guests.get(domid)?.kill();
         this.#guests.delete(domid);
+        this.#restored.delete(domid);
       },
       domidInUse: (domid) => this.#dispatch.busy(domid),
     });
@@ -198,7 +207,7 @@ export class Dom0 implements StorePort {
       this.#printk.print(`xenbus: ${parameter}: the value is not known and means nothing`);
     }
     this.#boot(machine, options.uevent, sysrqMask(words));
-    startXenconsoled(this.#sched, clock, this.hypervisor, this.#store);
+    this.#consoles = startXenconsoled(this.#sched, clock, this.hypervisor, this.#store);
     const scale = (options.hungTaskMs ?? hungTaskTimeoutMs) / hungTaskTimeoutMs;
     this.#stopHungTasks = watchHungTasks(
       this.kernel,
@@ -319,6 +328,8 @@ export class Dom0 implements StorePort {
       sched: this.#sched,
       clock: this.#clock,
       store: this.#store,
+      console: (text) => this.#consoles.print(domid, text),
+      saved: this.#restored.get(domid),
     });
     this.#guests.set(domid, guest);
     if (domain.pauseCount === 0 && domain.shutdown === null) guest.setRunnable(true);
@@ -442,6 +453,44 @@ export class Dom0 implements StorePort {
     });
   }
 
+  #saved(domid: number): SavedGuest {
+    const saved = this.#guests.get(domid)?.save();
+    if (!saved) throw new PrivcmdError('EINVAL', `domain ${domid} has not suspended itself`);
+    return saved;
+  }
+
+  #restore(domid: number, guest: SavedGuest): { storeMfn: number; consoleMfn: number } {
+    const frames = this.hypervisor.build(domid, guest.memoryKb, guest.cmdline);
+    const domain = this.hypervisor.get(domid);
+    for (const vcpu of domain?.cpus.vcpus ?? []) vcpu.online = vcpu.id < guest.onlineVcpus;
+    this.#restored.set(domid, guest);
+    return frames;
+  }
+
+  /** What a terminal has to read, and after a while when there is nothing yet. */
+  #console(domid: number, tty: string, input: string | undefined, waitMs: number): ConsoleAnswer | Promise<ConsoleAnswer> {
+    if (input !== undefined && this.#consoles.has(domid, tty)) {
+      this.#guests.get(domid)?.type(Buffer.from(input, 'base64').toString('latin1'));
+    }
+    const answer = (): ConsoleAnswer => {
+      const text = this.#consoles.read(domid, tty, consolePageBytes);
+      return text === undefined ? null : { data: Buffer.from(text, 'latin1').toString('base64') };
+    };
+    const now = answer();
+    if (!(waitMs > 0) || now === null || now.data !== '' || this.#closed) return now;
+    return new Promise((resolve) => {
+      const end = () => {
+        late();
+        unheard();
+        this.#followers.delete(end);
+        resolve(answer());
+      };
+      const late = this.#clock.after(Math.min(waitMs, dmesgWaitMaxMs), end);
+      const unheard = this.#consoles.onChange(domid, end);
+      this.#followers.add(end);
+    });
+  }
+
   /** Kernel threads that a bug has ended, oldest first; a soft lockup is as good as an end. */
   get dead(): readonly DeadThread[] {
     return this.#dead;
@@ -466,6 +515,9 @@ export class Dom0 implements StorePort {
       'xc.domain_setmaxmem': ({ domid, maxKb }) => act(() => hypervisor.setMaxMem(domid, maxKb)),
       'xc.evtchn_alloc_unbound': ({ domid, remote }) => ({ port: hypervisor.evtchnAllocUnbound(domid, remote) }),
       'xc.dom_build': ({ domid, memoryKb, cmdline }) => hypervisor.build(domid, memoryKb, cmdline),
+      'xc.domain_resume': ({ domid }) => act(() => hypervisor.resume(domid)),
+      'xc.dom_save': ({ domid }) => this.#saved(domid),
+      'xc.dom_restore': ({ domid, guest }) => this.#restore(domid, guest),
       'xc.physinfo': () => hypervisor.physinfo(),
       ...this.#cpuHandlers(),
       ...this.#xenHandlers(),
@@ -475,6 +527,7 @@ export class Dom0 implements StorePort {
       'dom0.backends': () => this.#backendDevices(),
       'dom0.mtwatch': ({ from }) => this.#threads(from ?? 0),
       'dom0.thread': ({ name }) => this.#thread(name),
+      'dom0.console': ({ domid, tty, input, waitMs }) => this.#console(domid, tty, input, waitMs ?? 0),
       'dom0.hold': ({ device, mode }): Hold => faults.hold(device, mode),
       'dom0.flush': ({ device }) => faults.flush(device),
       'dom0.holds': () => faults.list(),

@@ -1,24 +1,25 @@
 /**
- * The kernel of a PV guest, as far as its host can see it: what Linux 6.1 writes to XenStore while it boots, runs and
- * shuts down. Its image is not executed.
+ * The kernel of a PV guest, as far as its host can see it: what Linux 6.1 writes to XenStore while it boots, runs, is
+ * suspended and restored, and shuts down. Its image is not executed.
  *
  * It is a kernel like dom0's, with its own store connection, its own single xenwatch thread and the frontend drivers,
- * and it acts with the rights and
- * quotas of its domain.
+ * and it acts with the rights and quotas of its domain. What it logs goes to its console.
  */
 import type { Clock } from './clock.js';
+import { cpuTime, onlineVcpus } from './cpus.js';
 import { type Domain, evtchnPortsMax, type Hypervisor } from './hypervisor.js';
 import { blkfront } from './kernel/blkfront.js';
 import type { XenbusBus } from './kernel/bus.js';
-import { frontendBus, frontendResources, shutDownDevices, watchDevices } from './kernel/frontend-bus.js';
+import { frontendBus, frontendResources, shutDownDevices, watchDevices, watchFrontends } from './kernel/frontend-bus.js';
 import { Kernel } from './kernel/kernel.js';
 import { watchControl, watchCpus } from './kernel/manage.js';
 import { netfront } from './kernel/netfront.js';
 import { Printk } from './kernel/printk.js';
-import type { Sched, Task } from './kernel/sched.js';
+import { type Sched, type Task, waitEvent, waitQueue } from './kernel/sched.js';
 import { SingleDispatch, Watches } from './kernel/xenwatch.js';
+import type { SavedGuest } from './privcmd.js';
 import type { StorePort } from './transport.js';
-import type { ShutdownReason } from './xenbus.js';
+import { ShutdownReason } from './xenbus.js';
 import { XsError } from './xs-wire.js';
 
 /** Event channels that the interrupts of many vcpus leave for devices: those vcpus that find none stay offline. */
@@ -30,6 +31,10 @@ export interface GuestOptions {
   readonly sched: Sched;
   readonly clock: Clock;
   readonly store: StorePort;
+  /** Where its console's output goes, with the line ends of a terminal. */
+  readonly console: (text: string) => void;
+  /** What it was when it was saved; it goes on from there instead of booting. */
+  readonly saved?: SavedGuest | undefined;
 }
 
 export class Guest {
@@ -38,12 +43,31 @@ export class Guest {
   readonly #hypervisor: Hypervisor;
   readonly #store: StorePort;
   readonly #bus: XenbusBus;
+  readonly #saved: SavedGuest | undefined;
+  readonly #uptime: () => number;
+  readonly #console: (text: string) => void;
+  readonly #resumed = waitQueue('HYPERVISOR_suspend');
   #started = false;
   #stopping = false;
+  #suspended = false;
 
-  constructor({ domain, hypervisor, sched, clock, store }: GuestOptions) {
-    const boot = clock.now();
-    const printk = new Printk(() => clock.now() - boot);
+  constructor({ domain, hypervisor, sched, clock, store, console, saved }: GuestOptions) {
+    const boot = clock.now() - (saved?.uptimeMs ?? 0);
+    this.#uptime = () => clock.now() - boot;
+    this.#saved = saved;
+    this.#console = console;
+    const printk = new Printk(this.#uptime);
+    if (hasConsole(domain.cmdline)) {
+      printk.onLine(() => {
+        console(
+          printk
+            .lines()
+            .map((line) => `${line}\r\n`)
+            .join(''),
+        );
+        printk.clear();
+      });
+    }
     this.kernel = new Kernel({ domid: domain.domid, who: 'domU-kernel', sched, clock, printk: (text) => printk.print(text) });
     this.kernel.home.frozen = true;
     this.#domain = domain;
@@ -55,9 +79,18 @@ export class Guest {
   /** The vcpus may run, or may not. The first time is the boot. */
   setRunnable(yes: boolean): void {
     this.kernel.sched.freeze(this.kernel.home, !yes);
+    if (yes && this.#suspended) this.kernel.sched.wakeAll(this.#resumed);
     if (!yes || this.#started) return;
     this.#started = true;
     this.kernel.connect(this.#store);
+    const { cmdline } = this.#domain;
+    if (this.#saved) {
+      const { devices } = this.#saved;
+      this.kernel.spawn('xenwatch', 'do_suspend', () => this.#restore(devices));
+      return;
+    }
+    this.kernel.printk('Linux version 6.1.0-56-amd64 (modelled by xl-mtwatch)');
+    this.kernel.printk(`Command line: ${cmdline}`);
     this.kernel.spawn('swapper/0', 'kernel_init', () => this.#boot());
   }
 
@@ -67,29 +100,83 @@ export class Guest {
     this.kernel.disconnect();
   }
 
+  /** What a restored guest needs of this one, once it has suspended itself; undefined while it has not. */
+  save(): SavedGuest | undefined {
+    if (!this.#suspended) return undefined;
+    const { currentKb: memoryKb, maxKb, maxVcpus, cmdline, cpus } = this.#domain;
+    const devices = [...this.#bus.devices.values()].filter(({ driver }) => driver).map(({ nodename }) => nodename);
+    const processors = { maxVcpus, onlineVcpus: onlineVcpus(cpus), cpuTime: cpuTime(cpus) };
+    return { memoryKb, maxKb, ...processors, cmdline, uptimeMs: Math.round(this.#uptime()), devices };
+  }
+
+  /** What is typed at its console. Nobody reads it there, but its terminal is open and shows it. */
+  type(text: string): void {
+    if (this.kernel.home.frozen || !this.#started || !hasConsole(this.#domain.cmdline)) return;
+    this.#console(echo(text));
+  }
+
   *#boot(): Task {
     const { kernel } = this;
     for (const vcpu of this.#domain.cpus.vcpus) vcpu.online = true;
     this.#bindInterrupts();
     try {
       const { watches } = this.#bus;
-      const { domid } = this.#domain;
-      const memory = {
-        current: () => this.#domain.currentKb,
-        change: (kb: number) => this.#hypervisor.setReservation(domid, kb),
-      };
-      yield* watchControl(kernel, watches, (_request, reason) => this.stop(reason), { memory });
+      yield* this.#watchControl(false);
       yield* kernel.directory('backend');
       yield* watches.register({ node: 'backend', name: 'backend_changed', callback: () => this.#nothing() });
       yield* watchDevices(this.#bus);
       // The guest of the recordings has no udev: what it has taken off stays off.
       yield* watchCpus(kernel, watches, this.#domain.cpus.vcpus, { udev: false });
-      const resources = frontendResources(this.#hypervisor, this.#domain.domid, this.#domain.maxVcpus);
-      yield* this.#bus.registerDriver(blkfront(this.#bus, resources));
-      yield* this.#bus.registerDriver(netfront(this.#bus, resources));
+      yield* this.#registerDrivers();
     } catch (error) {
       if (!(error instanceof XsError)) throw error;
       kernel.printk(`xenbus: boot: ${error.message}`);
+    }
+  }
+
+  *#watchControl(isRestored: boolean): Task {
+    const { domid } = this.#domain;
+    const memory = {
+      current: () => this.#domain.currentKb,
+      change: (kb: number) => this.#hypervisor.setReservation(domid, kb),
+    };
+    const options = { memory, suspend: () => this.#suspend(), isRestored };
+    yield* watchControl(this.kernel, this.#bus.watches, (_request, reason) => this.stop(reason), options);
+  }
+
+  *#registerDrivers(): Task {
+    const resources = frontendResources(this.#hypervisor, this.#domain.domid, this.#domain.maxVcpus);
+    yield* this.#bus.registerDriver(blkfront(this.#bus, resources));
+    yield* this.#bus.registerDriver(netfront(this.#bus, resources));
+  }
+
+  /**
+   * `do_suspend`: stops the domain, in the watch thread. It goes on here when it is resumed where it is, with its rings
+   * and watches as they were; a restored copy goes on in `#restore`.
+   */
+  *#suspend(): Task {
+    this.#suspended = true;
+    this.#hypervisor.shutdown(this.#domain.domid, ShutdownReason.suspend);
+    yield* waitEvent(this.#resumed, () => this.#domain.shutdown === null);
+    this.#suspended = false;
+  }
+
+  /** The other end of `do_suspend` in a new domain: watches are set again (`xs_resume`), then every device is resumed. */
+  *#restore(devices: readonly string[]): Task {
+    const { kernel } = this;
+    const { watches } = this.#bus;
+    this.#bindInterrupts();
+    try {
+      yield* this.#registerDrivers();
+      yield* watchCpus(kernel, watches, this.#domain.cpus.vcpus, { udev: false, isRestored: true });
+      // It would also find a device that the new domain has and the saved one had not.
+      yield* watchFrontends(this.#bus);
+      yield* watches.register({ node: 'backend', name: 'backend_changed', callback: () => this.#nothing() });
+      yield* this.#watchControl(true);
+      for (const nodename of devices) if (yield* kernel.exists(nodename)) yield* this.#bus.resumeDevice(nodename);
+    } catch (error) {
+      if (!(error instanceof XsError)) throw error;
+      kernel.printk(`xenbus: resume: ${error.message}`);
     }
   }
 
@@ -110,6 +197,23 @@ export class Guest {
 
   *#shutDown(reason: ShutdownReason): Task {
     yield* shutDownDevices(this.#bus);
+    this.kernel.printk(reason === ShutdownReason.reboot ? 'reboot: Restarting system' : 'reboot: Power down');
     this.#hypervisor.shutdown(this.#domain.domid, reason);
   }
+}
+
+/** Whether the command line leaves the kernel's messages on the console that dom0 has: they go there unless it names another. */
+function hasConsole(cmdline: string): boolean {
+  const consoles = cmdline.split(/\s+/).filter((word) => word.startsWith('console='));
+  return consoles.length === 0 || consoles.some((word) => /^console=hvc0?(,|$)/.test(word));
+}
+
+/** As the terminal shows what is typed: a return is a new line, and a control character is spelled. */
+function echo(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for.
+  return text.replace(/[\0-\x1f\x7f]/g, (char) => {
+    if (char === '\r' || char === '\n') return '\r\n';
+    if (char === '\t') return char;
+    return `^${String.fromCharCode(char.charCodeAt(0) ^ 0x40)}`;
+  });
 }

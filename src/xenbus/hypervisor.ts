@@ -150,6 +150,14 @@ export class Hypervisor {
     this.#hooks.virqDomExc(domid);
   }
 
+  /** XEN_DOMCTL_resumedomain: a domain that stopped itself goes on where it stopped, unless it is paused. */
+  resume(domid: number): void {
+    const domain = this.#guest(domid);
+    if (domain.dying || domain.shutdown === null) throw new PrivcmdError('EINVAL', `domain ${domid} has not shut down`);
+    domain.shutdown = null;
+    if (domain.pauseCount === 0) this.#hooks.runnable(domid, true);
+  }
+
   /** Kills the domain and frees its memory; it leaves the table once nothing of it is mapped. Again: no harm. */
   destroy(domid: number): void {
     const domain = this.#guest(domid);

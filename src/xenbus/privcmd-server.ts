@@ -139,7 +139,7 @@ async function run(handlers: PrivcmdHandlers, op: string, args: unknown): Promis
 
 /** A list is the words that are allowed. */
 type Kind =
-  | ('number' | 'string' | 'boolean' | 'record of strings')
+  | ('number' | 'string' | 'boolean' | 'record of strings' | 'saved guest')
   | ('number?' | 'numbers?' | 'string?' | 'string|null')
   | readonly string[];
 /** The types of an operation's arguments, as far as JSON knows types. */
@@ -155,6 +155,9 @@ const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
   'xc.domain_setmaxmem': { domid: 'number', maxKb: 'number' },
   'xc.evtchn_alloc_unbound': { domid: 'number', remote: 'number' },
   'xc.dom_build': { domid: 'number', memoryKb: 'number', kernel: 'string', ramdisk: 'string|null', cmdline: 'string' },
+  'xc.domain_resume': { domid: 'number' },
+  'xc.dom_save': { domid: 'number' },
+  'xc.dom_restore': { domid: 'number', guest: 'saved guest' },
   'xc.physinfo': {},
   'xc.vcpu_getinfo': { domid: 'number', vcpu: 'number' },
   'xc.vcpu_setaffinity': { domid: 'number', vcpu: 'number', hard: 'numbers?', soft: 'numbers?' },
@@ -189,6 +192,7 @@ const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
   'dom0.machine': {},
   'dom0.backends': {},
   'dom0.mtwatch': { from: 'number?' },
+  'dom0.console': { domid: 'number', tty: 'string', input: 'string?', waitMs: 'number?' },
   'dom0.hold': { device: 'string', mode: ['inflight', 'io', 'grants', 'connect', 'bio'] },
   'dom0.thread': { name: 'string' },
   'dom0.flush': { device: 'string?' },
@@ -199,6 +203,15 @@ const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
   'dom0.block_detach': { node: 'string' },
   'dom0.bridge': { bridge: 'string', vif: 'string', add: 'boolean' },
 };
+
+/** A saved guest comes out of a file, and whoever gives it may have read another one. */
+function isSavedGuest(value: unknown): boolean {
+  if (!isRecord(value)) return false;
+  const { cmdline, devices } = value;
+  const numbers = ['memoryKb', 'maxKb', 'maxVcpus', 'onlineVcpus', 'cpuTime', 'uptimeMs'].map((name) => value[name]);
+  if (!numbers.every((each) => typeof each === 'number' && each >= 0) || typeof cmdline !== 'string') return false;
+  return Array.isArray(devices) && devices.every((each) => typeof each === 'string' && /^device\/\w{1,16}\/\d{1,9}$/.test(each));
+}
 
 function isOp(op: string): op is PrivcmdOp {
   return Object.hasOwn(shapes, op);
@@ -219,6 +232,7 @@ function isOfKind(value: unknown, kind: Kind): boolean {
   if (kind === 'string?') return value === undefined || typeof value === 'string';
   if (kind === 'string|null') return value === null || typeof value === 'string';
   if (kind === 'record of strings') return isRecord(value) && Object.values(value).every((each) => typeof each === 'string');
+  if (kind === 'saved guest') return isSavedGuest(value);
   if (typeof kind !== 'string') return typeof value === 'string' && kind.includes(value);
   return typeof value === kind;
 }

@@ -226,6 +226,25 @@ export interface BackendDevice {
   readonly counts: boolean;
 }
 
+/** A guest that has suspended itself, as far as the model has one: what `xl save` keeps and `xl restore` goes on from. */
+export interface SavedGuest {
+  readonly memoryKb: number;
+  readonly maxKb: number;
+  readonly maxVcpus: number;
+  readonly onlineVcpus: number;
+  readonly cmdline: string;
+  /** Seconds of processor time. */
+  readonly cpuTime: number;
+  readonly uptimeMs: number;
+  /** The frontends it has, as `device/vbd/51712`, in the order in which it found them. */
+  readonly devices: readonly string[];
+}
+
+/** Bytes that a console keeps for a reader who does not come (`limit` of a console's nodes). */
+export const consoleLimitBytes = 1024 * 1024;
+/** Bytes of a console in one answer; in base64 they must fit into a line of privcmd.sock. */
+export const consolePageBytes = 64 * 1024;
+
 /** Every operation: its argument and its answer. Units are in the names. */
 export interface PrivcmdOps {
   'xc.domain_create': [{ uuid: string; domid?: number; maxVcpus: number; poolId?: number }, { domid: number }];
@@ -242,6 +261,12 @@ export interface PrivcmdOps {
     { domid: number; memoryKb: number; kernel: string; ramdisk: string | null; cmdline: string },
     { storeMfn: number; consoleMfn: number },
   ];
+  /** XEN_DOMCTL_resumedomain after a cooperative suspend: the guest is told that it was cancelled. */
+  'xc.domain_resume': [{ domid: number }, null];
+  /** What the guest of a suspended domain is. EINVAL when it has not suspended itself. */
+  'xc.dom_save': [{ domid: number }, SavedGuest];
+  /** Populates memory and puts a saved guest there, which goes on once the domain is introduced and unpaused. */
+  'xc.dom_restore': [{ domid: number; guest: SavedGuest }, { storeMfn: number; consoleMfn: number }];
   'xc.physinfo': [Record<string, never>, { nrCpus: number; totalKb: number; freeKb: number }];
   /** ESRCH: there is no such domain, or it has no such vcpu. */
   'xc.vcpu_getinfo': [{ domid: number; vcpu: number }, VcpuInfo];
@@ -292,6 +317,11 @@ export interface PrivcmdOps {
   'dom0.machine': [Record<string, never>, { machine: MachineDescription; upMs: number }];
   'dom0.backends': [Record<string, never>, readonly BackendDevice[]];
   /** `inflight` is whatever the device has in flight: of a vbd it is `io`. */
+  /**
+   * What a console's terminal has to read, in base64; what is read is gone, as from any terminal. `input`, in base64 too, is
+   * typed first. With `waitMs` it waits that long for output. Null: there is no such terminal.
+   */
+  'dom0.console': [{ domid: number; tty: string; input?: string; waitMs?: number }, { data: string } | null];
   'dom0.hold': [{ device: string; mode: Hold['mode'] }, Hold];
   /** The thread of that name, comm or pid; for a watch thread also by its domain's name or domid. Null: there is none. */
   'dom0.thread': [{ name: string }, KernelThread | null];

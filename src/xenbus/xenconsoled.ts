@@ -1,13 +1,15 @@
 /**
- * xenconsoled: gives each guest's console a terminal and says which in `console/tty`, where `xl create` waits for it.
+ * xenconsoled: gives each guest's console a terminal, says which in `console/tty`, where `xl create` waits for it, and
+ * keeps what the guest prints until somebody reads it there.
  *
- * A client of the store like any other, written as a task. The terminals themselves are not there: the node gets the
- * name that the next free one would have.
+ * A client of the store like any other, written as a task. A terminal here is a name and what waits to be read from it.
+ * What was read is gone, as from a real one; of a console that nobody reads the newest `limit` bytes are kept.
  */
 import type { Clock } from './clock.js';
 import type { Hypervisor } from './hypervisor.js';
 import { Kernel } from './kernel/kernel.js';
 import { type Sched, type Task, waitEvent, waitQueue } from './kernel/sched.js';
+import { consoleLimitBytes } from './privcmd.js';
 import type { StorePort } from './transport.js';
 import { XsError } from './xs-wire.js';
 
@@ -16,12 +18,27 @@ interface Console {
   tty: number | undefined;
 }
 
-export function startXenconsoled(sched: Sched, clock: Clock, hypervisor: Hypervisor, store: StorePort): void {
+/** The terminals, for whoever reads them. Text is bytes, one a character. */
+export interface Consoles {
+  /** A guest prints. What it prints before its domain is known is kept too, as its ring would keep it. */
+  print(domid: number, text: string): void;
+  /** Whether this is the terminal of a domain's console. */
+  has(domid: number, tty: string): boolean;
+  /** Takes up to `bytes` of what waits; undefined when this is no terminal of that domain, or not any more. */
+  read(domid: number, tty: string, bytes: number): string | undefined;
+  /** Calls `wake` whenever a domain's console has more to read, or is gone; what is returned ends that. */
+  onChange(domid: number, wake: () => void): () => void;
+}
+
+export function startXenconsoled(sched: Sched, clock: Clock, hypervisor: Hypervisor, store: StorePort): Consoles {
   const client = new Kernel({ domid: 0, who: 'xenconsoled', sched, clock, printk: () => {} });
   /** Whose events wait. A repeated one is merged, so there are no more than there are domains, and one. */
   const tokens = new Set<string>();
   const arrived = waitQueue('xenconsoled poll');
   const consoles = new Map<number, Console>();
+  /** What was printed and not read, by domid. */
+  const output = new Map<number, string>();
+  const readers = new Map<number, Set<() => void>>();
   client.onWatchEvent = (_path, token) => {
     tokens.add(token);
     sched.wakeAll(arrived);
@@ -57,6 +74,8 @@ export function startXenconsoled(sched: Sched, clock: Clock, hypervisor: Hypervi
     for (const { domid } of [...consoles.values()]) {
       if (hypervisor.get(domid)?.dying === false) continue;
       consoles.delete(domid);
+      output.delete(domid);
+      wake(domid);
       yield* client.unwatch(`/local/domain/${domid}/console`, `dom${domid}`);
     }
   }
@@ -69,7 +88,7 @@ export function startXenconsoled(sched: Sched, clock: Clock, hypervisor: Hypervi
     if (port === undefined) return;
     hypervisor.evtchnBind(0, domid, Number(port));
     console.tty = freeTty();
-    yield* client.write(`${dir}/tty`, `/dev/pts/${console.tty}`);
+    yield* client.write(`${dir}/tty`, ttyName(console.tty));
   }
 
   function freeTty(): number {
@@ -78,4 +97,40 @@ export function startXenconsoled(sched: Sched, clock: Clock, hypervisor: Hypervi
     while (used.has(tty)) tty += 1;
     return tty;
   }
+
+  function wake(domid: number): void {
+    for (const reader of [...(readers.get(domid) ?? [])]) reader();
+  }
+
+  function has(domid: number, tty: string): boolean {
+    const number = consoles.get(domid)?.tty;
+    return number !== undefined && ttyName(number) === tty && hypervisor.get(domid)?.dying === false;
+  }
+
+  return {
+    print: (domid, text) => {
+      if (hypervisor.get(domid)?.dying !== false) return;
+      output.set(domid, ((output.get(domid) ?? '') + text).slice(-consoleLimitBytes));
+      wake(domid);
+    },
+    has,
+    read: (domid, tty, bytes) => {
+      if (!has(domid, tty)) return undefined;
+      const text = output.get(domid) ?? '';
+      output.set(domid, text.slice(bytes));
+      return text.slice(0, bytes);
+    },
+    onChange: (domid, reader) => {
+      const set = readers.get(domid) ?? new Set();
+      readers.set(domid, set.add(reader));
+      return () => {
+        set.delete(reader);
+        if (set.size === 0) readers.delete(domid);
+      };
+    },
+  };
+}
+
+function ttyName(tty: number): string {
+  return `/dev/pts/${tty}`;
 }

@@ -130,6 +130,11 @@ export function blkfront(bus: XenbusBus, resources: FrontendResources): XenbusDr
     allowRebind: false,
     probe,
     otherendChanged,
+    *resume(device) {
+      const info = { ports: [], connected: false, sectors: 0 };
+      infos.set(device, info);
+      yield* kernel.call('talk_to_blkback [xen_blkfront]', talkToBlkback(device, info));
+    },
     // biome-ignore lint/correctness/useYield: nothing has to be waited for.
     *remove(device) {
       const info = infos.get(device);

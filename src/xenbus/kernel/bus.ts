@@ -82,6 +82,8 @@ export interface XenbusDriver {
   probe(device: XenbusDevice): Task<number>;
   otherendChanged(device: XenbusDevice, state: number): Task;
   remove(device: XenbusDevice): Task;
+  /** Its domain was restored from a saved one, and nobody is at the other end of its rings any more. */
+  resume?(device: XenbusDevice): Task;
   /** What it adds to the variables of a uevent. */
   uevent?(device: XenbusDevice): Readonly<Record<string, string>>;
 }
@@ -175,25 +177,59 @@ export class XenbusBus {
     if (state !== XenbusState.Initialising) return;
     const busId = yield* type.busId(this, nodename);
     if (busId === undefined || busId.length > busIdMax || this.devices.has(nodename)) return;
+    const device = this.#makeDevice(nodename, busId, state);
+    this.devices.set(nodename, device);
+    this.uevent(device, 'add');
+    const driver = this.#drivers.get(device.devicetype);
+    if (driver) yield* this.#bind(device, driver);
+  }
+
+  /**
+   * `xenbus_dev_resume` of a device of a restored kernel, which had it before: there is no probe, the driver offers its
+   * rings again, and the other end is watched anew.
+   */
+  *resumeDevice(nodename: string): Task {
+    const { kernel } = this;
+    const devicetype = nodename.split('/')[1] ?? '';
+    const driver = this.#drivers.get(devicetype);
+    const busId = yield* this.type.busId(this, nodename);
+    if (!driver || busId === undefined || this.devices.has(nodename)) return;
+    const device = this.#makeDevice(nodename, busId, XenbusState.Initialising);
+    this.devices.set(nodename, device);
+    device.driver = driver;
+    yield* this.#locked(device, kernel.call('xenbus_dev_resume', this.#resume(device, driver)));
+  }
+
+  *#resume(device: XenbusDevice, driver: XenbusDriver): Task {
+    if (!(yield* this.#talkToOtherend(device))) {
+      this.#warn(device, `xenbus: resume (talk_to_otherend) ${device.busId} failed: -2`);
+      return;
+    }
+    if (driver.resume) yield* this.#refusals(device, driver.names.probe, succeeding(driver.resume(device)));
+    try {
+      yield* this.#watchOtherend(device);
+    } catch (error) {
+      if (!(error instanceof XsError)) throw error;
+      this.#warn(device, `xenbus_probe: resume (watch_otherend) ${device.busId} failed: ${error.errno}`);
+    }
+  }
+
+  #makeDevice(nodename: string, busId: string, state: number): XenbusDevice {
     this.#made += 1;
-    const device: XenbusDevice = {
+    return {
       nodename,
       devicetype: nodename.split('/')[1] ?? '',
       busId,
       state,
       otherend: '',
       // Until it is read: of the domain in whose thread the device is found, for that is where its events go.
-      otherendId: kernel.self.serves,
+      otherendId: this.kernel.self.serves,
       otherendWatch: undefined,
       driver: undefined,
       lock: mutex(`device lock of ${busId}`),
       down: waitQueue(`${busId} to close`),
       pointer: (this.#made * 0x800).toString(16).padStart(16, '0'),
     };
-    this.devices.set(nodename, device);
-    this.uevent(device, 'add');
-    const driver = this.#drivers.get(device.devicetype);
-    if (driver) yield* this.#bind(device, driver);
   }
 
   /** `kobject_uevent`. */

@@ -60,6 +60,11 @@ export function frontendBus(kernel: Kernel, watches: Watches): XenbusBus {
 /** What is there already, then `fe_watch`. */
 export function* watchDevices(bus: XenbusBus): Task {
   yield* bus.probeDevices();
+  yield* watchFrontends(bus);
+}
+
+/** `fe_watch` alone. */
+export function* watchFrontends(bus: XenbusBus): Task {
   yield* bus.watches.register({
     node: 'device',
     name: 'frontend_changed',

@@ -9,7 +9,7 @@ import { ShutdownReason } from '../xenbus.js';
 import type { Kernel } from './kernel.js';
 import { type Task, waitEvent, waitQueue } from './sched.js';
 import { handleSysrq, sysrqMaskDefault } from './sysrq.js';
-import type { Watches } from './xenwatch.js';
+import type { Watches, WatchSpec } from './xenwatch.js';
 
 /** What `control/shutdown` may ask for, and how the domain stops then. */
 const shutdownRequests: ReadonlyMap<string, ShutdownReason> = new Map([
@@ -29,6 +29,10 @@ export interface ControlOptions {
   readonly memory?: Reservation;
   /** `kernel.sysrq`: which keys are allowed. */
   readonly sysrq?: number;
+  /** Given to a kernel that can be suspended (`do_suspend`); runs in the watch thread, until the domain is resumed. */
+  readonly suspend?: () => Task;
+  /** It was all set up before the domain was saved: only the watches are set again, the last one first. */
+  readonly isRestored?: boolean;
 }
 
 /** Registers the watches that every Linux domain has, and says what it can do, in Linux's order. */
@@ -36,20 +40,20 @@ export function* watchControl(
   kernel: Kernel,
   watches: Watches,
   stop: (request: string, reason: ShutdownReason) => void,
-  { memory, sysrq = sysrqMaskDefault }: ControlOptions = {},
+  { memory, sysrq = sysrqMaskDefault, suspend, isRestored = false }: ControlOptions = {},
 ): Task {
   const setTarget = memory ? startBalloon(kernel, memory) : () => undefined;
   let fired = false;
   const callback = function* (): Task {
     if (yield* watchTarget(kernel, setTarget, !fired)) fired = true;
   };
-  yield* watches.register({ node: 'memory/target', name: 'watch_target', callback });
-  yield* watches.register({
-    node: 'control/shutdown',
-    name: 'shutdown_handler',
-    callback: () => shutdownHandler(kernel, stop),
-  });
-  yield* watches.register({ node: 'control/sysrq', name: 'sysrq_handler', callback: () => sysrqHandler(kernel, sysrq) });
+  const specs: readonly WatchSpec[] = [
+    { node: 'memory/target', name: 'watch_target', callback },
+    { node: 'control/shutdown', name: 'shutdown_handler', callback: () => shutdownHandler(kernel, stop, suspend) },
+    { node: 'control/sysrq', name: 'sysrq_handler', callback: () => sysrqHandler(kernel, sysrq) },
+  ];
+  for (const spec of isRestored ? [...specs].reverse() : specs) yield* watches.register(spec);
+  if (isRestored) return;
   for (const feature of ['poweroff', 'reboot', 'suspend']) yield* kernel.write(`control/feature-${feature}`, '1');
 }
 
@@ -112,13 +116,14 @@ export interface HotplugCpu {
 
 /**
  * Watches which processors the domain is to have. They are all up when this begins, and those that it is not to have go off
- * at once. One that is to come back is made present by the kernel, and brought up by a rule of udev, in a domain with `udev`.
+ * at once; a restored kernel has them as they were. One that is to come back is made present by the kernel, and brought up by
+ * a rule of udev, in a domain with `udev`.
  */
 export function* watchCpus(
   kernel: Kernel,
   watches: Watches,
   cpus: readonly HotplugCpu[],
-  { udev }: { readonly udev: boolean },
+  { udev, isRestored = false }: { readonly udev: boolean; readonly isRestored?: boolean },
 ): Task {
   const hotplug = function* (id: number): Task {
     const cpu = cpus[id];
@@ -141,19 +146,24 @@ export function* watchCpus(
     if (id !== undefined) yield* kernel.call('vcpu_hotplug', hotplug(Number(id)));
   };
   yield* watches.register({ node: 'cpu', name: 'handle_vcpu_hotplug_event', callback });
-  for (const id of cpus.keys()) yield* hotplug(id);
+  if (!isRestored) for (const id of cpus.keys()) yield* hotplug(id);
 }
 
 /** Acknowledges what it can do by emptying the node, then does it. */
-function* shutdownHandler(kernel: Kernel, stop: (request: string, reason: ShutdownReason) => void): Task {
+function* shutdownHandler(
+  kernel: Kernel,
+  stop: (request: string, reason: ShutdownReason) => void,
+  suspend: (() => Task) | undefined,
+): Task {
   let request = '';
   yield* kernel.transaction(function* (txId) {
     request = (yield* kernel.read('control/shutdown', txId)) ?? '';
-    if (!shutdownRequests.has(request)) return false;
+    if (!shutdownRequests.has(request) && !(suspend && request === 'suspend')) return false;
     yield* kernel.write('control/shutdown', '', txId);
     return true;
   });
   const reason = shutdownRequests.get(request);
   if (reason !== undefined) stop(request, reason);
+  else if (suspend && request === 'suspend') yield* kernel.call('do_suspend', suspend());
   else if (request !== '') kernel.printk(`xen:manage: Ignoring shutdown request: ${request}`);
 }

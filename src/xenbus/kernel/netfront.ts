@@ -129,6 +129,10 @@ export function netfront(bus: XenbusBus, resources: FrontendResources): XenbusDr
     allowRebind: false,
     probe,
     otherendChanged,
+    // biome-ignore lint/correctness/useYield: nothing has to be waited for.
+    *resume(device) {
+      ports.set(device, []);
+    },
     *remove(device) {
       yield* kernel.call('xennet_bus_close [xen_netfront]', busClose(device));
       freeRings(device);
