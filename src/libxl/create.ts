@@ -22,6 +22,7 @@ import type { DomainConfig } from './domain-config.js';
 import { toJson } from './json.js';
 import { nicNodes, nicObstacle, type ReadyNic, savedNic, setNicDefaults } from './nic.js';
 import { setDomainSched } from './sched.js';
+import { type ReadBytes, readStream, StreamError } from './stream.js';
 import { setVcpuAffinity } from './vcpu.js';
 
 /** A failed creation. `domid` is that of the domain it had made, if it came so far; that domain is gone again. */
@@ -66,6 +67,8 @@ interface Creating {
   poolId: number;
   disks: readonly ReadyDisk[];
   nics: readonly ReadyNic[];
+  /** Where the guest is read from that goes on in the domain; a new guest is built otherwise. */
+  readonly restore: ReadBytes | undefined;
 }
 
 /** The steps in the order they happen. */
@@ -89,7 +92,16 @@ export const createSteps: readonly AoStep<Creating>[] = [
  * Creates the domain of a config and leaves it paused; answers with its domid. A failure destroys what was made and
  * throws a CreateError.
  */
-export async function domainCreateNew(ctx: Ctx, config: DomainConfig): Promise<number> {
+export function domainCreateNew(ctx: Ctx, config: DomainConfig): Promise<number> {
+  return doDomainCreate(ctx, config, undefined);
+}
+
+/** The same with a saved guest, read from the stream that `read` gives (libxl_domain_create_restore). */
+export function domainCreateRestore(ctx: Ctx, config: DomainConfig, read: ReadBytes): Promise<number> {
+  return doDomainCreate(ctx, config, read);
+}
+
+async function doDomainCreate(ctx: Ctx, config: DomainConfig, restore: ReadBytes | undefined): Promise<number> {
   const state: Creating = {
     config,
     settings: settle(config),
@@ -98,6 +110,7 @@ export async function domainCreateNew(ctx: Ctx, config: DomainConfig): Promise<n
     poolId: 0,
     disks: [],
     nics: [],
+    restore,
   };
   try {
     await runAo(ctx, createSteps, state);
@@ -186,7 +199,7 @@ function settle({ bInfo }: DomainConfig): BuildSettings {
 
 /** What this host cannot run is refused before anything exists: it has no VMX, and it executes no boot loader. */
 async function checkConfig(ctx: Ctx, state: Creating): Promise<void> {
-  const { config } = state;
+  const { config, restore } = state;
   const { poolName } = config.cInfo;
   if (poolName !== undefined) {
     const poolId = await findCpupool(ctx, poolName);
@@ -205,6 +218,7 @@ async function checkConfig(ctx: Ctx, state: Creating): Promise<void> {
     throw new LibxlError(Rc.INVAL, `a guest of type ${config.cInfo.type} needs hap or shadow paging`);
   }
   const { bootloader, kernel } = config.bInfo;
+  if (restore) return;
   if (bootloader !== undefined || kernel === undefined) {
     const line =
       bootloader === undefined
@@ -370,7 +384,8 @@ async function settleNics(ctx: Ctx, state: Creating): Promise<void> {
   );
 }
 
-async function bootloaderRun(ctx: Ctx, { domid }: Creating): Promise<void> {
+async function bootloaderRun(ctx: Ctx, { domid, restore }: Creating): Promise<void> {
+  if (restore) return ctx.log('debug', 'libxl_create.c:1339:initiate_domain_create', domid, 'restoring, not running bootloader');
   ctx.log('debug', 'libxl_create.c:1342:initiate_domain_create', domid, 'running bootloader');
   const line = 'no bootloader configured, using user supplied kernel';
   ctx.log('debug', 'libxl_bootloader.c:417:libxl__bootloader_run', domid, line);
@@ -380,7 +395,8 @@ async function bootloaderRun(ctx: Ctx, { domid }: Creating): Promise<void> {
 async function domainBuild(ctx: Ctx, state: Creating): Promise<void> {
   try {
     await buildPre(ctx, state);
-    await buildPv(ctx, state);
+    if (state.restore) await restoreGuest(ctx, state, state.restore);
+    else await buildPv(ctx, state);
     await buildPost(ctx, state);
   } catch (error) {
     const failure = asLibxlError(error, 'libxl__domain_build');
@@ -451,6 +467,35 @@ async function buildPv(ctx: Ctx, { domid, settings, build }: Creating): Promise<
   }
 }
 
+/** Reads a saved guest and puts it into the domain (libxl__stream_read_start). */
+async function restoreGuest(ctx: Ctx, { domid, build }: Creating, read: ReadBytes): Promise<void> {
+  const guest = await readStream(read).catch((error: unknown) => {
+    if (!(error instanceof StreamError)) throw error;
+    if ('where' in error.who) ctx.log('error', error.who.where, undefined, error.message);
+    else {
+      ctx.xcLog(`xc: error: ${error.message}: Internal error`);
+      ctx.xcLog('xc: error: Restore failed (0 = Success): Internal error');
+      ctx.log('error', 'libxl_stream_read.c:850:libxl__xc_domain_restore_done', undefined, 'restoring domain: Success');
+    }
+    throw new LibxlError(Rc.FAIL, error.message);
+  });
+  try {
+    Object.assign(build, await ctx.xc.call('xc.dom_restore', { domid, guest }));
+  } catch (error) {
+    if (!(error instanceof PrivcmdError)) throw error;
+    ctx.xcLog(
+      `xc: error: Failed to populate physmap (${error.errno === 'ENOMEM' ? 12 : 22} = ${strerror(error.errno)}): Internal error`,
+    );
+    ctx.log(
+      'error',
+      'libxl_stream_read.c:850:libxl__xc_domain_restore_done',
+      undefined,
+      `restoring domain: ${strerror(error.errno)}`,
+    );
+    throw new LibxlError(Rc.FAIL, error.message, { cause: error });
+  }
+}
+
 /** An image must be there. */
 async function checkImage(ctx: Ctx, path: string, line: number, loads: string): Promise<void> {
   if (await ctx.host.stat(path)) return;
@@ -476,7 +521,7 @@ function isKernel(magic: Uint8Array): boolean {
 }
 
 /** T2: what the guest's kernel looks for. Then xenstored is told of the domain, and fires `@introduceDomain`. */
-async function buildPost(ctx: Ctx, { domid, config, settings, build }: Creating): Promise<void> {
+async function buildPost(ctx: Ctx, { domid, config, settings, build, restore }: Creating): Promise<void> {
   const home = domainPath(domid);
   const vm = vmPath(config.cInfo.uuid);
   const { maxMemkb, targetMemkb, videoMemkb, maxVcpus, availVcpus, kernel, ramdisk, cmdline } = settings;
@@ -497,10 +542,10 @@ async function buildPost(ctx: Ctx, { domid, config, settings, build }: Creating)
       await tx.write(`${home}/cpu/${vcpu}/availability`, availVcpus.includes(vcpu) ? 'online' : 'offline');
     }
     await tx.write(`${vm}/image/ostype`, 'linux');
-    await tx.write(`${vm}/image/kernel`, byteString(kernel));
+    if (!restore) await tx.write(`${vm}/image/kernel`, byteString(kernel));
     await tx.write(`${vm}/start_time`, secondsAndCentiseconds(started));
-    if (ramdisk !== undefined) await tx.write(`${vm}/image/ramdisk`, byteString(ramdisk));
-    if (cmdline !== undefined) await tx.write(`${vm}/image/cmdline`, byteString(cmdline));
+    if (!restore && ramdisk !== undefined) await tx.write(`${vm}/image/ramdisk`, byteString(ramdisk));
+    if (!restore && cmdline !== undefined) await tx.write(`${vm}/image/cmdline`, byteString(cmdline));
   });
   await ctx.xs.introduce(domid, build.storeMfn, build.storePort);
 }

@@ -210,7 +210,6 @@ function hasConsole(cmdline: string): boolean {
 
 /** As the terminal shows what is typed: a return is a new line, and a control character is spelled. */
 function echo(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for.
   return text.replace(/[\0-\x1f\x7f]/g, (char) => {
     if (char === '\r' || char === '\n') return '\r\n';
     if (char === '\t') return char;
