@@ -200,7 +200,10 @@ function spoken(spec: CommandSpec): string {
 function planCommand(spec: CommandSpec, argv: readonly string[], globals: Globals): Plan {
   const canDryrun = Object.hasOwn(spec.flags, 'dryrun');
   if (globals.dryrun && !canDryrun) return failure(1, 'command does not implement -N (dryrun) option\n');
-  if (layoutOf(spec).getopt === 'own') return { do: 'run', id: spec.id, argv: [...globalFlags(globals), '--', ...argv] };
+  if (layoutOf(spec).getopt === 'own') {
+    const dryrun = globals.dryrun ? ['--dryrun'] : [];
+    return { do: 'run', id: spec.id, argv: [...dryrun, ...globalFlags(globals), '--', ...argv] };
+  }
 
   const read = getopt(spec, argv);
   const warning = layoutOf(spec).warning ?? '';

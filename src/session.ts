@@ -288,6 +288,16 @@ function makeCtx(xc: Xc, xs: Xs, dir: RunDir, globals: Globals): Ctx {
   };
 }
 
+/** libxl's lines for what is done before dom0 is reached. */
+export function bareLog(globals: Globals): Pick<Ctx, 'log'> {
+  const least = leastLevel(globals.verbosity);
+  const log: Ctx['log'] = (level, where, domid, message) => {
+    if (levels[level] < least) return;
+    process.stderr.write(`${globals.timestamps ? timestamp() : ''}${logLine('libxl', level, where, domid, message)}\n`);
+  };
+  return { log };
+}
+
 /** xl prints from PROGRESS up, and one level more for each `-v`. */
 export function leastLevel(verbosity: number): (typeof levels)[LogLevel] | number {
   return Math.max(levels.debug, levels.progress - verbosity);
@@ -335,6 +345,7 @@ function lazyHost(xc: Xc, dir: RunDir): Host {
     runScript: async (run) => (await host()).runScript(run),
     readUserdata: (name) => userdata(async () => (await host()).readUserdata(name)),
     writeUserdata: (name, contents) => userdata(async () => (await host()).writeUserdata(name, contents)),
+    createFile: async (path) => (await host()).createFile(path),
     removeUserdata: (domid, uuid) => userdata(async () => (await host()).removeUserdata(domid, uuid)),
   };
 }
@@ -348,6 +359,12 @@ export async function findDomain(ctx: Ctx, text: string): Promise<number> {
   if (domid === undefined) throw new XlFailure(1, `${text} is an invalid domain identifier (rc=-6)`);
   await domidToName(ctx, domid);
   return domid;
+}
+
+/** The same with the name that it has, which xl remembers for what it does next; a domid may have none. */
+export async function findNamed(ctx: Ctx, text: string): Promise<{ readonly domid: number; readonly name: string | undefined }> {
+  const domid = await findDomain(ctx, text);
+  return { domid, name: /^\d*$/.test(text) ? await domidToName(ctx, domid) : text };
 }
 
 /** Lets a failed operation be: some of xl's commands do not look at what libxl returned. */

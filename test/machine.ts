@@ -4,7 +4,7 @@
  * `run` lets everything happen until a promise is done. Time stands still while anybody can go on and then jumps to the
  * next deadline, so ten seconds of waiting cost nothing and no test depends on how fast the machine is.
  */
-
+import { dirname } from 'node:path';
 import { builtinScripts } from '../src/libxl/builtin-scripts.js';
 import { type Ctx, type FileStat, logLine } from '../src/libxl/ctx.js';
 import type { DomainConfig } from '../src/libxl/domain-config.js';
@@ -55,6 +55,8 @@ export interface Machine {
   run<T>(work: Promise<T>): Promise<T>;
   /** Lets everything happen that needs no time to pass. */
   settle(): Promise<void>;
+  /** What libxl has written, by name: userdata and cores. */
+  readonly files: Map<string, string>;
   threads(): readonly WatchThread[];
   /** Every node with its value and permissions, in the order of the server. */
   store(): Promise<string[]>;
@@ -64,6 +66,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
   const { cmdline = 'xen_mtwatch', seed, bridges = ['xenbr0'], missing = [], introduced, released, observer, choose } = options;
   const clock = new SimClock(seed ?? 1);
   const trace: TraceLine[] = [];
+  const files = new Map<string, string>();
   const log: string[] = [];
   const lines: string[] = [];
   const uevents: Uevent[] = [];
@@ -94,7 +97,6 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
   const connect = (who: Who, domid = 0) => xsClient(linkTransport(dom0, { domid, who }));
   const stat = async (path: string): Promise<FileStat | undefined> =>
     missing.includes(path) ? undefined : { kind: 'assumed', block: path.startsWith('/dev/') };
-  const files = new Map<string, string>();
   let pid = 1000;
   const ctx: Ctx = {
     xs: connect('xl'),
@@ -118,6 +120,15 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
       },
       readUserdata: async (name) => files.get(name),
       writeUserdata: async (name, contents) => void files.set(name, contents),
+      createFile: async (path) => {
+        if (missing.includes(dirname(path))) return { errno: 2, words: 'No such file or directory' };
+        files.set(path, '');
+        const write = async (bytes: Uint8Array, at: number) => {
+          const before = files.get(path) ?? '';
+          files.set(path, before.slice(0, at).padEnd(at, '\0') + Buffer.from(bytes).toString('latin1'));
+        };
+        return { file: { write, close: async () => undefined } };
+      },
       removeUserdata: async (domid, uuid) => {
         for (const name of [...files.keys()]) if (name.includes(`.${domid}.${uuid}.`)) files.delete(name);
       },
@@ -166,7 +177,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
   const threads = () => dom0.handlers['dom0.mtwatch']({}) as readonly WatchThread[];
   await settle();
   const openXenbus = () => xsClient(linkTransport(dom0.xenbus, { domid: 0, who: 'client' }));
-  return { dom0, clock, ctx, trace, lines, log, uevents, connect, openXenbus, run, settle, threads, store };
+  return { dom0, clock, ctx, trace, lines, log, uevents, connect, openXenbus, run, settle, files, threads, store };
 }
 
 let uuids = 0;

@@ -3,7 +3,6 @@ import { chmodSync, existsSync, mkdirSync, mkdtempSync, realpathSync, rmSync, sy
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { firstBadLine } from '../src/commands/create.js';
 import { dated, logLineOf } from '../src/commands/dom0/dmesg.js';
 import { assignment } from '../src/commands/dom0/env.js';
 import { statusText } from '../src/commands/dom0/status.js';
@@ -14,6 +13,7 @@ import { mtwatchTable, type Row } from '../src/quick/mtwatch-list.js';
 import { foreignStore, guestStore, leastLevel, runDirOf, timeoutScaleOf, tryConnect } from '../src/session.js';
 import type { Dom0Status, DomInfo, KernelThread, WatchThread } from '../src/xenbus/privcmd.js';
 import { checkLength, prepareRunDir, type RunDir, RunDirError, runDirAt, takeRight } from '../src/xenbus/run-dir.js';
+import { firstBadLine } from '../src/xl-domain.js';
 
 const temp = realpathSync(mkdtempSync(join(tmpdir(), 'xl-test-')));
 afterAll(() => rmSync(temp, { recursive: true, force: true }));

@@ -5,6 +5,13 @@ import { type Ctx, LibxlError } from '../libxl/ctx.js';
 import { type DeathWatch, domainShutdown, listDomains, watchDeaths } from '../libxl/domain.js';
 import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
 
+/** What shutdown and reboot differ in. */
+export interface EndWords {
+  readonly doing: string;
+  readonly what: string;
+  readonly ask: (ctx: Ctx, domid: number) => Promise<void>;
+}
+
 export default class Shutdown extends XlCommand {
   static override summary = 'Issue a shutdown signal to a domain';
   static override examples = ['<%= config.bin %> shutdown --wait web', '<%= config.bin %> shutdown --all --wait'];
@@ -25,20 +32,35 @@ export default class Shutdown extends XlCommand {
 `,
   };
 
+  protected readonly words: EndWords = { doing: 'Shutting down', what: 'shutdown', ask: domainShutdown };
+
   async run(): Promise<void> {
-    const { args, flags } = await this.parse(Shutdown);
+    const { args, flags, raw } = await this.parse(this.ctor as typeof Shutdown);
     const { domain } = args;
     if (domain === undefined && !flags.all) throw new XlFailure(1, 'You must specify -a or a domain id.\n');
+    // Once: until it has shut down. Twice: until it is gone.
+    const waits = raw.filter((token) => token.type === 'flag' && token.flag === 'wait').length;
     await withSession(this, flags, async ({ ctx }) => {
       const domids = flags.all || domain === undefined ? await guests(ctx) : [await findDomain(ctx, domain)];
       const deaths = watchDeaths(ctx);
       for (const domid of domids) {
-        await shutdownOne(ctx, domid);
-        if (flags.wait) await deaths.add(domid);
+        await this.#end(ctx, domid);
+        if (waits > 0) await deaths.add(domid);
       }
-      if (flags.wait) await waitForAll(deaths, domids.length);
+      if (waits > 0) await waitForAll(deaths, domids.length, waits > 1);
       await deaths.close();
     });
+  }
+
+  async #end(ctx: Ctx, domid: number): Promise<void> {
+    const { doing, what, ask } = this.words;
+    process.stderr.write(`${doing} domain ${domid}\n`);
+    try {
+      await ask(ctx, domid);
+    } catch (error) {
+      if (error instanceof LibxlError) throw new XlFailure(1, `${what} failed (rc=${error.rc})`);
+      throw error;
+    }
   }
 }
 
@@ -47,25 +69,16 @@ async function guests(ctx: Ctx): Promise<number[]> {
   return domains.flatMap(({ domid }) => (domid === 0 ? [] : [domid]));
 }
 
-async function shutdownOne(ctx: Ctx, domid: number): Promise<void> {
-  process.stderr.write(`Shutting down domain ${domid}\n`);
-  try {
-    await domainShutdown(ctx, domid);
-  } catch (error) {
-    if (error instanceof LibxlError) throw new XlFailure(1, `shutdown failed (rc=${error.rc})`);
-    throw error;
-  }
-}
-
-/** Each domain counts once, whether it shut down or was destroyed. */
-async function waitForAll(deaths: DeathWatch, count: number): Promise<void> {
+/** Each domain counts once, whether it shut down or was destroyed; with `untilGone` only the latter counts. */
+async function waitForAll(deaths: DeathWatch, count: number, untilGone: boolean): Promise<void> {
   process.stderr.write(`Waiting for ${count} domains\n`);
   const ended = new Set<number>();
   while (ended.size < count) {
     const event = await deaths.next();
     if (ended.has(event.domid)) continue;
-    ended.add(event.domid);
     const how = event.on === 'shutdown' ? `shut down, reason code ${event.reason}` : 'destroyed';
     process.stderr.write(`Domain ${event.domid} has been ${how}\n`);
+    if (event.on === 'shutdown' && untilGone) process.stderr.write(`Domain ${event.domid} continue waiting for death\n`);
+    else ended.add(event.domid);
   }
 }

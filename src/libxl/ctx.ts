@@ -7,6 +7,7 @@
 import type { Clock } from '../xenbus/clock.js';
 import type { Xc } from '../xenbus/privcmd.js';
 import type { Xs } from '../xenbus/xs-client.js';
+import type { CoreFile } from './core-dump.js';
 
 /** libxl's error numbers (libxl_types.idl). `xl create` exits with minus the number. */
 export const Rc = {
@@ -104,6 +105,8 @@ export interface Host {
   /** Userdata: files that outlive the command, by name (`userdata-d.1.UUID.libxl-json`). */
   readUserdata(name: string): Promise<string | undefined>;
   writeUserdata(name: string, contents: string): Promise<void>;
+  /** Makes a file for a core, mode 0600, in place of what is there; or says why it cannot, as errno and strerror(3) have it. */
+  createFile(path: string): Promise<{ readonly file: CoreFile } | { readonly errno: number; readonly words: string }>;
   /** Removes every userdata file whose name has this domid and uuid. */
   removeUserdata(domid: number, uuid: string): Promise<void>;
 }

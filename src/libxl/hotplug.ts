@@ -7,6 +7,7 @@
 import { constants } from 'node:fs';
 import { access, mkdir, open, readdir, readFile, realpath, rename, rm, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
+import { getSystemErrorMap } from 'node:util';
 import { type Clock, SystemClock } from '../xenbus/clock.js';
 import type { Xc } from '../xenbus/privcmd.js';
 import type { Xs } from '../xenbus/xs-client.js';
@@ -61,9 +62,26 @@ export function systemHost(options: SystemHostOptions): Host {
     },
     readUserdata: (name) => readUserdata(path.join(userdataDir, path.basename(name))),
     writeUserdata: (name, contents) => writeUserdata(userdataDir, path.basename(name), contents),
+    createFile,
     removeUserdata: (domid, uuid) => removeUserdata(userdataDir, domid, uuid),
   };
 }
+
+/** A file for a core. Its path is as given: it is the user's, or that of the host's dump directory. */
+const createFile: Host['createFile'] = async (file) => {
+  try {
+    const handle = await open(file, 'w+', 0o600);
+    return {
+      file: {
+        write: async (bytes, at) => void (await handle.write(bytes, 0, bytes.length, at)),
+        close: () => handle.close(),
+      },
+    };
+  } catch (error) {
+    const { errno = -5, code = 'EIO' } = error as NodeJS.ErrnoException;
+    return { errno: Math.abs(errno), words: execWords[code] ?? getSystemErrorMap().get(errno)?.[1] ?? code };
+  }
+};
 
 /** The script of that path: one of the same name in `XEN_SCRIPT_DIR`, a built-in one, or the file itself. */
 async function findScript(script: string, scriptDir: string | undefined): Promise<string | BuiltinScript> {
@@ -136,6 +154,9 @@ async function runProcess(options: SystemHostOptions, run: ScriptRun, file: stri
 
 const execWords: Readonly<Record<string, string>> = {
   EACCES: 'Permission denied',
+  EISDIR: 'Is a directory',
+  ENOSPC: 'No space left on device',
+  EROFS: 'Read-only file system',
   ELOOP: 'Too many levels of symbolic links',
   ENOENT: 'No such file or directory',
   ENOTDIR: 'Not a directory',

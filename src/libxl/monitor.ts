@@ -7,14 +7,25 @@
 import type { MonitorRequest } from '../xenbus/privcmd.js';
 import { ShutdownReason } from '../xenbus/xenbus.js';
 import { asLibxlError } from './ao.js';
-import { CreateError, domainCreateNew } from './create.js';
+import { parseConfig } from './config.js';
+import { domainCoreDump } from './core-dump.js';
+import { CreateError, domainCreateNew, domainCreateRestore, userdataName } from './create.js';
 import { type Ctx, LibxlError, Rc } from './ctx.js';
 import { domainDestroy } from './destroy.js';
-import { type DeathWatch, type DomainEvent, domainPreserve, domainUnpause, formatUuid, watchDeaths } from './domain.js';
+import {
+  type DeathWatch,
+  type DomainEvent,
+  domainInfo,
+  domainPreserve,
+  domainUnpause,
+  formatUuid,
+  watchDeaths,
+} from './domain.js';
 import type { DomainConfig } from './domain-config.js';
 import { retrieveConfig } from './saved-config.js';
+import type { ReadBytes } from './stream.js';
 
-/** Where a core would go, in the words of the log; a modelled guest has no memory to write there. */
+/** Where cores go, when somebody has made it. */
 const dumpDir = '/var/lib/xen/dump';
 /** Between the end of a domain and its next life, in milliseconds. */
 const rebootPauseMs = 2_000;
@@ -75,14 +86,14 @@ async function act(
   say(`Domain ${domid} has shut down, reason code ${reason} 0x${reason.toString(16)}`);
   if (reason === ShutdownReason.suspend) {
     say('Domain has suspended.');
-    say(`Continue waiting for domain ${domid}`);
-    return 'wait';
+    say('Done. Exiting now');
+    return 'done';
   }
   const action = actionFor(reason, actions);
   if (action === undefined) say(`Unknown shutdown reason code ${reason}. Destroying domain.`);
   else say(`Action for shutdown reason code ${reason} is ${action}`);
 
-  if (action?.startsWith('coredump-')) dumpCore(ctx, domid, name, say);
+  if (action?.startsWith('coredump-')) await dumpCore(ctx, domid, name, say);
   switch (action) {
     case 'preserve':
       break;
@@ -113,13 +124,17 @@ function actionFor(reason: ShutdownReason, actions: Monitored['actions']): strin
   }
 }
 
-function dumpCore(ctx: Ctx, domid: number, name: string, say: (line: string) => void): void {
+/** A core that could not be written changes nothing of what follows. */
+async function dumpCore(ctx: Ctx, domid: number, name: string, say: (line: string) => void): Promise<void> {
   const path = `${dumpDir}/${name}`;
   say(`dumping core to ${path}`);
-  ctx.xcLog(`xc: error: Could not open corefile ${path} (2 = No such file or directory): Internal error`);
-  const message = `Core dumping domain to ${path}: No such file or directory`;
-  ctx.log('error', 'libxl_domain.c:603:libxl_domain_core_dump', domid, message);
-  say(`core dump failed (rc=${Rc.FAIL}).`);
+  try {
+    await domainCoreDump(ctx, domid, path);
+  } catch (error) {
+    const failure = asLibxlError(error, 'libxl_domain_core_dump');
+    if (!failure) throw error;
+    say(`core dump failed (rc=${failure.rc}).`);
+  }
 }
 
 /** Destroys what has shut down. That it failed stands in the log, and changes nothing. */
@@ -134,14 +149,33 @@ async function cleanUp(ctx: Ctx, domid: number, say: (line: string) => void): Pr
 
 /** The config is read before the domain goes, because it goes with it. */
 async function restart(ctx: Ctx, domid: number, say: (line: string) => void): Promise<Next> {
-  const config = await retrieveConfig(ctx, domid);
+  const config = await reloadConfig(ctx, domid, say);
+  if (config === 'refused') return 'done';
   await cleanUp(ctx, domid, say);
   return reboot(ctx, config, say);
 }
 
+/**
+ * The config of the next life: what `xl config-update` has left, once, else that of the domain as it is now. `refused`: what
+ * was left is no config, and xl's monitor ends over it.
+ */
+async function reloadConfig(ctx: Ctx, domid: number, say: (line: string) => void): Promise<DomainConfig | undefined | 'refused'> {
+  const info = await domainInfo(ctx, domid);
+  const updated = info && userdataName(domid, info.uuid, 'xl');
+  const text = updated && (await ctx.host.readUserdata(updated));
+  if (!updated || !text) return retrieveConfig(ctx, domid);
+  say('"xl" configuration found, using it\n');
+  const { lines, config } = parseConfig(text, '<updated>', { randomUuid: () => formatUuid(ctx.clock.random(16)) });
+  for (const line of lines) say(line);
+  if (!config) return 'refused';
+  await ctx.host.writeUserdata(updated, '');
+  return config;
+}
+
 /** The old domain stays to be looked at, under another name and uuid; the new one takes both over. */
 async function renameRestart(ctx: Ctx, domid: number, name: string, say: (line: string) => void): Promise<Next> {
-  const config = await retrieveConfig(ctx, domid);
+  const config = await reloadConfig(ctx, domid, say);
+  if (config === 'refused') return 'done';
   const suffix = `-${new Date(ctx.clock.wall()).toISOString().replace(/[-:]/g, '').slice(0, 13)}Z`;
   say(`Preserving domain ${domid} ${name} with suffix${suffix}`);
   try {
@@ -179,9 +213,9 @@ async function recreate(ctx: Ctx, config: DomainConfig): Promise<number | undefi
 }
 
 /** Creates a domain, paused. What a failed creation made is destroyed once more, as xl does, which mostly finds nothing. */
-export async function createDomain(ctx: Ctx, config: DomainConfig): Promise<number> {
+export async function createDomain(ctx: Ctx, config: DomainConfig, read?: ReadBytes): Promise<number> {
   try {
-    return await domainCreateNew(ctx, config);
+    return await (read ? domainCreateRestore(ctx, config, read) : domainCreateNew(ctx, config));
   } catch (error) {
     if (!(error instanceof CreateError) || error.domid === undefined) throw error;
     // libxl kills in a child process, and when that has ended a domain of which nothing is mapped is gone.

@@ -213,7 +213,7 @@ export interface Right {
  */
 export async function takeRight(
   dir: RunDir,
-  what: 'dom0' | 'start',
+  what: 'dom0' | 'start' | `xenconsole.${number}`,
   abstract = process.platform === 'linux',
 ): Promise<Right | undefined> {
   try {

@@ -1,0 +1,27 @@
+import * as Args from '@oclif/core/args';
+import type { XlLayout } from '../argv.js';
+import { domainCoreDump } from '../libxl/core-dump.js';
+import { LibxlError } from '../libxl/ctx.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
+
+export default class DumpCore extends XlCommand {
+  static override summary = 'Core dump a domain';
+  static override examples = ['<%= config.bin %> dump-core web web.core'];
+  static override args = {
+    domain: Args.string({ required: true, ignoreStdin: true, description: 'name or domid' }),
+    filename: Args.string({ required: true, ignoreStdin: true, description: 'where the core goes' }),
+  };
+  static override xl: XlLayout = { usage: '<Domain> <filename>', modifies: true };
+
+  async run(): Promise<void> {
+    const { args, flags } = await this.parse(DumpCore);
+    await withSession(this, flags, async ({ ctx }) => {
+      try {
+        await domainCoreDump(ctx, await findDomain(ctx, args.domain), args.filename);
+      } catch (error) {
+        if (error instanceof LibxlError) throw new XlFailure(1, `core dump failed (rc=${error.rc})`);
+        throw error;
+      }
+    });
+  }
+}
