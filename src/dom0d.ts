@@ -461,7 +461,9 @@ async function monitor(
     log: (level, where, domid, message) => {
       if (LogLevel[level] >= least) print(logLine('libxl', level, where, domid, message));
     },
-    xcLog: print,
+    xcLog: (line, level = 'error') => {
+      if (LogLevel[level] >= least) print(line);
+    },
   };
   try {
     const started = await startMonitor(ctx, request, print);

@@ -283,7 +283,9 @@ function makeCtx(xc: Xc, xs: Xs, dir: RunDir, globals: Globals): Ctx {
     log: (level, where, domid, message) => {
       if (levels[level] >= least) print(logLine('libxl', level, where, domid, message));
     },
-    xcLog: print,
+    xcLog: (line, level = 'error') => {
+      if (levels[level] >= least) print(line);
+    },
     ...(spinner ? { progress: spinner.progress } : {}),
   };
 }

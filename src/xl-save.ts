@@ -194,7 +194,8 @@ async function ofDomain(ctx: Ctx, domid: number, keepDomid: boolean, stale: stri
   if (!found) noDomainInfo(ctx, domid, stale);
   const config = found ? await retrieveConfig(ctx, domid) : undefined;
   if (!config) throw new XlFailure(1, 'unable to retrieve domain configuration');
-  return { ...config, cInfo: { ...config.cInfo, domid: keepDomid ? domid : 0 } };
+  const { domid: _, ...cInfo } = config.cInfo;
+  return { ...config, cInfo: keepDomid ? { ...cInfo, domid } : cInfo };
 }
 
 /** libxl's line where there is no domain to keep data of. It ends with an errno that it has not set. */

@@ -106,7 +106,9 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     log: (level, where, domid, message) => {
       if (level === 'error' || level === 'warn') lines.push(logLine('libxl', level, where, domid, message));
     },
-    xcLog: (line) => lines.push(line),
+    xcLog: (line, level = 'error') => {
+      if (level === 'error') lines.push(line);
+    },
     host: {
       pid,
       stat,

@@ -127,7 +127,7 @@ async function send(ctx: Ctx, { domid, name, config, transport, command }: Sendi
   }
   await writeHeader(ctx, transport.write, 'migration stream', config);
   try {
-    await domainSuspend(ctx, domid, transport.write);
+    await domainSuspend(ctx, domid, transport.write, { quiet: true });
   } catch (error) {
     if (!(error instanceof LibxlError)) throw error;
     say(`migration sender: libxl_domain_suspend failed (rc=${error.rc})`);

@@ -4,6 +4,8 @@ import Shutdown, { type EndWords } from './shutdown.js';
 
 export default class Reboot extends Shutdown {
   static override summary = 'Issue a reboot signal to a domain';
+  static override args = Shutdown.args;
+  static override flags = Shutdown.flags;
   static override examples = ['<%= config.bin %> reboot web', '<%= config.bin %> reboot --all --wait'];
   static override xl: XlLayout = {
     usage: '[options] <-a|Domain>',

@@ -469,7 +469,12 @@ async function buildPv(ctx: Ctx, { domid, settings, build }: Creating): Promise<
 
 /** Reads a saved guest and puts it into the domain (libxl__stream_read_start). */
 async function restoreGuest(ctx: Ctx, { domid, build }: Creating, read: ReadBytes): Promise<void> {
-  const guest = await readStream(read).catch((error: unknown) => {
+  const info = (line: string) => ctx.xcLog(`xc: info: ${line}`, 'info');
+  const found = (xen: string) => {
+    info(`Found x86 PV domain from Xen ${xen}`);
+    info('Restoring domain');
+  };
+  const guest = await readStream(read, found).catch((error: unknown) => {
     if (!(error instanceof StreamError)) throw error;
     if ('where' in error.who) ctx.log('error', error.who.where, undefined, error.message);
     else {
@@ -494,6 +499,9 @@ async function restoreGuest(ctx: Ctx, { domid, build }: Creating, read: ReadByte
     );
     throw new LibxlError(Rc.FAIL, error.message, { cause: error });
   }
+  info('Restore successful');
+  info(`XenStore: mfn 0x${build.storeMfn.toString(16)}, dom 0, evt ${build.storePort}`);
+  info(`Console: mfn 0x${build.consoleMfn.toString(16)}, dom 0, evt ${build.consolePort}`);
 }
 
 /** An image must be there. */

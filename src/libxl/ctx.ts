@@ -137,8 +137,8 @@ export interface Ctx {
   /** libxl's own lines. */
   readonly log: Log;
   readonly progress?: Progress;
-  /** Lines of libxenctrl and the domain builder (`xc: error: panic: ...`). */
-  readonly xcLog: (line: string) => void;
+  /** Lines of libxenctrl and the domain builder (`xc: error: panic: ...`); an error unless another level is given. */
+  readonly xcLog: (line: string, level?: LogLevel) => void;
 }
 
 /** libxl's waits, in milliseconds, before scaling (libxl_internal.h of 4.17). */

@@ -82,8 +82,8 @@ function record(type: number, body: Buffer = Buffer.alloc(0)): Buffer {
 
 const readWhere = (line: number, name: string) => ({ where: `libxl_stream_read.c:${line}:${name}` });
 
-/** Reads a stream to its end. */
-export async function readStream(read: ReadBytes): Promise<SavedGuest> {
+/** Reads a stream to its end. `found` is told which Xen wrote it, once its headers are read. */
+export async function readStream(read: ReadBytes, found: (xen: string) => void): Promise<SavedGuest> {
   const head = await exactly(read, 16, 'libxl stream header');
   const ident = head.readBigUInt64BE(0);
   const wanted = libxlIdent.readBigUInt64BE(0);
@@ -102,7 +102,7 @@ export async function readStream(read: ReadBytes): Promise<SavedGuest> {
   for (;;) {
     const [type, length] = recordHead(await exactly(read, 8, 'record header'));
     if (length > 0) await exactly(read, length + ((8 - (length % 8)) % 8), 'record body');
-    if (type === libxl.libxcContext) guest = await readLibxc(read);
+    if (type === libxl.libxcContext) guest = await readLibxc(read, found);
     else if (type === libxl.end) break;
     else {
       const text = `Unrecognised record 0x${type.toString(16).padStart(8, '0')}`;
@@ -113,7 +113,7 @@ export async function readStream(read: ReadBytes): Promise<SavedGuest> {
   return guest;
 }
 
-async function readLibxc(read: ReadBytes): Promise<SavedGuest> {
+async function readLibxc(read: ReadBytes, found: (xen: string) => void): Promise<SavedGuest> {
   const bad = (text: string) => new StreamError({ libxc: true }, text);
   const image = await fromLibxc(read, 24, 'Failed to read Image Header from stream');
   const marker = image.readBigUInt64BE(0);
@@ -126,6 +126,7 @@ async function readLibxc(read: ReadBytes): Promise<SavedGuest> {
   if (image.readUInt16BE(16) & 1) throw bad('Unable to handle big endian streams');
   const domain = await fromLibxc(read, 16, 'Failed to read Domain Header from stream');
   if (domain.readUInt32LE(0) !== x86Pv) throw bad('the domain is not an x86 PV domain, and no other is modelled');
+  found(`${domain.readUInt32LE(8)}.${domain.readUInt32LE(12)}`);
   let guest: SavedGuest | undefined;
   for (;;) {
     const [type, length] = recordHead(await fromLibxc(read, 8, 'Failed to read Record Header from stream'));

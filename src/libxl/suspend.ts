@@ -10,7 +10,7 @@ import { PrivcmdError, type SavedGuest } from '../xenbus/privcmd.js';
 import { ShutdownReason } from '../xenbus/xenbus.js';
 import { abort } from '../xenbus/xs-client.js';
 import { beginWait, strerror, transact } from './ao.js';
-import { type Ctx, LIBXL_PVCONTROL_TIMEOUT, LibxlError, Rc } from './ctx.js';
+import { type Ctx, LIBXL_PVCONTROL_TIMEOUT, LibxlError, type LogLevel, Rc } from './ctx.js';
 import { checkType, domainInfo } from './domain.js';
 import { streamHead, streamTail } from './stream.js';
 
@@ -34,8 +34,31 @@ export class WriteFailed extends Error {
 
 const xcError = (ctx: Ctx, text: string) => ctx.xcLog(`xc: error: ${text}: Internal error`);
 
+/** Pages between two reports of how many are sent: 4 MiB. */
+const reportPages = 1024;
+/** A report is worth a line at this level when it is so many percent further than the last one, or behind it. */
+const reportPercent = 5;
+
+/** How far a save is, on the log (stdiostream_progress): at each of its steps, and more often for who wants details. */
+function progressOf(ctx: Ctx): (what: string, done: number, total: number) => void {
+  let last = 0;
+  const print = (level: LogLevel, line: string) => ctx.xcLog(`xc: ${level}: ${line}`, level);
+  return (what, done, total) => {
+    const percent = total === 0 ? 0 : Math.floor((done * 100) / total);
+    if (percent === last) return;
+    const isStep = percent < last || percent >= last + reportPercent;
+    print(isStep ? 'progress' : 'detail', `${what}: ${done}/${total}  ${String(percent).padStart(3)}%`);
+    if (isStep) last = percent;
+  };
+}
+
+export interface SuspendOptions {
+  /** A migration does not say how far it is. */
+  readonly quiet?: boolean;
+}
+
 /** Suspends a domain and writes what it is. When this fails the domain may or may not be suspended; the caller resumes it. */
-export async function domainSuspend(ctx: Ctx, domid: number, write: WriteBytes): Promise<void> {
+export async function domainSuspend(ctx: Ctx, domid: number, write: WriteBytes, options: SuspendOptions = {}): Promise<void> {
   await checkType(ctx, domid);
   await ctx.xs.read(join(domainPath(domid), 'device/suspend/event-channel'));
   let responded = false;
@@ -47,6 +70,7 @@ export async function domainSuspend(ctx: Ctx, domid: number, write: WriteBytes):
   };
   try {
     await write(streamHead());
+    ctx.xcLog(`xc: info: Saving domain ${domid}, type x86 PV`, 'info');
     const suspended = await suspendGuest(ctx, domid, () => {
       responded = true;
     });
@@ -55,6 +79,7 @@ export async function domainSuspend(ctx: Ctx, domid: number, write: WriteBytes):
       throw fail(suspended, 0, 'Success');
     }
     const guest: SavedGuest = await ctx.xc.call('xc.dom_save', { domid });
+    if (!options.quiet) reportFrames(progressOf(ctx), Math.floor(guest.memoryKb / 4));
     await write(streamTail(guest));
   } catch (error) {
     if (error instanceof WriteFailed) {
@@ -64,6 +89,13 @@ export async function domainSuspend(ctx: Ctx, domid: number, write: WriteBytes):
     if (error instanceof PrivcmdError) throw fail(Rc.FAIL, 22, strerror(error.errno));
     throw error;
   }
+}
+
+/** What a save says of the frames of a domain. There are none to send here, so they are all there at once. */
+function reportFrames(report: ReturnType<typeof progressOf>, frames: number): void {
+  for (let sent = 0; sent < frames; sent += reportPages) report('Frames', sent, frames);
+  report('Frames', frames, frames);
+  report('End of stream', 0, 0);
 }
 
 /** libxl__domain_suspend of a PV guest; answers with 0, or with what went wrong, which has been logged. */
