@@ -32,6 +32,8 @@ export interface MachineOptions {
   /** Told when the store takes up a domain, and when it lets go of it. */
   readonly introduced?: (domid: number) => void;
   readonly released?: (domid: number) => void;
+  /** Whether the host has a directory for cores. */
+  readonly dumps?: boolean;
   /** Who watches over dom0's kernel. */
   readonly observer?: Observer;
   /** Which of two or more tasks goes on, by its index; goes before `seed`. */
@@ -63,7 +65,17 @@ export interface Machine {
 }
 
 export async function machine(options: MachineOptions = {}): Promise<Machine> {
-  const { cmdline = 'xen_mtwatch', seed, bridges = ['xenbr0'], missing = [], introduced, released, observer, choose } = options;
+  const {
+    dumps = false,
+    cmdline = 'xen_mtwatch',
+    seed,
+    bridges = ['xenbr0'],
+    missing = [],
+    introduced,
+    released,
+    observer,
+    choose,
+  } = options;
   const clock = new SimClock(seed ?? 1);
   const trace: TraceLine[] = [];
   const files = new Map<string, string>();
@@ -123,7 +135,8 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
       readUserdata: async (name) => files.get(name),
       writeUserdata: async (name, contents) => void files.set(name, contents),
       createFile: async (path) => {
-        if (missing.includes(dirname(path))) return { errno: 2, words: 'No such file or directory' };
+        if ([...missing, '/var/lib/xen/dump'].includes(dirname(path)) && !dumps)
+          return { errno: 2, words: 'No such file or directory' };
         files.set(path, '');
         const write = async (bytes: Uint8Array, at: number) => {
           const before = files.get(path) ?? '';

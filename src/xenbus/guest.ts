@@ -155,10 +155,19 @@ export class Guest {
    * and watches as they were; a restored copy goes on in `#restore`.
    */
   *#suspend(): Task {
+    this.kernel.printk('Freezing user space processes ... (elapsed 0.001 seconds) done.');
+    this.kernel.printk('OOM killer disabled.');
+    this.kernel.printk('Freezing remaining freezable tasks ... (elapsed 0.001 seconds) done.');
     this.#suspended = true;
     this.#hypervisor.shutdown(this.#domain.domid, ShutdownReason.suspend);
     yield* waitEvent(this.#resumed, () => this.#domain.shutdown === null);
     this.#suspended = false;
+    this.#thaw();
+  }
+
+  #thaw(): void {
+    this.kernel.printk('OOM killer enabled.');
+    this.kernel.printk('Restarting tasks ... done.');
   }
 
   /** The other end of `do_suspend` in a new domain: watches are set again (`xs_resume`), then every device is resumed. */
@@ -167,6 +176,7 @@ export class Guest {
     const { watches } = this.#bus;
     this.#bindInterrupts();
     try {
+      kernel.printk('xen:grant_table: Grant tables using version 1 layout');
       yield* this.#registerDrivers();
       yield* watchCpus(kernel, watches, this.#domain.cpus.vcpus, { udev: false, isRestored: true });
       // It would also find a device that the new domain has and the saved one had not.
@@ -174,6 +184,7 @@ export class Guest {
       yield* watches.register({ node: 'backend', name: 'backend_changed', callback: () => this.#nothing() });
       yield* this.#watchControl(true);
       for (const nodename of devices) if (yield* kernel.exists(nodename)) yield* this.#bus.resumeDevice(nodename);
+      this.#thaw();
     } catch (error) {
       if (!(error instanceof XsError)) throw error;
       kernel.printk(`xenbus: resume: ${error.message}`);

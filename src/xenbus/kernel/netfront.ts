@@ -75,7 +75,10 @@ export function netfront(bus: XenbusBus, resources: FrontendResources): XenbusDr
     const offered = yield* backend('multi-queue-max-queues', 1);
     const split = (yield* backend('feature-split-event-channels', 0)) === 1;
     yield* kernel.read(`${nodename}/mac`);
-    if ((yield* backend('feature-xdp-headroom', 0)) === 1) yield* kernel.write(`${nodename}/xdp-headroom`, '0');
+    if ((yield* backend('feature-xdp-headroom', 0)) === 1) {
+      kernel.printk('xen_netfront: backend supports XDP headroom');
+      yield* kernel.write(`${nodename}/xdp-headroom`, '0');
+    }
     const multiQueue = yield* kernel.exists(`${otherend}/multi-queue-max-queues`);
     const queues = Math.max(1, Math.min(offered, queuesMax, resources.vcpus));
     freeRings(device);
