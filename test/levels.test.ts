@@ -65,7 +65,8 @@ const xenbusLevels = ['xenbus 0', 'xenbus 1', 'xenbus 2', 'xenbus 3'];
 const mayImport: Record<string, (module: string, level: string) => boolean> = {
   'xenbus 0': (_, level) => level === 'xenbus 0',
   'xenbus 1': (_, level) => ['xenbus 0', 'xenbus 1'].includes(level),
-  'xenbus 2': (module, level) => ['xenbus 0', 'xenbus 2'].includes(level) || module === 'xenbus/hypervisor',
+  'xenbus 2': (module, level) =>
+    ['xenbus 0', 'xenbus 2'].includes(level) || ['xenbus/hypervisor', 'xenbus/cpus'].includes(module),
   'xenbus 3': (_, level) => xenbusLevels.includes(level),
   explore: (_, level) => ['xenbus 0', 'explore'].includes(level),
   'explored world': (_, level) => ['xenbus 0', 'xenbus 1', 'xenbus 2', 'explore', 'explored world'].includes(level),
