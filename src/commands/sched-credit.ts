@@ -1,12 +1,11 @@
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../argv.js';
-import { cpupoolName } from '../libxl/cpupool.js';
 import type { Ctx } from '../libxl/ctx.js';
-import { getCreditParams, setCreditParams, setDomainSched } from '../libxl/sched.js';
+import { getCreditParams, setCreditParams } from '../libxl/sched.js';
 import { atoi } from '../libxl/strtol.js';
 import type { CreditParams } from '../xenbus/privcmd.js';
 import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
-import { creditListing, failing, listSched, poolLine, requireCpupool, showSched } from '../xl-cpus.js';
+import { type Credit, failing, listPools, requireCpupool, setDomain, showDomain, showPool } from '../xl-cpus.js';
 
 export default class SchedCredit extends XlCommand {
   static override summary = 'Get/set credit scheduler parameters';
@@ -49,29 +48,26 @@ export default class SchedCredit extends XlCommand {
     await withSession(this, flags, async ({ ctx }) => {
       if (schedparam) {
         const poolId = cpupool === undefined ? 0 : await requireCpupool(ctx, cpupool);
-        if (ofPool) return setPool(ctx, poolId, { tslice, ratelimit, delay });
-        const name = (await cpupoolName(ctx, poolId)) ?? '(null)';
-        return void process.stdout.write(`${await listing.pool(ctx, poolId, name)}\n`);
+        if (ofPool) await setPool(ctx, poolId, { tslice, ratelimit, delay });
+        else await showPool(ctx, credit, poolId);
+      } else if (domain === undefined) {
+        await listPools(ctx, credit, cpupool);
+      } else {
+        const domid = await findDomain(ctx, domain);
+        if (ofDomain) await setDomain(ctx, credit, domid, { weight, cap });
+        else await showDomain(ctx, credit, domid);
       }
-      if (domain === undefined) return listSched(ctx, listing, cpupool);
-      const domid = await findDomain(ctx, domain);
-      if (!ofDomain) return showSched(ctx, listing, domid);
-      const params = {
-        sched: 'credit',
-        ...(weight === undefined ? {} : { weight: atoi(weight) }),
-        ...(cap === undefined ? {} : { cap: atoi(cap) }),
-      };
-      await failing('libxl_domain_sched_params_set failed.', setDomainSched(ctx, domid, params));
     });
   }
 }
 
-const listing = creditListing('credit', (ctx, poolId, name) => poolLine(name, poolText(ctx, poolId)));
-
-async function poolText(ctx: Ctx, poolId: number): Promise<string> {
-  const { tsliceMs, ratelimitUs, migrationDelayUs } = await poolParams(ctx, poolId);
-  return `tslice=${tsliceMs}ms ratelimit=${ratelimitUs}us migration-delay=${migrationDelayUs}us`;
-}
+const credit: Credit = {
+  sched: 'credit',
+  poolText: async (ctx, poolId) => {
+    const { tsliceMs, ratelimitUs, migrationDelayUs } = await poolParams(ctx, poolId);
+    return `tslice=${tsliceMs}ms ratelimit=${ratelimitUs}us migration-delay=${migrationDelayUs}us`;
+  },
+};
 
 function poolParams(ctx: Ctx, poolId: number): Promise<CreditParams> {
   return failing('libxl_sched_credit_params_get failed.', getCreditParams(ctx, poolId));

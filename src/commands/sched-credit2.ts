@@ -1,11 +1,9 @@
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../argv.js';
-import { cpupoolName } from '../libxl/cpupool.js';
-import type { Ctx } from '../libxl/ctx.js';
-import { getCredit2Ratelimit, setCredit2Ratelimit, setDomainSched } from '../libxl/sched.js';
+import { getCredit2Ratelimit, setCredit2Ratelimit } from '../libxl/sched.js';
 import { atoi } from '../libxl/strtol.js';
 import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
-import { creditListing, failing, listSched, poolLine, requireCpupool, showSched } from '../xl-cpus.js';
+import { type Credit, failing, listPools, requireCpupool, setDomain, showDomain, showPool } from '../xl-cpus.js';
 
 export default class SchedCredit2 extends XlCommand {
   static override summary = 'Get/set credit2 scheduler parameters';
@@ -41,28 +39,24 @@ export default class SchedCredit2 extends XlCommand {
     await withSession(this, flags, async ({ ctx }) => {
       if (schedparam) {
         const poolId = cpupool === undefined ? 0 : await requireCpupool(ctx, cpupool);
-        if (ratelimit !== undefined) {
-          const set = setCredit2Ratelimit(ctx, poolId, atoi(ratelimit));
-          return failing('libxl_sched_credit2_params_set failed.', set);
-        }
-        const name = (await cpupoolName(ctx, poolId)) ?? '(null)';
-        return void process.stdout.write(`${await listing.pool(ctx, poolId, name)}\n`);
+        if (ratelimit === undefined) return showPool(ctx, credit2, poolId);
+        const set = setCredit2Ratelimit(ctx, poolId, atoi(ratelimit));
+        await failing('libxl_sched_credit2_params_set failed.', set);
+      } else if (domain === undefined) {
+        await listPools(ctx, credit2, cpupool);
+      } else {
+        const domid = await findDomain(ctx, domain);
+        if (ofDomain) await setDomain(ctx, credit2, domid, { weight, cap });
+        else await showDomain(ctx, credit2, domid);
       }
-      if (domain === undefined) return listSched(ctx, listing, cpupool);
-      const domid = await findDomain(ctx, domain);
-      if (!ofDomain) return showSched(ctx, listing, domid);
-      const params = {
-        sched: 'credit2',
-        ...(weight === undefined ? {} : { weight: atoi(weight) }),
-        ...(cap === undefined ? {} : { cap: atoi(cap) }),
-      };
-      await failing('libxl_domain_sched_params_set failed.', setDomainSched(ctx, domid, params));
     });
   }
 }
 
-const listing = creditListing('credit2', (ctx, poolId, name) => poolLine(name, poolText(ctx, poolId)));
-
-async function poolText(ctx: Ctx, poolId: number): Promise<string> {
-  return `ratelimit=${await failing('libxl_sched_credit2_params_get failed.', getCredit2Ratelimit(ctx, poolId))}us`;
-}
+const credit2: Credit = {
+  sched: 'credit2',
+  poolText: async (ctx, poolId) => {
+    const limitUs = await failing('libxl_sched_credit2_params_get failed.', getCredit2Ratelimit(ctx, poolId));
+    return `ratelimit=${limitUs}us`;
+  },
+};

@@ -1,10 +1,10 @@
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../argv.js';
 import type { Ctx } from '../libxl/ctx.js';
-import { getVcpuSched, setVcpuSched, setVcpuSchedAll, type VcpuSched } from '../libxl/sched.js';
+import { getVcpuSched, setVcpuSched, type VcpuSched } from '../libxl/sched.js';
 import { atoi } from '../libxl/strtol.js';
 import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
-import { failing, listSched, nameAndId, requireDomainSched, type SchedListing, showSched } from '../xl-cpus.js';
+import { failing, requireCpupool, requireDomainSched } from '../xl-cpus.js';
 
 export default class SchedRtds extends XlCommand {
   static override summary = 'Get/set rtds scheduler parameters';
@@ -46,12 +46,12 @@ export default class SchedRtds extends XlCommand {
     if (!wanted.complete) throw new XlFailure(1, 'Incorrect number of period, budget and extratime');
 
     await withSession(this, flags, async ({ ctx }) => {
-      if (domain === undefined) return listSched(ctx, wanted.all ? vcpuListing : domainListing, cpupool);
+      // No pool has this scheduler, and xl prints nothing of the others.
+      if (domain === undefined) return void (cpupool !== undefined && (await requireCpupool(ctx, cpupool)));
       const domid = await findDomain(ctx, domain);
-      if (!anyVcpu) return showSched(ctx, domainListing, domid);
-      if (wanted.values) return setVcpus(ctx, domid, wanted);
-      const rows = (_: Ctx, each: number) => vcpuRows(ctx, each, wanted.all ? 'all' : wanted.vcpus);
-      await showSched(ctx, { header: vcpuListing.header, rows }, domid);
+      if (!anyVcpu) await showDomain(ctx, domid);
+      else if (wanted.values) await setVcpus(ctx, domid, wanted);
+      else await showVcpus(ctx, domid, wanted.all);
     });
   }
 }
@@ -81,54 +81,25 @@ function readWanted({ vcpuid = [], period = [], budget = [], extratime = [] }: G
     all: vcpuid.includes('all'),
     vcpus,
     values: counts.some((count) => count > 0),
-    params: period.map((text, at) => ({
-      period: atoi(text),
-      budget: atoi(budget[at] ?? ''),
-      extratime: extratime[at] === '1',
-    })),
+    params: period.map((text, at) => ({ period: atoi(text), budget: atoi(budget[at] ?? '') })),
     complete: counts.every((count) => count === period.length && (count === 0 || count >= vcpus.length)),
   };
 }
 
-async function setVcpus(ctx: Ctx, domid: number, { vcpus, params }: Wanted): Promise<void> {
-  const [first] = params;
-  if (!first) throw new Error('no parameters to set');
-  if (vcpus.length === 0) {
-    return failing('libxl_vcpu_sched_params_set_all failed.', setVcpuSchedAll(ctx, domid, first));
-  }
-  const each = vcpus.map((vcpu, at) => ({ vcpu, ...(params[at] ?? first) }));
-  await failing('libxl_vcpu_sched_params_set failed.', setVcpuSched(ctx, domid, each));
+async function setVcpus(ctx: Ctx, domid: number, { all, vcpus, params }: Wanted): Promise<void> {
+  const each = params.slice(0, Math.max(1, vcpus.length)).map((param, at) => ({ vcpu: vcpus[at] ?? 0, ...param }));
+  const name = all ? 'libxl_vcpu_sched_params_set_all' : 'libxl_vcpu_sched_params_set';
+  await failing(`${name} failed.`, setVcpuSched(ctx, domid, each, all));
 }
 
-const poolText: SchedListing['pool'] = async (_ctx, _poolId, name) => `Cpupool ${name}: sched=RTDS`;
-
-const domainListing: SchedListing = {
-  sched: 'rtds',
-  header: 'Name                                ID    Period    Budget  Extratime',
-  pool: poolText,
-  rows: async (ctx, domid) => {
-    const { period, budget } = await requireDomainSched(ctx, domid, 'rtds');
-    // Of a domain libxl knows no extra time, and its default is to allow it.
-    return [`${await nameAndId(ctx, domid)} ${columns(period, budget, true)}`];
-  },
-};
-
-const vcpuListing: SchedListing = {
-  sched: 'rtds',
-  header: 'Name                                ID VCPU    Period    Budget  Extratime',
-  pool: poolText,
-  rows: (ctx, domid) => vcpuRows(ctx, domid, 'all'),
-};
-
-async function vcpuRows(ctx: Ctx, domid: number, vcpus: readonly number[] | 'all'): Promise<readonly string[]> {
-  const name = vcpus === 'all' ? 'libxl_vcpu_sched_params_get_all' : 'libxl_vcpu_sched_params_get';
-  const params = await failing(`${name} failed.`, getVcpuSched(ctx, domid, vcpus));
-  const head = await nameAndId(ctx, domid);
-  return params.map(({ vcpu, period, budget, extratime }) => {
-    return `${head} ${String(vcpu).padStart(4)} ${columns(period, budget, extratime)}`;
-  });
+/** What xl says of a domain whose scheduler is another one. */
+async function showDomain(ctx: Ctx, domid: number): Promise<void> {
+  process.stdout.write('Name                                ID    Period    Budget  Extratime\n');
+  await requireDomainSched(ctx, domid, 'rtds');
 }
 
-function columns(period: number, budget: number, extratime: boolean): string {
-  return `${String(period).padStart(9)} ${String(budget).padStart(9)} ${(extratime ? 'yes' : 'no').padStart(10)}`;
+async function showVcpus(ctx: Ctx, domid: number, all: boolean): Promise<void> {
+  process.stdout.write('Name                                ID VCPU    Period    Budget  Extratime\n');
+  const name = all ? 'libxl_vcpu_sched_params_get_all' : 'libxl_vcpu_sched_params_get';
+  await failing(`${name} failed.`, getVcpuSched(ctx, domid, all));
 }

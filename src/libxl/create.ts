@@ -533,10 +533,9 @@ async function buildPost(ctx: Ctx, { domid, config, settings, build, restore }: 
   const home = domainPath(domid);
   const vm = vmPath(config.cInfo.uuid);
   const { maxMemkb, targetMemkb, videoMemkb, maxVcpus, availVcpus, kernel, ramdisk, cmdline } = settings;
-  const { weight = -1, cap = -1, period = -1, budget = -1 } = config.bInfo.schedParams;
+  const { weight = -1, cap = -1 } = config.bInfo.schedParams;
   // Nothing to set, nothing to ask: every creation would pay for it.
-  if ([weight, cap, period, budget].some((value) => value !== -1))
-    await setDomainSched(ctx, domid, { weight, cap, period, budget });
+  if (weight !== -1 || cap !== -1) await setDomainSched(ctx, domid, { weight, cap });
   const started = ctx.clock.wall();
   await transact(ctx, async (tx) => {
     await checkAlive(tx, domid);

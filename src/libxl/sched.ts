@@ -2,13 +2,13 @@
  * The parameters of a scheduler, as libxl gets and sets them: those of a domain, of its vcpus, of a cpupool.
  *
  * Lines, bounds and order of checks are those of libxl_sched.c of 4.17. Where a parameter is -1, libxl leaves it as it is.
+ * No pool here has RTDS, so of its functions there is what they say on such a host.
  */
-import { type CreditParams, type DomainSched, PrivcmdError, type RtdsParams, type SchedulerName } from '../xenbus/privcmd.js';
+import { type CreditParams, type DomainSched, PrivcmdError, type SchedulerName } from '../xenbus/privcmd.js';
 import { strerror } from './ao.js';
 import { cpupoolName } from './cpupool.js';
 import { type Ctx, LibxlError, Rc } from './ctx.js';
 import { listDomains } from './domain.js';
-import type { SchedParams } from './domain-config.js';
 
 const ratelimitUs = { min: 100, max: 500_000 } as const;
 const tsliceMs = { min: 1, max: 1000 } as const;
@@ -35,21 +35,19 @@ export async function domainScheduler(ctx: Ctx, domid: number): Promise<Schedule
 export async function getDomainSched(ctx: Ctx, domid: number): Promise<DomainSched> {
   const sched = await domainScheduler(ctx, domid);
   if (!sched) throw invalid(ctx, 905, 'libxl_domain_sched_params_get', domid, 'Unknown scheduler');
-  const places = { credit: 203, credit2: 410, rtds: 722, null: 0 } as const;
-  return attempt(ctx, places[sched], `sched_${sched}_domain_get`, domid, `Getting domain sched ${sched}`, () =>
+  const line = { credit: 203, credit2: 410 }[sched];
+  return attempt(ctx, line, `sched_${sched}_domain_get`, domid, `Getting domain sched ${sched}`, () =>
     ctx.xc.call('xc.sched_domain_get', { domid, sched }),
   );
 }
 
-/** Sets what `params` names. Its scheduler, or else that of the domain's pool, says which parameters there are. */
-export async function setDomainSched(ctx: Ctx, domid: number, params: SchedParams): Promise<void> {
-  const sched = isScheduler(params.sched) ? params.sched : await domainScheduler(ctx, domid);
-  if (!sched) throw invalid(ctx, 798, 'libxl_domain_sched_params_set', domid, 'Unknown scheduler');
-  if (sched === 'rtds') await setRtdsDomain(ctx, domid, params);
-  else if (sched !== 'null') await setCreditDomain(ctx, domid, sched, params);
-}
+/** Weight and cap, and the scheduler that they are for; without one it is that of the domain's pool. */
+export type DomainSchedChange = Partial<DomainSched>;
 
-async function setCreditDomain(ctx: Ctx, domid: number, sched: 'credit' | 'credit2', params: SchedParams): Promise<void> {
+/** Sets what `params` names. */
+export async function setDomainSched(ctx: Ctx, domid: number, params: DomainSchedChange): Promise<void> {
+  const sched = params.sched ?? (await domainScheduler(ctx, domid));
+  if (!sched) throw invalid(ctx, 798, 'libxl_domain_sched_params_set', domid, 'Unknown scheduler');
   const lines = {
     credit: { get: 232, weight: 238, cap: 248, set: 258 },
     credit2: { get: 439, weight: 445, cap: 455, set: 465 },
@@ -81,81 +79,35 @@ async function setCreditDomain(ctx: Ctx, domid: number, sched: 'credit' | 'credi
   );
 }
 
-async function setRtdsDomain(ctx: Ctx, domid: number, params: SchedParams): Promise<void> {
-  const name = 'sched_rtds_domain_set';
-  const now = await attempt(ctx, 743, name, domid, 'Getting domain sched rtds', () =>
-    ctx.xc.call('xc.sched_domain_get', { domid, sched: 'rtds' }),
-  );
-  if (now.sched !== 'rtds') throw new Error(`asked for rtds and told of ${now.sched}`);
-  const period = given(params.period) ?? now.period;
-  const budget = given(params.budget) ?? now.budget;
-  checkRtds(ctx, period, budget);
-  await attempt(ctx, 760, name, domid, 'Setting domain sched rtds', () =>
-    ctx.xc.call('xc.sched_domain_set', { domid, sched: 'rtds', period, budget }),
-  );
-}
-
-/** Parameters of one vcpu, with its number. */
-export interface VcpuSched extends RtdsParams {
+/** Parameters of one vcpu under RTDS. Period and budget are in microseconds. */
+export interface VcpuSched {
   readonly vcpu: number;
+  readonly period: number;
+  readonly budget: number;
 }
 
-/** The parameters of the vcpus that are named, or of all: RTDS alone has some. */
-export async function getVcpuSched(ctx: Ctx, domid: number, ids: readonly number[] | 'all'): Promise<readonly VcpuSched[]> {
-  const [unknown, unsupported, failed, list] = ids === 'all' ? [971, 964, 581, '_all'] : [938, 931, 536, ''];
+/** Refuses to tell the parameters of vcpus: only RTDS has some. `all`: those of every vcpu were asked for. */
+export async function getVcpuSched(ctx: Ctx, domid: number, all: boolean): Promise<never> {
+  const [unknown, unsupported, name] = all
+    ? [971, 964, 'libxl_vcpu_sched_params_get_all']
+    : [938, 931, 'libxl_vcpu_sched_params_get'];
   const sched = await domainScheduler(ctx, domid);
-  const outer = `libxl_vcpu_sched_params_get${list}`;
-  if (!sched) throw invalid(ctx, unknown, outer, domid, 'Unknown scheduler');
-  if (sched !== 'rtds') {
-    throw invalid(ctx, unsupported, outer, domid, 'per-VCPU parameter getting not supported for this scheduler');
-  }
-  const last = await lastVcpu(ctx, domid);
-  const vcpus = ids === 'all' ? Array.from({ length: last + 1 }, (_, vcpu) => vcpu) : ids;
-  if (vcpus.some((vcpu) => vcpu < 0 || vcpu > last)) {
-    const line = `VCPU index is out of range, valid values are within range from 0 to ${last}`;
-    throw invalid(ctx, 524, 'sched_rtds_vcpu_get', domid, line);
-  }
-  const found: VcpuSched[] = [];
-  for (const vcpu of vcpus) {
-    const params = await attempt(ctx, failed, `sched_rtds_vcpu_get${list}`, domid, 'Getting vcpu sched rtds', () =>
-      ctx.xc.call('xc.sched_rtds_vcpu_get', { domid, vcpu }),
-    );
-    found.push({ vcpu, ...params });
-  }
-  return found;
+  if (!sched) throw invalid(ctx, unknown, name, domid, 'Unknown scheduler');
+  throw invalid(ctx, unsupported, name, domid, 'per-VCPU parameter getting not supported for this scheduler');
 }
 
-export async function setVcpuSched(ctx: Ctx, domid: number, vcpus: readonly VcpuSched[]): Promise<void> {
-  const name = 'sched_rtds_vcpu_set';
-  const last = await lastVcpu(ctx, domid);
+/** Sets the parameters of some vcpus, or the first ones for all of them: checked by libxl, and refused by the hypervisor. */
+export async function setVcpuSched(ctx: Ctx, domid: number, vcpus: readonly VcpuSched[], all: boolean): Promise<void> {
+  const [line, name] = all ? [705, 'sched_rtds_vcpu_set_all'] : [653, 'sched_rtds_vcpu_set'];
+  // libxl does not look whether it was told of this domain or of the next one.
+  const last = ((await listDomains(ctx)).find((each) => each.domid >= domid)?.maxVcpus ?? 1) - 1;
   for (const { vcpu, period, budget } of vcpus) {
-    if (vcpu < 0 || vcpu > last) {
+    if (!all && (vcpu < 0 || vcpu > last)) {
       throw invalid(ctx, 627, name, domid, `Invalid VCPU ${vcpu}: valid range is [0, ${last}]`);
     }
     checkRtds(ctx, period, budget);
   }
-  for (const params of vcpus) await putVcpuSched(ctx, 653, name, domid, params);
-}
-
-/** The same parameters for every vcpu. */
-export async function setVcpuSchedAll(ctx: Ctx, domid: number, params: RtdsParams): Promise<void> {
-  const last = await lastVcpu(ctx, domid);
-  checkRtds(ctx, params.period, params.budget);
-  for (let vcpu = 0; vcpu <= last; vcpu++) {
-    await putVcpuSched(ctx, 705, 'sched_rtds_vcpu_set_all', domid, { vcpu, ...params });
-  }
-}
-
-async function putVcpuSched(ctx: Ctx, at: number, name: string, domid: number, params: VcpuSched): Promise<void> {
-  await attempt(ctx, at, name, domid, 'Setting vcpu sched rtds', () =>
-    ctx.xc.call('xc.sched_rtds_vcpu_set', { domid, ...params }),
-  );
-}
-
-/** The highest vcpu of a domain, or of the next one: libxl does not look which it was told of. */
-async function lastVcpu(ctx: Ctx, domid: number): Promise<number> {
-  const info = (await listDomains(ctx)).find((each) => each.domid >= domid);
-  return info ? info.maxVcpus - 1 : 0;
+  await attempt(ctx, line, name, domid, 'Setting vcpu sched rtds', () => ctx.xc.call('xc.sched_rtds_vcpu_set', { domid }));
 }
 
 function checkRtds(ctx: Ctx, period: number, budget: number): void {
@@ -244,8 +196,4 @@ function invalid(ctx: Ctx, line: number, name: string, domid: number | undefined
 
 function given(value: number | undefined): number | undefined {
   return value === -1 ? undefined : value;
-}
-
-function isScheduler(name: string | undefined): name is SchedulerName {
-  return name === 'credit' || name === 'credit2' || name === 'rtds' || name === 'null';
 }

@@ -3,7 +3,7 @@
  *
  * Tables with functions on them, synchronous, with no clock: nothing is scheduled here. A vcpu lies on a processor that it
  * may use, so that what is printed of it is possible; how long it ran is charged to it by whoever runs it. Facts from
- * xen/common/sched/ of 4.17 (cpupool.c, core.c, credit.c, credit2.c, rt.c): which pool may lose which processor, what an
+ * xen/common/sched/ of 4.17 (cpupool.c, core.c, credit.c, credit2.c): which pool may lose which processor, what an
  * affinity becomes, which parameters a scheduler has.
  */
 import {
@@ -11,20 +11,18 @@ import {
   type CreditParams,
   type DomainSched,
   PrivcmdError,
-  type RtdsParams,
   type SchedulerName,
   type VcpuInfo,
 } from './privcmd.js';
 
 /** Schedulers that this hypervisor was built with. */
-const builtSchedulers: readonly string[] = ['credit', 'credit2', 'rtds', 'null'] satisfies readonly SchedulerName[];
+const builtSchedulers: readonly string[] = ['credit', 'credit2'] satisfies readonly SchedulerName[];
 
 /** A domain's weight before anybody sets it (CSCHED_DEFAULT_WEIGHT). */
 const defaultWeight = 256;
 const defaultCredit: CreditParams = { tsliceMs: 30, ratelimitUs: 1000, migrationDelayUs: 0 };
-const defaultRtds: RtdsParams = { period: 10_000, budget: 4_000, extratime: true };
-/** Microseconds (RTDS_MIN_PERIOD, RTDS_MIN_BUDGET). */
-const rtdsMinUs = 10;
+/** XEN_SYSCTL_CSCHED_MGR_DLY_MAX_US. */
+const migrationDelayMaxUs = 100_000;
 
 /** One processor of a domain. */
 export interface Vcpu {
@@ -38,7 +36,6 @@ export interface Vcpu {
   soft: readonly number[];
   /** Seconds. */
   cpuTime: number;
-  rtds: RtdsParams;
 }
 
 /** What a domain has of processors. */
@@ -56,15 +53,6 @@ interface Pool {
   readonly cpus: Set<number>;
   readonly domains: Set<DomainCpus>;
   credit: CreditParams;
-}
-
-interface DomainSchedChange {
-  readonly sched: SchedulerName;
-  readonly weight?: number;
-  readonly cap?: number;
-  /** Microseconds. */
-  readonly period?: number;
-  readonly budget?: number;
 }
 
 export class Cpus {
@@ -89,7 +77,7 @@ export class Cpus {
     const all = this.#all();
     const vcpus = Array.from({ length: count }, (_, id): Vcpu => {
       const pcpu = cpus[id % cpus.length] ?? 0;
-      return { id, online: id === 0, pcpu, hard: all, soft: all, cpuTime: 0, rtds: defaultRtds };
+      return { id, online: id === 0, pcpu, hard: all, soft: all, cpuTime: 0 };
     });
     const domain: DomainCpus = { vcpus, pool, weight: defaultWeight, cap: 0 };
     pool.domains.add(domain);
@@ -198,39 +186,23 @@ export class Cpus {
     return vcpus.some(({ hard }) => hard.length > 0) ? [0] : [];
   }
 
-  /** XEN_DOMCTL_SCHEDOP_getinfo. RTDS has no such parameters of a domain, and tells its defaults. */
-  domainSched(domain: DomainCpus, sched: SchedulerName): DomainSched {
+  /** XEN_DOMCTL_SCHEDOP_getinfo, of the scheduler that the caller takes the domain's to be. */
+  domainSched({ pool, weight, cap }: DomainCpus, sched: SchedulerName): DomainSched {
+    requireSched(pool, sched);
+    return { sched, weight, cap };
+  }
+
+  /** XEN_DOMCTL_SCHEDOP_putinfo. A weight of 0 changes none. */
+  setDomainSched(domain: DomainCpus, { sched, weight, cap }: DomainSched): void {
     requireSched(domain.pool, sched);
-    if (sched === 'rtds') return { sched, period: defaultRtds.period, budget: defaultRtds.budget };
-    return sched === 'null' ? { sched } : { sched, weight: domain.weight, cap: domain.cap };
+    if (sched === 'credit2' && cap > 100 * domain.vcpus.length) throw new PrivcmdError('EINVAL', `a cap of ${cap} %`);
+    domain.weight = weight || domain.weight;
+    domain.cap = cap;
   }
 
-  /** XEN_DOMCTL_SCHEDOP_putinfo, of the scheduler that the caller takes the domain's to be. */
-  setDomainSched(domain: DomainCpus, params: DomainSchedChange): void {
-    requireSched(domain.pool, params.sched);
-    const { sched, weight, cap = domain.cap, period, budget } = params;
-    if (sched === 'rtds') {
-      for (const vcpu of domain.vcpus) {
-        vcpu.rtds = { ...vcpu.rtds, period: period ?? vcpu.rtds.period, budget: budget ?? vcpu.rtds.budget };
-      }
-    } else if (sched !== 'null') {
-      if (sched === 'credit2' && cap > 100 * domain.vcpus.length) throw new PrivcmdError('EINVAL', `a cap of ${cap} %`);
-      domain.weight = weight || domain.weight;
-      domain.cap = cap;
-    }
-  }
-
-  vcpuSched(domain: DomainCpus, id: number): RtdsParams {
-    requireSched(domain.pool, 'rtds');
-    return vcpuOf(domain, id, 'EINVAL').rtds;
-  }
-
-  setVcpuSched(domain: DomainCpus, id: number, rtds: RtdsParams): void {
-    requireSched(domain.pool, 'rtds');
-    const vcpu = vcpuOf(domain, id, 'EINVAL');
-    const { period, budget } = rtds;
-    if (budget > period || budget < rtdsMinUs) throw new PrivcmdError('EINVAL', `a budget of ${budget} us in ${period}`);
-    vcpu.rtds = rtds;
+  /** XEN_DOMCTL_SCHEDOP_putvcpuinfo, which only rtds has. */
+  setRtds({ pool }: DomainCpus): void {
+    requireSched(pool, 'rtds');
   }
 
   /** XEN_SYSCTL_SCHEDOP_getinfo of a pool. Credit2 has the rate limit alone. */
@@ -239,7 +211,10 @@ export class Cpus {
   }
 
   setPoolSched(id: number, sched: SchedulerName, params: CreditParams): void {
-    this.#schedPool(id, sched).credit = params;
+    const pool = this.#schedPool(id, sched);
+    const { migrationDelayUs: delay } = params;
+    if (delay < 0 || delay > migrationDelayMaxUs) throw new PrivcmdError('EINVAL', `a migration delay of ${delay} us`);
+    pool.credit = params;
   }
 
   #schedPool(id: number, sched: SchedulerName): Pool {
@@ -258,7 +233,6 @@ export class Cpus {
     const cpus = sorted(pool.cpus);
     for (const vcpu of domain.vcpus) {
       vcpu.hard = vcpu.soft = this.#all();
-      vcpu.rtds = defaultRtds;
       vcpu.pcpu = cpus[vcpu.id % cpus.length] ?? vcpu.pcpu;
     }
   }
@@ -313,7 +287,7 @@ function vcpuOf(domain: DomainCpus, id: number, errno: 'EINVAL' | 'ESRCH'): Vcpu
   return vcpu;
 }
 
-function requireSched(pool: Pool, sched: SchedulerName): void {
+function requireSched(pool: Pool, sched: string): void {
   if (pool.sched !== sched) throw new PrivcmdError('EINVAL', `cpupool ${pool.id} has ${pool.sched}`);
 }
 

@@ -559,8 +559,7 @@ export class Dom0 implements StorePort {
       'xc.cpupool_movedomain': ({ poolId, domid }) => act(() => hypervisor.moveDomain(domid, poolId)),
       'xc.sched_domain_get': ({ domid, sched }) => cpus.domainSched(hypervisor.cpusOf(domid), sched),
       'xc.sched_domain_set': ({ domid, ...params }) => act(() => cpus.setDomainSched(hypervisor.cpusOf(domid), params)),
-      'xc.sched_rtds_vcpu_get': ({ domid, vcpu }) => cpus.vcpuSched(hypervisor.cpusOf(domid), vcpu),
-      'xc.sched_rtds_vcpu_set': ({ domid, vcpu, ...rtds }) => act(() => cpus.setVcpuSched(hypervisor.cpusOf(domid), vcpu, rtds)),
+      'xc.sched_rtds_vcpu_set': ({ domid }) => act(() => cpus.setRtds(hypervisor.cpusOf(domid))),
       'xc.sched_params_get': ({ poolId, sched }) => cpus.poolSched(poolId, sched),
       'xc.sched_params_set': ({ poolId, sched, ...params }) => act(() => cpus.setPoolSched(poolId, sched, params)),
     } satisfies Partial<Dom0Handlers>;

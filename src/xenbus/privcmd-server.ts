@@ -169,13 +169,9 @@ const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
   'xc.cpupool_addcpu': { poolId: 'number', cpu: 'number' },
   'xc.cpupool_removecpu': { poolId: 'number', cpu: 'number' },
   'xc.cpupool_movedomain': { poolId: 'number', domid: 'number' },
-  'xc.sched_domain_get': { domid: 'number', sched: ['credit', 'credit2', 'rtds', 'null'] },
-  'xc.sched_domain_set': {
-    ...{ domid: 'number', sched: ['credit', 'credit2', 'rtds', 'null'] },
-    ...{ weight: 'number?', cap: 'number?', period: 'number?', budget: 'number?' },
-  },
-  'xc.sched_rtds_vcpu_get': { domid: 'number', vcpu: 'number' },
-  'xc.sched_rtds_vcpu_set': { domid: 'number', vcpu: 'number', period: 'number', budget: 'number', extratime: 'boolean' },
+  'xc.sched_domain_get': { domid: 'number', sched: ['credit', 'credit2'] },
+  'xc.sched_domain_set': { domid: 'number', sched: ['credit', 'credit2'], weight: 'number', cap: 'number' },
+  'xc.sched_rtds_vcpu_set': { domid: 'number' },
   'xc.sched_params_get': { poolId: 'number', sched: ['credit', 'credit2'] },
   'xc.sched_params_set': {
     ...{ poolId: 'number', sched: ['credit', 'credit2'] },

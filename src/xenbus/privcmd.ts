@@ -48,8 +48,8 @@ export interface VcpuInfo {
   readonly soft: readonly number[];
 }
 
-/** Schedulers that a pool can have, by libxl's names. */
-export type SchedulerName = 'credit' | 'credit2' | 'rtds' | 'null';
+/** Schedulers that a pool can have, by libxl's names: those that Debian builds Xen with. */
+export type SchedulerName = 'credit' | 'credit2';
 
 export interface CpupoolInfo {
   readonly id: number;
@@ -58,18 +58,11 @@ export interface CpupoolInfo {
   readonly cpus: readonly number[];
 }
 
-/** What a domain has of its scheduler. Periods and budgets are in microseconds. */
-export type DomainSched =
-  | { readonly sched: 'credit'; readonly weight: number; readonly cap: number }
-  | { readonly sched: 'credit2'; readonly weight: number; readonly cap: number }
-  | { readonly sched: 'rtds'; readonly period: number; readonly budget: number }
-  | { readonly sched: 'null' };
-
-export interface RtdsParams {
-  /** Microseconds. */
-  readonly period: number;
-  readonly budget: number;
-  readonly extratime: boolean;
+/** What a domain has of its scheduler. The cap is in percent of one processor; 0 is none. */
+export interface DomainSched {
+  readonly sched: SchedulerName;
+  readonly weight: number;
+  readonly cap: number;
 }
 
 /** What a pool has of credit; credit2 has the rate limit alone. */
@@ -287,22 +280,18 @@ export interface PrivcmdOps {
   'xc.cpupool_removecpu': [{ poolId: number; cpu: number }, null];
   'xc.cpupool_movedomain': [{ poolId: number; domid: number }, null];
   'xc.sched_domain_get': [{ domid: number; sched: SchedulerName }, DomainSched];
-  /** Weight and cap are those of credit and credit2, period and budget those of rtds. */
-  'xc.sched_domain_set': [
-    { domid: number; sched: SchedulerName; weight?: number; cap?: number; period?: number; budget?: number },
-    null,
-  ];
-  'xc.sched_rtds_vcpu_get': [{ domid: number; vcpu: number }, RtdsParams];
-  'xc.sched_rtds_vcpu_set': [{ domid: number; vcpu: number } & RtdsParams, null];
+  'xc.sched_domain_set': [{ domid: number } & DomainSched, null];
+  /** EINVAL: no pool has rtds. */
+  'xc.sched_rtds_vcpu_set': [{ domid: number }, null];
   /** Parameters of a pool, of the scheduler that the caller takes its to be. */
-  'xc.sched_params_get': [{ poolId: number; sched: 'credit' | 'credit2' }, CreditParams];
-  'xc.sched_params_set': [{ poolId: number; sched: 'credit' | 'credit2' } & CreditParams, null];
   'xc.domain_send_trigger': [{ domid: number; trigger: Trigger; vcpu: number }, null];
   'xc.send_debug_keys': [{ keys: string }, null];
   /** Xen's console from place `index` on, and where to go on; `clear` hides it from later readers. */
   'xc.readconsolering': [{ index: number; clear: boolean }, { text: string; index: number }];
   /** Sets a runtime parameter of Xen: `path` as in hypfs. */
   'xc.hypfs_write': [{ path: string; value: string }, null];
+  'xc.sched_params_get': [{ poolId: number; sched: SchedulerName }, CreditParams];
+  'xc.sched_params_set': [{ poolId: number; sched: SchedulerName } & CreditParams, null];
 
   'dom0.status': [Record<string, never>, Dom0Status];
   'dom0.stop': [Record<string, never>, null];
