@@ -4,7 +4,7 @@
  * Nothing here touches a domain: defaults that depend on the host are libxl's business, at creation.
  */
 import { killedBy, scanNumber, splitList } from './c-text.js';
-import { parseCpuList } from './cpu-list.js';
+import { cpuList } from './cpu-list.js';
 import { readCpuid } from './cpuid.js';
 import { type Disk, parseDiskSpec } from './disk.js';
 import type { ActionOnShutdown, BuildInfo, CreateInfo, DomainConfig, DomainType } from './domain-config.js';
@@ -386,6 +386,12 @@ function readAffinity(reader: CfgReader, key: string, vcpus: number, pcpus: numb
   if (text === undefined) return undefined;
   const cpus = parseCpuList(reader, text, pcpus);
   return { from: 'string', maps: Array.from({ length: vcpus }, () => cpus) };
+}
+
+/** The processors that a key names; a mistake ends xl. */
+function parseCpuList(reader: CfgReader, text: string, pcpus: number): readonly number[] {
+  const cpus = cpuList(text, pcpus);
+  return typeof cpus === 'string' ? exitXl(reader, 1, cpus) : cpus;
 }
 
 /**

@@ -1,13 +1,5 @@
 /** Sets of processors: `0-3,^2`, `all`, `nodes:0`, and how xl prints them. The rules are xl's (`docs/man/xl.cfg.5`, `cpus=`). */
 import { asUint64, strtol } from './strtol.js';
-import type { CfgReader } from './xl-cfg.js';
-import { exitXl } from './xl-exit.js';
-
-/** The processors that a key of a config names; a mistake ends xl. */
-export function parseCpuList(reader: CfgReader, text: string, pcpus: number): readonly number[] {
-  const cpus = cpuList(text, pcpus);
-  return typeof cpus === 'string' ? exitXl(reader, 1, cpus) : cpus;
-}
 
 /**
  * The processors that `text` names, for a host of `pcpus` processors in one NUMA node, or what is wrong with it.
