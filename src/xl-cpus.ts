@@ -7,9 +7,9 @@ import { type Ctx, LibxlError } from './libxl/ctx.js';
 import { domidToName, listDomains } from './libxl/domain.js';
 import { type DomainSchedChange, getDomainSched, setDomainSched } from './libxl/sched.js';
 import { atoi } from './libxl/strtol.js';
-import type { DomainSched, SchedulerName } from './xenbus/privcmd.js';
+import type { CreditParams, DomainSched, SchedulerName } from './xenbus/privcmd.js';
 import { byteString } from './xenbus/xs-client.js';
-import { XlFailure } from './xl.js';
+import { printJson, XlFailure } from './xl.js';
 
 /** The pool that a `<CPU Pool>` argument means: a name or an id. */
 export async function requireCpupool(ctx: Ctx, text: string): Promise<number> {
@@ -34,50 +34,77 @@ export async function requireDomainSched(ctx: Ctx, domid: number, sched: Schedul
   throw new XlFailure(1, `libxl_domain_sched_params_get returned ${params.sched} not ${sched}.`);
 }
 
-/** One of the two schedulers: its name, and what stands behind the name of a pool that has it. */
+/** One of the two schedulers: its name, and what a pool that has it has of parameters. */
 export interface Credit {
   readonly sched: SchedulerName;
-  poolText(ctx: Ctx, poolId: number): Promise<string>;
+  params(ctx: Ctx, poolId: number): Promise<Partial<CreditParams>>;
+  text(params: Partial<CreditParams>): string;
 }
 
 const header = 'Name                                ID Weight  Cap';
 
 /** Every pool with that scheduler, or the one that was named, with its domains. The first failure ends it, and it succeeds. */
-export async function listPools(ctx: Ctx, credit: Credit, cpupool: string | undefined): Promise<void> {
+export async function listPools(ctx: Ctx, credit: Credit, cpupool: string | undefined, json: boolean): Promise<void> {
   const only = cpupool === undefined ? undefined : await requireCpupool(ctx, cpupool);
-  const domains = await listDomains(ctx);
-  for (const pool of await listCpupools(ctx)) {
-    if (pool.sched !== credit.sched || (only !== undefined && only !== pool.id)) continue;
-    await showPool(ctx, credit, pool.id);
-    print(header);
-    for (const { domid, cpupool: poolId } of domains) {
-      if (poolId === pool.id && !(await succeeds(printDomain(ctx, credit, domid)))) return;
+  const all = await listDomains(ctx);
+  const listed = [];
+  for (const { id, name, sched } of await listCpupools(ctx)) {
+    if (sched !== credit.sched || (only !== undefined && only !== id)) continue;
+    const params = await poolParams(ctx, credit, id);
+    if (!json) print(`${poolLine(credit, name, params)}\n${header}`);
+    const domains: DomainRow[] = [];
+    listed.push({ id, name, ...params, domains });
+    for (const { domid, cpupool: poolId } of all) {
+      if (poolId !== id) continue;
+      const domain = await orSay(domainRow(ctx, credit, domid));
+      if (!domain) return json ? printJson(listed) : undefined;
+      domains.push(domain);
+      if (!json) print(domainLine(domain));
     }
   }
+  if (json) printJson(listed);
 }
 
 /** One domain. The header stands there, whatever comes of it. */
-export async function showDomain(ctx: Ctx, credit: Credit, domid: number): Promise<void> {
-  print(header);
-  await printDomain(ctx, credit, domid);
+export async function showDomain(ctx: Ctx, credit: Credit, domid: number, json: boolean): Promise<void> {
+  if (!json) print(header);
+  const row = await domainRow(ctx, credit, domid);
+  if (json) printJson(row);
+  else print(domainLine(row));
 }
 
-async function printDomain(ctx: Ctx, { sched }: Credit, domid: number): Promise<void> {
+interface DomainRow {
+  readonly name: string | null;
+  readonly domid: number;
+  readonly weight: number;
+  readonly cap: number;
+}
+
+async function domainRow(ctx: Ctx, { sched }: Credit, domid: number): Promise<DomainRow> {
   const { weight, cap } = await requireDomainSched(ctx, domid, sched);
-  const name = (await domidToName(ctx, domid)) ?? '(null)';
-  const blanks = ' '.repeat(Math.max(0, 33 - byteString(name).length));
-  print(`${name}${blanks} ${String(domid).padStart(4)} ${String(weight).padStart(6)} ${String(cap).padStart(4)}`);
+  return { name: (await domidToName(ctx, domid)) ?? null, domid, weight, cap };
+}
+
+function domainLine({ name, domid, weight, cap }: DomainRow): string {
+  const shown = name ?? '(null)';
+  const blanks = ' '.repeat(Math.max(0, 33 - byteString(shown).length));
+  return `${shown}${blanks} ${String(domid).padStart(4)} ${String(weight).padStart(6)} ${String(cap).padStart(4)}`;
 }
 
 /** The parameters of a pool. That they cannot be had is said, and is no failure. */
-export async function showPool(ctx: Ctx, { poolText }: Credit, poolId: number): Promise<void> {
-  let text = '[sched params unavailable]';
-  await succeeds(
-    poolText(ctx, poolId).then((params) => {
-      text = params;
-    }),
-  );
-  print(`Cpupool ${(await cpupoolName(ctx, poolId)) ?? '(null)'}: ${text}`);
+export async function showPool(ctx: Ctx, credit: Credit, poolId: number, json: boolean): Promise<void> {
+  const params = await poolParams(ctx, credit, poolId);
+  const name = (await cpupoolName(ctx, poolId)) ?? null;
+  if (json) printJson({ id: poolId, name, ...params });
+  else print(poolLine(credit, name ?? '(null)', params));
+}
+
+function poolParams(ctx: Ctx, credit: Credit, poolId: number): Promise<Partial<CreditParams> | undefined> {
+  return orSay(credit.params(ctx, poolId));
+}
+
+function poolLine(credit: Credit, name: string, params: Partial<CreditParams> | undefined): string {
+  return `Cpupool ${name}: ${params ? credit.text(params) : '[sched params unavailable]'}`;
 }
 
 /** Sets the weight and the cap that were given. */
@@ -95,15 +122,14 @@ export async function setDomain(
   await failing('libxl_domain_sched_params_set failed.', setDomainSched(ctx, domid, params));
 }
 
-/** Whether it did; what went wrong is printed. */
-async function succeeds(operation: Promise<void>): Promise<boolean> {
+/** What the operation brings; undefined when it failed, and why is printed. */
+async function orSay<T>(operation: Promise<T>): Promise<T | undefined> {
   try {
-    await operation;
-    return true;
+    return await operation;
   } catch (error) {
     if (!(error instanceof XlFailure)) throw error;
     process.stderr.write(`${error.message}\n`);
-    return false;
+    return undefined;
   }
 }
 

@@ -19,6 +19,7 @@ export default class SchedCredit extends XlCommand {
     ratelimit_us: Flags.string({ char: 'r', description: 'rate limit' }),
     migration_delay_us: Flags.string({ char: 'm', description: 'migration delay' }),
     cpupool: Flags.string({ char: 'p', description: 'the pool' }),
+    json: Flags.boolean({ default: false, description: 'print JSON' }),
   };
   static override xl: XlLayout = {
     usage: '[-d <Domain> [-w[=WEIGHT]|-c[=CAP]]] [-s [-t TSLICE] [-r RATELIMIT]] [-p CPUPOOL]',
@@ -49,13 +50,13 @@ export default class SchedCredit extends XlCommand {
       if (schedparam) {
         const poolId = cpupool === undefined ? 0 : await requireCpupool(ctx, cpupool);
         if (ofPool) await setPool(ctx, poolId, { tslice, ratelimit, delay });
-        else await showPool(ctx, credit, poolId);
+        else await showPool(ctx, credit, poolId, flags.json);
       } else if (domain === undefined) {
-        await listPools(ctx, credit, cpupool);
+        await listPools(ctx, credit, cpupool, flags.json);
       } else {
         const domid = await findDomain(ctx, domain);
         if (ofDomain) await setDomain(ctx, credit, domid, { weight, cap });
-        else await showDomain(ctx, credit, domid);
+        else await showDomain(ctx, credit, domid, flags.json);
       }
     });
   }
@@ -63,10 +64,9 @@ export default class SchedCredit extends XlCommand {
 
 const credit: Credit = {
   sched: 'credit',
-  poolText: async (ctx, poolId) => {
-    const { tsliceMs, ratelimitUs, migrationDelayUs } = await poolParams(ctx, poolId);
-    return `tslice=${tsliceMs}ms ratelimit=${ratelimitUs}us migration-delay=${migrationDelayUs}us`;
-  },
+  params: poolParams,
+  text: ({ tsliceMs, ratelimitUs, migrationDelayUs }) =>
+    `tslice=${tsliceMs}ms ratelimit=${ratelimitUs}us migration-delay=${migrationDelayUs}us`,
 };
 
 function poolParams(ctx: Ctx, poolId: number): Promise<CreditParams> {

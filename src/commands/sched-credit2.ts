@@ -15,6 +15,7 @@ export default class SchedCredit2 extends XlCommand {
     schedparam: Flags.boolean({ char: 's', default: false, description: 'parameters of a pool' }),
     ratelimit_us: Flags.string({ char: 'r', description: 'rate limit' }),
     cpupool: Flags.string({ char: 'p', description: 'the pool' }),
+    json: Flags.boolean({ default: false, description: 'print JSON' }),
   };
   static override xl: XlLayout = {
     usage: '[-d <Domain> [-w[=WEIGHT]]] [-p CPUPOOL]',
@@ -39,15 +40,15 @@ export default class SchedCredit2 extends XlCommand {
     await withSession(this, flags, async ({ ctx }) => {
       if (schedparam) {
         const poolId = cpupool === undefined ? 0 : await requireCpupool(ctx, cpupool);
-        if (ratelimit === undefined) return showPool(ctx, credit2, poolId);
+        if (ratelimit === undefined) return showPool(ctx, credit2, poolId, flags.json);
         const set = setCredit2Ratelimit(ctx, poolId, atoi(ratelimit));
         await failing('libxl_sched_credit2_params_set failed.', set);
       } else if (domain === undefined) {
-        await listPools(ctx, credit2, cpupool);
+        await listPools(ctx, credit2, cpupool, flags.json);
       } else {
         const domid = await findDomain(ctx, domain);
         if (ofDomain) await setDomain(ctx, credit2, domid, { weight, cap });
-        else await showDomain(ctx, credit2, domid);
+        else await showDomain(ctx, credit2, domid, flags.json);
       }
     });
   }
@@ -55,8 +56,9 @@ export default class SchedCredit2 extends XlCommand {
 
 const credit2: Credit = {
   sched: 'credit2',
-  poolText: async (ctx, poolId) => {
+  params: async (ctx, poolId) => {
     const limitUs = await failing('libxl_sched_credit2_params_get failed.', getCredit2Ratelimit(ctx, poolId));
-    return `ratelimit=${limitUs}us`;
+    return { ratelimitUs: limitUs };
   },
+  text: ({ ratelimitUs }) => `ratelimit=${ratelimitUs}us`,
 };
