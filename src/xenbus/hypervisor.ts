@@ -191,10 +191,11 @@ export class Hypervisor {
 
   /**
    * XENMEM_increase_reservation and decrease_reservation until the domain has `kb`, or all that its limit and the free memory
-   * allow. Answers with what it has then.
+   * allow. Answers with what it has then. For more than the host has altogether a kernel finds no addresses, and does not ask.
    */
   setReservation(domid: number, kb: number): number {
     const domain = this.#live(domid);
+    if (kb > this.#options.totalKb) return domain.currentKb;
     const most = Math.max(domain.currentKb, Math.min(domain.maxKb, domain.currentKb + this.freeKb));
     domain.currentKb = Math.min(kb, most);
     return domain.currentKb;
