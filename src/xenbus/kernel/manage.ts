@@ -73,12 +73,16 @@ function* watchTarget(kernel: Kernel, setTarget: (kb: number) => void, first: bo
 const balloonRetryMs = { first: 1_000, most: 32_000 } as const;
 const pageKb = 4;
 
-/** Starts the thread that moves the domain's memory to its target; answers with what sets that. */
+/**
+ * What sets the target of a domain's memory. The thread that moves the memory there starts with the first target that is
+ * another one than the domain has: nobody can tell that it slept before.
+ */
 function startBalloon(kernel: Kernel, memory: Reservation): (kb: number) => void {
   const queue = waitQueue('balloon_thread_wq');
   let target = memory.current();
+  let started = false;
   kernel.printk('xen:balloon: Initialising balloon driver');
-  kernel.spawn('xen-balloon', 'balloon_thread', function* balloonThread() {
+  const balloonThread = function* (): Task {
     for (let retryMs: number = balloonRetryMs.first; ; ) {
       yield* waitEvent(queue, () => memory.current() !== target);
       const wanted = target;
@@ -89,9 +93,13 @@ function startBalloon(kernel: Kernel, memory: Reservation): (kb: number) => void
       const changed = yield* kernel.sleepOn(queue, retryMs, () => target !== wanted);
       retryMs = changed ? balloonRetryMs.first : Math.min(retryMs * 2, balloonRetryMs.most);
     }
-  });
+  };
   return (kb) => {
     target = kb - (kb % pageKb);
+    if (!started && target !== memory.current()) {
+      started = true;
+      kernel.spawn('xen-balloon', 'balloon_thread', balloonThread);
+    }
     kernel.sched.wakeAll(queue);
   };
 }
