@@ -2,19 +2,21 @@
  * How `create`, `restore` and `migrate-receive` bring a domain to life: reading its config, creating it, its console, its
  * monitor (create_domain of xl_vmcontrol.c). And what other commands need of it: the text of a command's help.
  */
-import { isUtf8 } from 'node:buffer';
 import { readFile } from 'node:fs/promises';
 import { type CommandSpec, commandHelp, type XlLayout } from './argv.js';
-import { actionName, configText, type ParsedConfig, parseConfig } from './libxl/config.js';
+import { actionName, configText, type ParsedConfig, type ParseOptions, parseConfig } from './libxl/config.js';
 import { type Ctx, Rc } from './libxl/ctx.js';
 import { domainPause, domainUnpause, formatUuid } from './libxl/domain.js';
 import type { DomainConfig } from './libxl/domain-config.js';
+import type { GlobalConfig } from './libxl/global-config.js';
 import { toJson } from './libxl/json.js';
 import { createDomain, type Monitored, startMonitor } from './libxl/monitor.js';
+import { configToSexp } from './libxl/sexp.js';
 import type { ReadBytes } from './libxl/stream.js';
 import { refusals } from './libxl/unmodelled.js';
 import { SystemClock } from './xenbus/clock.js';
 import { type Session, type XlCommand, XlFailure } from './xl.js';
+import { bytesOfText, systemWords, writeBytes } from './xl-conf.js';
 import { attachConsole } from './xl-console.js';
 
 /** What a command line says of the domain's life beside its config. */
@@ -28,56 +30,42 @@ export interface LifeFlags {
   readonly verbosity: number;
 }
 
-/** What to do with an unreadable config file: nothing can be created. */
+/** The bytes of a config file, one character each: xl.cfg is a language of bytes. Without it nothing can be created. */
 export async function readConfigFile(file: string): Promise<string> {
   if (file === '/dev/null') return '';
   return readText(file);
 }
 
-/** A text file that xl reads whole. */
-export async function readText(file: string): Promise<string> {
-  const bytes = await readFile(file).catch((error: unknown) => {
+/** The bytes of a file that xl reads whole, one character each. */
+export function readText(file: string): Promise<string> {
+  return readFile(file, 'latin1').catch((error: unknown) => {
     throw new XlFailure(-Rc.FAIL, `Failed to read config file: ${file}: ${systemWords(error)}`);
   });
-  if (isUtf8(bytes)) return bytes.toString('utf8');
-  throw new XlFailure(1, `xl: ${file}: line ${firstBadLine(bytes)} is not UTF-8`);
 }
 
-/** The number of the first line that is not UTF-8. A newline is never part of another character. */
-export function firstBadLine(bytes: Buffer): number {
-  let line = 1;
-  for (let start = 0; ; line++) {
-    const end = bytes.indexOf(0x0a, start);
-    if (end < 0 || !isUtf8(bytes.subarray(start, end))) return line;
-    start = end + 1;
-  }
-}
-
-/** What strerror(3) says of what the system refused. */
-export function systemWords(error: unknown): string {
-  const why = error instanceof Error && 'code' in error ? String(error.code) : String(error);
-  const words: Readonly<Record<string, string>> = {
-    ENOENT: 'No such file or directory',
-    EACCES: 'Permission denied',
-    EISDIR: 'Is a directory',
-    ENOTDIR: 'Not a directory',
-    ELOOP: 'Too many levels of symbolic links',
-    EPIPE: 'Broken pipe',
-    ENOSPC: 'No space left on device',
-    EROFS: 'Read-only file system',
-    EIO: 'Input/output error',
-    EBADF: 'Bad file descriptor',
-    EINVAL: 'Invalid argument',
-    ECONNRESET: 'Connection reset by peer',
-  };
-  return words[why] ?? why;
-}
-
-/** Parses a config and prints what the parser complains of. Without a config it was refused, and that is the end. */
-export function parseOrFail(text: string, extras: readonly string[], source: string): ParsedConfig & { config: DomainConfig } {
+/** How a config is read that becomes a domain: what is random in it, and xl.conf. */
+export function configOptions(global: GlobalConfig, ignoreMasks = false): ParseOptions {
   const clock = new SystemClock();
-  const parsed = parseConfig(configText(text, extras), source, { randomUuid: () => formatUuid(clock.random(16)) });
-  for (const line of parsed.lines) process.stderr.write(`${line}\n`);
+  return {
+    randomUuid: () => formatUuid(clock.random(16)),
+    randomGenid: () => [...clock.random(16)],
+    global,
+    ignoreMasks,
+  };
+}
+
+/**
+ * Parses a config, whose text is bytes, and prints what the parser complains of. Without a config it was refused, and
+ * that is the end.
+ */
+export function parseOrFail(
+  text: string,
+  extras: readonly string[],
+  file: string,
+  options: ParseOptions,
+): ParsedConfig & { config: DomainConfig } {
+  const parsed = parseConfig(configText(text, extras.map(bytesOfText)), bytesOfText(file), options);
+  writeBytes(process.stderr, parsed.stderr);
   const { config } = parsed;
   if (!config) throw new XlFailure(parsed.exit);
   return { ...parsed, config };
@@ -137,9 +125,11 @@ function actionsOf(config: DomainConfig): Monitored['actions'] {
   };
 }
 
-/** Prints the config, as `-d` asks for it. */
-export function printDebug(config: DomainConfig): void {
-  process.stderr.write(toJson(config));
+/** Prints the config, as `-n` and `-d` ask for it. */
+export function printConfig(config: DomainConfig, format: 'json' | 'sxp', stream: NodeJS.WriteStream): void {
+  const { text, error } = format === 'json' ? { text: toJson(config) } : configToSexp(config);
+  writeBytes(stream, text);
+  if (error !== undefined) throw new XlFailure(1, error);
 }
 
 /** Pauses a domain and does not look whether that worked. */

@@ -21,7 +21,8 @@ import type { Ctx } from './libxl/ctx.js';
 import type { ReadBytes } from './libxl/stream.js';
 import type { WriteBytes } from './libxl/suspend.js';
 import { XlFailure } from './xl.js';
-import { systemWords } from './xl-domain.js';
+import { systemWords } from './xl-conf.js';
+
 import { say, writeFailed } from './xl-save.js';
 
 /** The messages, with what their readers call them. Those but the first end with a NUL. */

@@ -19,7 +19,8 @@ import { retrieveConfig } from './libxl/saved-config.js';
 import type { ReadBytes } from './libxl/stream.js';
 import { type WriteBytes, WriteFailed } from './libxl/suspend.js';
 import { XlFailure } from './xl.js';
-import { parseOrFail, readConfigFile, readText, systemWords } from './xl-domain.js';
+import { readGlobalConfig, systemWords } from './xl-conf.js';
+import { configOptions, parseOrFail, readConfigFile, readText } from './xl-domain.js';
 
 const magic = Buffer.from('Xen saved domain, xl format\n \0 \r', 'latin1');
 const byteorderValue = 0x0102_0304;
@@ -146,7 +147,7 @@ export async function readHeader(ctx: Pick<Ctx, 'log'>, source: Source): Promise
   if (data.length - 4 < configLength) throw new XlFailure(-Rc.INVAL, 'Savefile truncated.');
   const text = data
     .subarray(4, 4 + configLength)
-    .toString('utf8')
+    .toString('latin1')
     .replace(/\0[\s\S]*$/, '');
   return { config: { text, isJson } };
 }
@@ -156,11 +157,11 @@ export async function configOf({ config: saved }: SavedHeader, file?: string): P
   if (file !== undefined) {
     const text = await readConfigFile(file);
     say(`Parsing config from ${file}`);
-    return parseOrFail(text, [], file).config;
+    return parseOrFail(text, [], file, configOptions(await readGlobalConfig(process.env))).config;
   }
   if (!saved) throw new XlFailure(-Rc.INVAL, 'Config file not specified and none in save file');
   say('Parsing config from <saved>');
-  if (!saved.isJson) return parseOrFail(saved.text, [], '<saved>').config;
+  if (!saved.isJson) return parseOrFail(saved.text, [], '<saved>', configOptions(await readGlobalConfig(process.env))).config;
   try {
     return fromJson(saved.text);
   } catch (error) {
@@ -178,7 +179,7 @@ export async function configToSend(
   { keepDomid, file, stale }: { readonly keepDomid: boolean; readonly file: string | undefined; readonly stale: string },
 ): Promise<{ readonly config: DomainConfig; readonly bytes: Buffer }> {
   const config = file === undefined ? await ofDomain(ctx, domid, keepDomid, stale) : await ofFile(file);
-  return { config, bytes: Buffer.from(`${toJson(config)}\0`) };
+  return { config, bytes: Buffer.from(`${toJson(config)}\0`, 'latin1') };
 }
 
 async function ofFile(file: string): Promise<DomainConfig> {
@@ -186,7 +187,7 @@ async function ofFile(file: string): Promise<DomainConfig> {
     if (error instanceof XlFailure && error.exit === 1) throw error;
     throw new XlFailure(1, 'unable to read overridden config file');
   });
-  return parseOrFail(text, [], file).config;
+  return parseOrFail(text, [], file, configOptions(await readGlobalConfig(process.env))).config;
 }
 
 async function ofDomain(ctx: Ctx, domid: number, keepDomid: boolean, stale: string): Promise<DomainConfig> {

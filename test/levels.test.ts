@@ -35,6 +35,7 @@ const levels: Record<string, readonly string[]> = {
     'manual',
     'launch',
     'quick',
+    'xl-conf',
     'xl-cpus',
     'xl-console',
     'xl-domain',

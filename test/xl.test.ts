@@ -13,7 +13,6 @@ import { mtwatchTable, type Row } from '../src/quick/mtwatch-list.js';
 import { foreignStore, guestStore, leastLevel, runDirOf, timeoutScaleOf, tryConnect } from '../src/session.js';
 import type { Dom0Status, DomInfo, KernelThread, WatchThread } from '../src/xenbus/privcmd.js';
 import { checkLength, prepareRunDir, type RunDir, RunDirError, runDirAt, takeRight } from '../src/xenbus/run-dir.js';
-import { firstBadLine } from '../src/xl-domain.js';
 
 const temp = realpathSync(mkdtempSync(join(tmpdir(), 'xl-test-')));
 afterAll(() => rmSync(temp, { recursive: true, force: true }));
@@ -403,14 +402,6 @@ test('xl dom0 status tells which threads are dead, and what is to be done when i
   expect(deadLine({ xenwatch: 'rfc', dead: [{ ...dead, holds: ['watches_lock'] }] })).toBe(
     `${told}it keeps watches_lock, so no event and no reply of the store gets through any more: ${reboot}`,
   );
-});
-
-test.each([
-  ['a\n\xe9\nb\n', 2],
-  ['\xff', 1],
-  ['w\xc3\xa9b\n\n\xc3\n\xa9', 3],
-])('the first line of a config that is not UTF-8: %j', (bytes, line) => {
-  expect(firstBadLine(Buffer.from(bytes, 'latin1'))).toBe(line);
 });
 
 describe('a dom0 that listens and does not answer', () => {

@@ -3,9 +3,9 @@ import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../argv.js';
 import { userdataName } from '../libxl/create.js';
 import { domainInfo } from '../libxl/domain.js';
-import { toJson } from '../libxl/json.js';
 import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
-import { helpText, parseOrFail, systemWords } from '../xl-domain.js';
+import { bytesOfText, readGlobalConfig, systemWords } from '../xl-conf.js';
+import { configOptions, helpText, parseOrFail, printConfig } from '../xl-domain.js';
 import { noDomainInfo, say } from '../xl-save.js';
 import Create from './create.js';
 
@@ -56,11 +56,11 @@ WARNING: xl now has better capability to manage domain configuration, avoid usin
       }
       const { file } = asked;
       if (file === undefined) throw new XlFailure(1, 'Config file not specified');
-      const text = await readFile(file, 'utf8').catch((error: unknown) => {
+      const text = await readFile(file, 'latin1').catch((error: unknown) => {
         throw new XlFailure(253, `Failed to read config file: ${file}: ${systemWords(error)}`);
       });
-      const { config } = parseOrFail(text, asked.extras, file);
-      if (asked.debug || flags.dryrun) process.stdout.write(toJson(config));
+      const { config } = parseOrFail(text, asked.extras, file, configOptions(await readGlobalConfig(process.env)));
+      if (asked.debug || flags.dryrun) printConfig(config, 'json', process.stdout);
       if (flags.dryrun) return;
       say(`setting dom${domid} configuration`);
       const info = await domainInfo(ctx, domid);
@@ -68,7 +68,7 @@ WARNING: xl now has better capability to manage domain configuration, avoid usin
         noDomainInfo(ctx, domid, 'Inappropriate ioctl for device');
         throw new XlFailure(1, 'failed to update configuration');
       }
-      const extras = asked.extras.map((extra) => `${extra}\n`).join('');
+      const extras = asked.extras.map((extra) => `${bytesOfText(extra)}\n`).join('');
       await ctx.host.writeUserdata(userdataName(domid, info.uuid, 'xl'), extras === '' ? text : `${text}\n${extras}\n`);
     });
   }

@@ -1,10 +1,12 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../argv.js';
+import { configText } from '../libxl/config.js';
 import { LibxlError, Rc } from '../libxl/ctx.js';
-import { toJson } from '../libxl/json.js';
+import { type Finding, lintConfig } from '../libxl/lint.js';
 import { withSession, XlCommand, XlFailure } from '../xl.js';
-import { bringUp, parseOrFail, printDebug, readConfigFile, refuseUnmodelled } from '../xl-domain.js';
+import { bytesOfText, readGlobalConfig, writeBytes } from '../xl-conf.js';
+import { bringUp, configOptions, parseOrFail, printConfig, readConfigFile, refuseUnmodelled } from '../xl-domain.js';
 
 export default class Create extends XlCommand {
   static override summary = 'Create a domain from config file <filename>';
@@ -24,13 +26,15 @@ export default class Create extends XlCommand {
     defconfig: Flags.string({ char: 'f', helpValue: 'FILE', description: 'the configuration file' }),
     dryrun: Flags.boolean({ char: 'n', default: false, description: 'print the resulting configuration and stop' }),
     paused: Flags.boolean({ char: 'p', default: false, description: 'leave the domain paused' }),
+    lint: Flags.boolean({ default: false, description: 'report what is odd about the configuration, and create nothing' }),
+    json: Flags.boolean({ default: false, description: 'print the findings of --lint as JSON' }),
     quiet: Flags.boolean({ char: 'q', default: false, description: 'do not say which file is read' }),
     vncviewer: Flags.boolean({ char: 'V', default: false, description: 'not modelled' }),
     'vncviewer-autopass': Flags.boolean({ char: 'A', default: false, description: 'not modelled' }),
     'ignore-global-affinity-masks': Flags.boolean({
       char: 'i',
       default: false,
-      description: 'no effect: there is no xl.conf here',
+      description: "ignore xl.conf's vm.cpumask and its like",
     }),
   };
   static override xl: XlLayout = {
@@ -61,12 +65,18 @@ export default class Create extends XlCommand {
     const file = flags.defconfig ?? operands.find((operand) => !operand.includes('='));
     if (file === undefined) throw new XlFailure(-Rc.INVAL, 'Config file not specified and none in save file');
 
+    const global = await readGlobalConfig(process.env);
     const text = await readConfigFile(file);
-    if (!flags.quiet) process.stderr.write(`Parsing config from ${file}\n`);
     const extras = operands.filter((operand) => operand.includes('='));
-    const { config, notices, refusals } = parseOrFail(text, extras, file);
-    if (flags.dryrun) return void process.stdout.write(toJson(config));
-    if (flags.debug) printDebug(config);
+    const options = configOptions(global, flags['ignore-global-affinity-masks']);
+    if (flags.lint) {
+      const source = bytesOfText(file);
+      return reportFindings(lintConfig(configText(text, extras.map(bytesOfText)), source, options), source, flags.json);
+    }
+    if (!flags.quiet) process.stderr.write(`Parsing config from ${file}\n`);
+    const { config, notices, refusals } = parseOrFail(text, extras, file, options);
+    if (flags.dryrun || flags.debug) printConfig(config, global.outputFormat, flags.dryrun ? process.stdout : process.stderr);
+    if (flags.dryrun) return;
 
     refuseUnmodelled('create', flags, refusals);
     for (const line of notices) process.stderr.write(`${line}\n`);
@@ -77,4 +87,16 @@ export default class Create extends XlCommand {
       throw error;
     }
   }
+}
+
+/** `FILE:LINE:COLUMN: message` for each finding; the exit code is 1 if there are any. */
+function reportFindings(findings: readonly Finding[], file: string, json: boolean): void {
+  if (json) {
+    const list = findings.map(({ line, column, message }) => ({ file, line, column, message }));
+    writeBytes(process.stdout, `${JSON.stringify(list, null, 2)}\n`);
+  } else {
+    const lines = findings.map(({ line, column, message }) => `${file}:${line}:${column}: ${message}\n`);
+    writeBytes(process.stdout, lines.join(''));
+  }
+  if (findings.length > 0) throw new XlFailure(1);
 }

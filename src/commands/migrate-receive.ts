@@ -4,7 +4,7 @@ import { type Ctx, LibxlError } from '../libxl/ctx.js';
 import { domainDestroy } from '../libxl/destroy.js';
 import { domainRename, domainUnpause } from '../libxl/domain.js';
 import { bareLog, type Session, withSession, XlCommand, XlFailure } from '../xl.js';
-import { bringUp, type LifeFlags, printDebug, refuseUnmodelledConfig } from '../xl-domain.js';
+import { bringUp, type LifeFlags, printConfig, refuseUnmodelledConfig } from '../xl-domain.js';
 import { expectMessage, giveUp, messages, type Peer, sendMessage } from '../xl-migrate.js';
 import { configOf, readFrom, readHeader, say, writeTo } from '../xl-save.js';
 
@@ -38,7 +38,7 @@ export default class MigrateReceive extends XlCommand {
       const config = await configOf(await readHeader(log, source));
       const name = config.cInfo.name;
       const incoming = { ...config, cInfo: { ...config.cInfo, name: `${name}--incoming` } };
-      if (flags.debug) printDebug(incoming);
+      if (flags.debug) printConfig(incoming, 'json', process.stderr);
       if (flags.remus || flags.colo) {
         throw new XlFailure(1, 'xl: migrate-receive: checkpointed streams are not modelled; use xl migrate');
       }

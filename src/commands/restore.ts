@@ -4,7 +4,8 @@ import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../argv.js';
 import { LibxlError } from '../libxl/ctx.js';
 import { bareLog, withSession, XlCommand, XlFailure } from '../xl.js';
-import { bringUp, printDebug, refuseUnmodelledConfig, systemWords } from '../xl-domain.js';
+import { systemWords } from '../xl-conf.js';
+import { bringUp, printConfig, refuseUnmodelledConfig } from '../xl-domain.js';
 import { configOf, readFrom, readHeader } from '../xl-save.js';
 
 export default class Restore extends XlCommand {
@@ -46,7 +47,7 @@ export default class Restore extends XlCommand {
       const read = readFrom(file.fd);
       const header = await readHeader(bareLog(flags), { name, read });
       const config = await configOf(header, configFile);
-      if (flags.debug) printDebug(config);
+      if (flags.debug) printConfig(config, 'json', process.stderr);
       refuseUnmodelledConfig('restore', flags, config);
       await withSession(this, flags, async (session) => (await bringUp(session, config, flags, read)).ended);
     } catch (error) {

@@ -44,6 +44,8 @@ export interface ParseOptions {
   readonly randomGenid?: () => readonly number[];
   /** What xl.conf says; its defaults without. */
   readonly global?: GlobalConfig;
+  /** `xl create -i`: the processors that xl.conf allows do not count, and an empty set is not looked for. */
+  readonly ignoreMasks?: boolean;
   /** How many processors the host has; they decide the size of a cpu list. */
   readonly pcpus?: number;
 }
@@ -154,7 +156,8 @@ function readConfig(reader: CfgReader, options: ParseOptions): DomainConfig {
     );
   }
   const vpmu = getDefbool(reader, 'vpmu');
-  const vcpuHardAffinity = masked(reader, resources.vcpuHardAffinity, resources.maxVcpus, type, global, pcpus);
+  const { vcpuHardAffinity: affinity, maxVcpus } = resources;
+  const vcpuHardAffinity = options.ignoreMasks ? affinity : masked(reader, affinity, maxVcpus, type, global, pcpus);
 
   const { driverDomain, ...bootInfo } = boot;
   const { vuart, ...buildResources } = resources;
@@ -309,7 +312,7 @@ export function parseUuid(text: string): string | undefined {
 // ---- What it gets
 
 /** More than any Xen gives a domain; a bound for the list of vcpus. */
-const vcpusMax = 65_536n;
+const vcpusMax = 1_048_576n;
 
 interface Resources extends Pick<BuildInfo, 'maxVcpus' | 'availVcpus' | 'schedParams'> {
   readonly maxMemkb?: number;
@@ -368,9 +371,13 @@ function readResources(reader: CfgReader, pcpus: number, global: GlobalConfig): 
 /** A number of vcpus for which there is a set; 0 when the config does not say. */
 function readVcpus(reader: CfgReader): bigint {
   const vcpus = getLong(reader, 'vcpus') ?? 0n;
-  if (vcpus >= 0n && vcpus <= vcpusMax) return vcpus;
-  const where = 'libxl_utils.c:809:libxl_cpu_bitmap_alloc';
-  return exitXl(reader, 1, `libxl: error: ${where}: invalid number of cpus provided`, 'Unable to allocate cpumap');
+  if (toInt32(vcpus) < 0) {
+    const where = 'libxl_utils.c:809:libxl_cpu_bitmap_alloc';
+    exitXl(reader, 1, `libxl: error: ${where}: invalid number of cpus provided`, 'Unable to allocate cpumap');
+  }
+  // A real xl counts down from any number, for minutes.
+  if (vcpus > vcpusMax) exitXl(reader, 1, `xl: vcpus=${vcpus}: this model of xl lists at most ${vcpusMax}`);
+  return vcpus > 0n ? vcpus : 0n;
 }
 
 interface Affinity {

@@ -175,9 +175,14 @@ function isErrno(error: unknown, ...codes: readonly string[]): boolean {
   return typeof error === 'object' && error !== null && 'code' in error && codes.includes(String(error.code));
 }
 
+/** Configs and the store have bytes, one character each; the machine takes a path as such bytes too. */
+function pathOf(bytes: string): Buffer {
+  return Buffer.from(bytes, 'latin1');
+}
+
 /** What a path is on this machine; undefined for what cannot be reached. */
 async function statFile(file: string): Promise<FileStat | undefined> {
-  const found = await stat(file).catch(() => undefined);
+  const found = await stat(pathOf(file)).catch(() => undefined);
   if (!found) return undefined;
   if (found.isFile()) return { kind: 'file', bytes: found.size };
   if (!found.isBlockDevice()) return { kind: 'other' };
@@ -189,7 +194,7 @@ async function statFile(file: string): Promise<FileStat | undefined> {
 }
 
 async function readStart(file: string): Promise<Uint8Array | undefined> {
-  const handle = await open(file, 'r').catch(() => undefined);
+  const handle = await open(pathOf(file), 'r').catch(() => undefined);
   if (!handle) return undefined;
   try {
     const { buffer, bytesRead } = await handle.read(Buffer.alloc(kernelMagicBytes), 0, kernelMagicBytes, 0);
@@ -201,7 +206,7 @@ async function readStart(file: string): Promise<Uint8Array | undefined> {
 
 async function readUserdata(file: string): Promise<string | undefined> {
   try {
-    return await readFile(file, 'utf8');
+    return await readFile(file, 'latin1');
   } catch (error) {
     if (isErrno(error, 'ENOENT')) return undefined;
     throw error;
@@ -214,7 +219,7 @@ async function writeUserdata(dir: string, name: string, contents: string): Promi
   await mkdir(dir, { mode: 0o700 }).catch((error: unknown) => {
     if (!isErrno(error, 'EEXIST')) throw error;
   });
-  await writeFile(fresh, contents, { mode: 0o600 });
+  await writeFile(fresh, contents, { mode: 0o600, encoding: 'latin1' });
   await rename(fresh, path.join(dir, name));
 }
 

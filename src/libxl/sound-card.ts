@@ -56,7 +56,7 @@ export function parseSoundCard(words: readonly string[]): { readonly card: JsonO
 
 function itemsOf(reader: CfgReader, value: CfgValue): readonly string[] {
   if (value.kind !== 'list') {
-    warnOfItem(reader, value, 'vsnd', 'value is not a list');
+    warnOfItem(reader, value, 'value is not a list');
     return exitXl(reader, 1, 'Failed to get vsnd card list: Invalid argument');
   }
   const end = value.items.findIndex(({ kind }) => kind !== 'string');

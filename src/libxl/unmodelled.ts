@@ -20,6 +20,12 @@ const deviceKeys: Readonly<Record<OtherDeviceList, string>> = {
   usbdevs: 'usbdev',
 };
 
+/** Why `key` is of no use in this dom0; undefined if it is. */
+export function useless(key: string): string | undefined {
+  if (effectless.includes(key)) return `'${key}' is not modelled and has no effect`;
+  return Object.values(deviceKeys).includes(key) ? `'${key}' is not modelled: no domain can be created with it here` : undefined;
+}
+
 /** One line for each kind of device that no domain here can have. A guest that Xen itself refuses is left to libxl. */
 export function refusals(config: DomainConfig): readonly string[] {
   return otherDeviceLists
@@ -31,6 +37,9 @@ export function refusals(config: DomainConfig): readonly string[] {
 /** A soft reset is for HVM guests. Of `on_soft_reset` nothing follows for others. */
 const actionKeys = { onPoweroff: 'on_poweroff', onReboot: 'on_reboot', onWatchdog: 'on_watchdog', onCrash: 'on_crash' } as const;
 
+/** Keys of which nothing follows here. */
+const effectless = ['ioports', 'irqs', 'iomem', 'cpuid', 'vnuma'];
+
 /** What the user asked for and will not get. Defaults are passed over in silence. */
 export function notices(reader: CfgReader, config: DomainConfig): readonly string[] {
   const lines: string[] = [];
@@ -38,7 +47,7 @@ export function notices(reader: CfgReader, config: DomainConfig): readonly strin
     if (config[field] !== 'soft_reset') continue;
     lines.push(`xl: warning: ${key}="soft-reset" is not modelled; the domain will be destroyed instead`);
   }
-  for (const key of ['ioports', 'irqs', 'iomem', 'cpuid', 'vnuma']) {
+  for (const key of effectless) {
     if (hasKey(reader, key)) lines.push(`xl: warning: ${key}= is not modelled and has no effect`);
   }
   return lines;

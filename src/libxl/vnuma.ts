@@ -67,7 +67,7 @@ interface Total {
 
 function readNode(reader: CfgReader, item: CfgValue, node: Node, total: Total): void {
   if (item.kind !== 'list') {
-    warnOfItem(reader, item, 'vnuma', 'value is not a list');
+    warnOfItem(reader, item, 'value is not a list');
     exitXl(reader, 1, 'xl: cannot get vnode config option list');
   }
   for (const option of item.items) {

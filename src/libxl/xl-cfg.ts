@@ -485,12 +485,6 @@ function dequoteError(parse: Parse, quoted: string, message: string): string {
 
 // ---- Reading settings
 
-/** What xl says of a value that it will not have as it is. */
-export interface ValueWarning extends Position {
-  readonly key: string;
-  readonly message: string;
-}
-
 /** The settings of one text with what has been said about them. */
 export interface CfgReader {
   readonly source: string;
@@ -499,14 +493,13 @@ export interface CfgReader {
   readonly lines: string[];
   /** Some messages of xl forget their newline, so that the next one goes on in their line: what stands before which line. */
   readonly unended: Map<number, string>;
-  /** The keys that have been asked for, whether they were there or not. */
-  readonly asked: Set<string>;
-  readonly warnings: ValueWarning[];
+  /** The keys that have been asked for, there or not, and how many lines had been said before. */
+  readonly asked: { readonly key: string; readonly said: number }[];
 }
 
 export function cfgReader(settings: readonly Setting[], source: string): CfgReader {
   const byName = new Map(settings.map((setting) => [setting.name, setting]));
-  return { source, settings: byName, lines: [], unended: new Map(), asked: new Set(), warnings: [] };
+  return { source, settings: byName, lines: [], unended: new Map(), asked: [] };
 }
 
 /** Says something without a newline behind it. */
@@ -520,8 +513,12 @@ export function saidText({ lines, unended }: CfgReader): string {
   return ended + (unended.get(lines.length) ?? '');
 }
 
+function ask(reader: CfgReader, key: string): Setting | undefined {
+  reader.asked.push({ key, said: reader.lines.length });
+  return reader.settings.get(key);
+}
+
 export function hasKey(reader: CfgReader, key: string): boolean {
-  reader.asked.add(key);
   return reader.settings.has(key);
 }
 
@@ -604,8 +601,7 @@ export function getDefbool(reader: CfgReader, key: string, options: ReadOptions 
 }
 
 export function getList(reader: CfgReader, key: string, options: ReadOptions = {}): readonly CfgValue[] | undefined {
-  reader.asked.add(key);
-  const setting = reader.settings.get(key);
+  const setting = ask(reader, key);
   if (!setting) return undefined;
   if (setting.value.kind === 'list') return setting.value.items;
   warn(reader, key, options, `parameter \`${key}' is a single value but should be a list`);
@@ -625,21 +621,40 @@ export function getStrings(reader: CfgReader, key: string, options: ReadOptions 
 }
 
 function findAtom(reader: CfgReader, key: string, options: ReadOptions): CfgString | undefined {
-  reader.asked.add(key);
-  const value = reader.settings.get(key)?.value;
+  const value = ask(reader, key)?.value;
   if (value?.kind === 'list') warn(reader, key, options, `parameter \`${key}' is a list but should be a single value`);
   return value?.kind === 'string' ? value : undefined;
 }
 
 function warn(reader: CfgReader, key: string, options: ReadOptions, message: string): void {
   if (options.quiet) return;
-  const setting = reader.settings.get(key);
-  reader.lines.push(`${reader.source}:${setting?.value.line ?? 0}: warning: ${message}`);
-  if (setting) reader.warnings.push({ key, message, line: setting.value.line, column: setting.value.column });
+  reader.lines.push(`${reader.source}:${reader.settings.get(key)?.value.line ?? 0}: warning: ${message}`);
 }
 
-/** xl's warning about a part of a list, which names a column too: that of the list as bison remembers it. */
-export function warnOfItem(reader: CfgReader, item: CfgValue, key: string, message: string): void {
+/** xl's warning about a part of a list. It names a column too, which is 1 whatever the text. */
+export function warnOfItem(reader: CfgReader, item: CfgValue, message: string): void {
   reader.lines.push(`${reader.source}:${item.line}:1: warning: ${message}`);
-  reader.warnings.push({ key, message, line: item.line, column: item.column });
+}
+
+// ---- Settings as text
+
+/** Settings as a text that parses to the same, one on a line. */
+export function printXlCfg(settings: readonly { readonly name: string; readonly value: PrintedValue }[]): string {
+  return settings.map(({ name, value }) => `${name}=${printValue(value)}\n`).join('');
+}
+
+/** A value without its place. */
+export type PrintedValue =
+  | { readonly kind: 'string'; readonly text: string }
+  | { readonly kind: 'list'; readonly items: readonly PrintedValue[] };
+
+function printValue(value: PrintedValue): string {
+  return value.kind === 'string' ? quoteXlCfg(value.text) : `[${value.items.map(printValue).join(', ')}]`;
+}
+
+const escapeOf: Readonly<Record<string, string>> = { '"': '\\"', '\\': '\\\\', '\n': '\\n' };
+
+/** A string in quotes. All but quotes, backslashes and line ends stands for itself; a NUL cannot be said. */
+export function quoteXlCfg(text: string): string {
+  return `"${text.replace(/["\\\n]/g, (char) => escapeOf[char] ?? char)}"`;
 }
