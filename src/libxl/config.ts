@@ -388,7 +388,9 @@ interface Affinity {
 /** A string is for every vcpu; a list has one for each, and those past the last vcpu are not looked at. */
 function readAffinity(reader: CfgReader, key: string, vcpus: number, pcpus: number): Affinity | undefined {
   const list = getStrings(reader, key, { quiet: true });
-  if (list) return { from: 'list', maps: list.slice(0, vcpus).map((text) => parseCpuList(reader, text, pcpus)) };
+  const room = list ? Math.min(getList(reader, key)?.length ?? 0, vcpus) : vcpus;
+  if (list ?? hasKey(reader, key)) checkRoom(reader, room);
+  if (list) return { from: 'list', maps: list.slice(0, room).map((text) => parseCpuList(reader, text, pcpus)) };
   const text = getString(reader, key);
   if (text === undefined) return undefined;
   const cpus = parseCpuList(reader, text, pcpus);
@@ -399,6 +401,12 @@ function readAffinity(reader: CfgReader, key: string, vcpus: number, pcpus: numb
 function parseCpuList(reader: CfgReader, text: string, pcpus: number): readonly number[] {
   const cpus = cpuList(text, pcpus);
   return typeof cpus === 'string' ? exitXl(reader, 1, cpus) : cpus;
+}
+
+/** xl makes room for a set for each vcpu, of which `maxvcpus` can ask more than there is. */
+function checkRoom(reader: CfgReader, sets: number): void {
+  if (sets >= 0 && sets <= vcpusMax) return;
+  exitXl(reader, 3, `xl: Unable to malloc ${BigInt.asUintN(64, BigInt(sets) * 16n)} bytes.`);
 }
 
 /**

@@ -12,7 +12,9 @@ import { exitXl } from './xl-exit.js';
 /** The host has one node. */
 const hostNodes = 1n;
 /** More vcpus than any Xen gives a domain: xl would count on for minutes. */
-const rangeMax = 1n << 20n;
+const vcpusMax = 1n << 20n;
+/** Each node knows its distance to each other. */
+const nodesMax = 1024;
 
 export interface Vnuma {
   readonly nodes: readonly JsonObject[];
@@ -39,8 +41,10 @@ interface Given {
 export function readVnuma(reader: CfgReader, given: Given): Vnuma | undefined {
   const items = getList(reader, 'vnuma', { quiet: true });
   if (!items || items.length === 0) return undefined;
+  if (items.length > nodesMax) exitXl(reader, 1, `xl: vnuma=: this model of xl has at most ${nodesMax} nodes`);
   const nodes = items.map((): Node => ({ pnode: 0, distances: items.map(() => 0), vcpus: new Set() }));
-  const total = { vcpus: 0n, memkb: 0n, placed: false, width: BigInt(Math.ceil((given.maxVcpus || given.pcpus) / 8) * 8) };
+  const wanted = BigInt(Math.ceil((given.maxVcpus || given.pcpus) / 8) * 8);
+  const total = { vcpus: 0n, memkb: 0n, placed: false, width: wanted < vcpusMax ? wanted : vcpusMax };
   for (const [index, item] of items.entries()) {
     const node = nodes[index];
     if (node) readNode(reader, item, node, total);
@@ -114,11 +118,10 @@ function addVcpus(text: string, node: Node, total: Total): void {
   const from = first.end === 0 ? 0n : asUint64(first);
   let to = from;
   if (first.end > 0 && text.charAt(first.end) === '-') to = asUint64(strtol(text.slice(first.end + 1), 10));
-  if (to - from > rangeMax) to = from + rangeMax;
-  for (let vcpu = from; vcpu <= to; vcpu++) {
-    if (vcpu < total.width) node.vcpus.add(Number(vcpu));
-    total.vcpus++;
-  }
+  if (to < from) return;
+  total.vcpus += to - from + 1n;
+  const end = to < total.width ? to : total.width - 1n;
+  for (let vcpu = from; vcpu <= end; vcpu++) node.vcpus.add(Number(vcpu));
 }
 
 function nodeJson({ memkb, distances, pnode, vcpus }: Node): JsonObject {
