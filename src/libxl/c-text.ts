@@ -40,11 +40,13 @@ export function trim(text: string): string {
   return text.replace(/^[ \t\n\v\f\r]+/, '').replace(/[ \t\n\v\f\r]+$/, '');
 }
 
-/** A number in front of `text`, as `sscanf` reads `%u` (base 10) or `%x` (base 16); undefined if there is none. */
+/**
+ * A number in front of `text`, as glibc's `sscanf` reads `%u` (base 10) or `%x` (base 16); undefined if there is none. A
+ * hexadecimal prefix without digits behind it is a number too, 0.
+ */
 export function scanNumber(text: string, base: 10 | 16): { readonly value: bigint; readonly rest: string } | undefined {
   const number = strtol(text, base);
   if (number.end === 0) return undefined;
-  // A prefix without digits behind it is eaten by sscanf, and makes no number.
-  if (base === 16 && number.value === 0n && /^[ \t\n\v\f\r]*[+-]?0x$/i.test(text.slice(0, number.end + 1))) return undefined;
-  return { value: saturate(number.value), rest: text.slice(number.end) };
+  const prefix = base === 16 ? /^[ \t\n\v\f\r]*[+-]?0x(?![0-9a-f])/i.exec(text) : null;
+  return { value: saturate(number.value), rest: text.slice(prefix ? prefix[0].length : number.end) };
 }

@@ -157,12 +157,18 @@ function readConfig(reader: CfgReader, options: ParseOptions): DomainConfig {
   }
   const vpmu = getDefbool(reader, 'vpmu');
   const { vcpuHardAffinity: affinity, maxVcpus } = resources;
+  if (resources.corrupt && !options.ignoreMasks) exitXl(reader, killedBy.abrt, 'double free or corruption (out)');
   const vcpuHardAffinity = options.ignoreMasks ? affinity : masked(reader, affinity, maxVcpus, type, global, pcpus);
 
   const { driverDomain, ...bootInfo } = boot;
-  const { vuart, ...buildResources } = resources;
+  const { vuart, corrupt: _, ...buildResources } = resources;
   return {
-    cInfo: given({ ...cInfo, driverDomain, passthrough, xendSuspendEvtchnCompat }),
+    cInfo: given({
+      ...cInfo,
+      driverDomain,
+      passthrough: passthrough === 'default' ? undefined : passthrough,
+      xendSuspendEvtchnCompat,
+    }),
     bInfo: given({
       ...buildResources,
       ...platform,
@@ -317,6 +323,7 @@ const vcpusMax = 1_048_576n;
 interface Resources extends Pick<BuildInfo, 'maxVcpus' | 'availVcpus' | 'schedParams'> {
   readonly maxMemkb?: number;
   readonly targetMemkb?: number;
+  readonly corrupt?: boolean;
   readonly vcpuHardAffinity?: readonly (readonly number[])[];
   readonly vcpuSoftAffinity?: readonly (readonly number[])[];
   readonly numaPlacement?: boolean;
@@ -353,6 +360,7 @@ function readResources(reader: CfgReader, pcpus: number, global: GlobalConfig): 
   return given({
     maxVcpus,
     availVcpus: Array.from({ length: Number(vcpus) }, (_, vcpu) => vcpu),
+    corrupt: hard?.corrupt || undefined,
     vcpuHardAffinity: hard?.maps,
     vcpuSoftAffinity: soft?.maps,
     numaPlacement,
@@ -383,14 +391,22 @@ function readVcpus(reader: CfgReader): bigint {
 interface Affinity {
   readonly from: 'list' | 'string';
   readonly maps: readonly (readonly number[])[];
+  readonly corrupt?: boolean;
 }
 
 /** A string is for every vcpu; a list has one for each, and those past the last vcpu are not looked at. */
 function readAffinity(reader: CfgReader, key: string, vcpus: number, pcpus: number): Affinity | undefined {
   const list = getStrings(reader, key, { quiet: true });
-  const room = list ? Math.min(getList(reader, key)?.length ?? 0, vcpus) : vcpus;
+  const items = getList(reader, key, { quiet: true });
+  const room = items ? Math.min(items.length, vcpus) : vcpus;
   if (list ?? hasKey(reader, key)) checkRoom(reader, room);
-  if (list) return { from: 'list', maps: list.slice(0, room).map((text) => parseCpuList(reader, text, pcpus)) };
+  if (list) {
+    const maps = list.slice(0, room).map((text) => parseCpuList(reader, text, pcpus));
+    // Behind a list within the list nothing is filled in: these sets are what the heap has, mostly nothing, but for the
+    // first, of which xl dies in the end.
+    const rest = Array.from({ length: room - maps.length }, (): readonly number[] => []);
+    return { from: 'list', maps: [...maps, ...rest], corrupt: maps.length === 0 && rest.length > 0 };
+  }
   const text = getString(reader, key);
   if (text === undefined) return undefined;
   const cpus = parseCpuList(reader, text, pcpus);

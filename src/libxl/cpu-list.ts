@@ -26,12 +26,13 @@ function addCpus(item: string, cpus: Set<number>, size: number, pcpus: number): 
   if (!parsed) return `Invalid pcpu range: ${range}.`;
   let [first, last] = parsed;
   if (nodes) {
-    if (first > 0) return undefined;
-    [first, last] = [0, pcpus - 1];
+    if (!isWithin(0n, first, last)) return undefined;
+    [first, last] = [0n, BigInt(pcpus - 1)];
   }
-  for (let cpu = first; cpu <= Math.min(last, size - 1); cpu++) {
-    if (not) cpus.delete(cpu);
-    else cpus.add(cpu);
+  for (let cpu = 0n; cpu < BigInt(size); cpu++) {
+    if (!isWithin(cpu, first, last)) continue;
+    if (not) cpus.delete(Number(cpu));
+    else cpus.add(Number(cpu));
   }
   return undefined;
 }
@@ -51,17 +52,23 @@ export function cpuListText(cpus: readonly number[], count: number): string {
   return ranges.map(([from, to]) => (from === to ? String(from) : `${from}-${to}`)).join(',');
 }
 
-/** `5` or `2-5`; undefined for anything else. */
-function parseRange(text: string): [number, number] | undefined {
-  const first = strtol(text, 10);
-  if (first.end === 0) return undefined;
-  if (text.charAt(first.end) !== '-') return first.end === text.length ? [index(first), index(first)] : undefined;
-  const rest = text.slice(first.end + 1);
-  const last = strtol(rest, 10);
-  if (last.end === 0 || last.end < rest.length || asUint64(last) < asUint64(first)) return undefined;
-  return [index(first), index(last)];
+/** Whether one of the numbers of the range has these lower 32 bits, which are all that libxl looks at. */
+function isWithin(cpu: bigint, first: bigint, last: bigint): boolean {
+  const turn = 1n << 32n;
+  const next = cpu + ((first - cpu + turn - 1n) / turn) * turn;
+  return (cpu >= first ? cpu : next) <= last;
 }
 
-function index(number: ReturnType<typeof strtol>): number {
-  return Number(asUint64(number));
+/** `5` or `2-5`; undefined for anything else, the greatest number of 64 bits among it. */
+function parseRange(text: string): [bigint, bigint] | undefined {
+  const first = strtol(text, 10);
+  const from = asUint64(first);
+  if (first.end === 0 || from === UINT64_MAX) return undefined;
+  if (text.charAt(first.end) !== '-') return first.end === text.length ? [from, from] : undefined;
+  const rest = text.slice(first.end + 1);
+  const last = strtol(rest, 10);
+  const to = asUint64(last);
+  return last.end === 0 || to === UINT64_MAX || to < from || last.end < rest.length ? undefined : [from, to];
 }
+
+const UINT64_MAX = 2n ** 64n - 1n;

@@ -37,18 +37,18 @@ export function nicToJson(nic: Nic): JsonObject {
 
 /** Reads back what `toJson` wrote. The text may carry the NUL that ends libxl's userdata. */
 export function fromJson(text: string): DomainConfig {
-  const json: JsonValue = JSON.parse(text.replace(/\0$/, '').replace(longNumber, '"$1"'), reviveLong);
+  const json: JsonValue = JSON.parse(text.replace(/\0$/, '').replace(longNumber, '"\\u0000$1"'), reviveLong);
   if (!isObject(json)) throw new Error('a domain config is a JSON object');
   // The tables below name the fields of DomainConfig and give those that it requires a value.
   return decode(configFields, json) as unknown as DomainConfig;
 }
 
-/** A number on its line of yajl's that may be too long for a double. No string has a line's end in it. */
+/** A number on its line of yajl's that may be too long for a double. No string has a line's end in it, nor a NUL. */
 const longNumber = /(?<=^(?: *| *"[^"]*": ))(\d{16,})(?=,?$)/gm;
 
 function reviveLong(_key: string, value: JsonValue): JsonValue {
-  if (typeof value !== 'string' || !/^\d{16,}$/.test(value)) return value;
-  const number = BigInt(value);
+  if (typeof value !== 'string' || !value.startsWith('\0') || !/^\0\d+$/.test(value)) return value;
+  const number = BigInt(value.slice(1));
   return number <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(number) : number;
 }
 
@@ -184,7 +184,8 @@ const diskFields: readonly Field[] = [
 
 const nicFields: readonly Field[] = [
   ...count('backend_domid'),
-  ...plain('backend_domname', 'devid'),
+  ...plain('backend_domname'),
+  ...countFromMinusOne('devid'),
   ...count('mtu'),
   ...plain('model', 'mac', 'ip', 'bridge', 'ifname', 'script', 'nictype'),
   ...count('rate_bytes_per_interval', 'rate_interval_usecs'),

@@ -3,11 +3,11 @@
  *
  * A dry run shows them; `config.ts` sees to it that no domain is made with them.
  */
-import { splitList, splitPair, trim } from './c-text.js';
+import { killedBy, scanNumber, splitList, splitPair, trim } from './c-text.js';
 import type { DomainType } from './domain-config.js';
 import type { JsonObject, JsonValue } from './json.js';
 import { readSoundCards } from './sound-card.js';
-import { asUint64, atoi, strtol } from './strtol.js';
+import { asUint32, asUint64, atoi, strtol } from './strtol.js';
 import { type CfgReader, getDefbool, getInt, getLong, getString, getStrings, sayUnended } from './xl-cfg.js';
 import { exitXl } from './xl-exit.js';
 
@@ -77,35 +77,55 @@ function readP9s(reader: CfgReader): Devices {
   });
 }
 
+const noUuid = '00000000-0000-0000-0000-000000000000';
+
 function readVtpm(reader: CfgReader, spec: string, devid: number): JsonObject {
   const { backend, uuid } = knownPairs(reader, spec, 'vtpm', ['backend', 'uuid']);
   if (uuid !== undefined && !/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(uuid)) {
     exitXl(reader, 1, `Failed to parse vtpm UUID: ${uuid}`);
   }
   if (backend === undefined) exitXl(reader, 1, 'vtpm spec missing required backend field!');
-  return { ...printed({ backend_domname: backend }), devid, ...printed({ uuid: uuid?.toLowerCase() }) };
+  return {
+    ...printed({ backend_domname: backend }),
+    devid,
+    ...printed({ uuid: uuid === noUuid ? undefined : uuid?.toLowerCase() }),
+  };
 }
 
 function readVdispl(reader: CfgReader, spec: string, devid: number): JsonObject {
   let backend: string | undefined;
   let allocates = false;
-  let connectors: JsonObject[] = [];
+  let connectors: readonly JsonObject[] = [];
   for (const item of items(spec)) {
-    const [key, value = ''] = pair(item);
-    if (key === 'backend') backend = value;
-    else if (key === 'be-alloc') allocates = asUint64(strtol(value)) !== 0n;
-    else if (key === 'connectors') connectors = value.split(';').map((connector) => readConnector(reader, connector));
+    const [key, value] = pair(item);
+    if (key === 'backend' && value !== undefined) backend = value;
+    else if (key === 'be-alloc' && value !== undefined) allocates = asUint64(strtol(value)) !== 0n;
+    else if (key === 'connectors' && value !== undefined) connectors = readConnectors(reader, splitList(reader, value, ';'));
     else exitXl(reader, 1, `Unknown string "${item}" in vdispl spec`);
   }
   if (connectors.length === 0) exitXl(reader, 1, 'At least one connector should be specified.');
   return { ...printed({ backend_domname: backend }), devid, ...printed({ be_alloc: allocates, connectors }) };
 }
 
-/** `ID:WIDTHxHEIGHT`. */
-function readConnector(reader: CfgReader, text: string): JsonObject {
-  const [, id = '', width = '', height = ''] = /^([^:]*):(\d+)x(\d+)$/.exec(text) ?? [];
-  if (width === '') exitXl(reader, 1);
-  return printed({ unique_id: id, width: Number(width), height: Number(height) });
+/**
+ * `ID:WIDTHxHEIGHT` each. What is behind the height does not count; a resolution that does not even begin with a number
+ * ends the list, and xl goes on with connectors that have no names; one half of it ends xl.
+ */
+function readConnectors(reader: CfgReader, texts: readonly string[]): readonly JsonObject[] {
+  const connectors: Record<string, JsonValue>[] = texts.map(() => ({}));
+  for (const [index, text] of texts.entries()) {
+    const parts = splitPair(text, ':');
+    if (!parts) return exitXl(reader, killedBy.abrt, 'free(): invalid pointer');
+    const width = scanNumber(parts[1], 10);
+    const height = width?.rest.startsWith('x') ? scanNumber(width.rest.slice(1), 10) : undefined;
+    const uint32 = (value: bigint | undefined) => (value === undefined ? undefined : Number(BigInt.asUintN(32, value)));
+    connectors[index] = { ...printed({ unique_id: parts[0], width: uint32(width?.value), height: uint32(height?.value) }) };
+    if (height) continue;
+    reader.lines.push("Can't parse connector resolution");
+    if (width || /^[ \t\n\v\f\r]*$/.test(parts[1])) exitXl(reader, 1);
+    break;
+  }
+  return connectors;
 }
 
 function readPvcalls(reader: CfgReader, spec: string, devid: number): JsonObject {
@@ -228,13 +248,13 @@ function readUsbdev(reader: CfgReader, spec: string): JsonObject {
     if (value === undefined || !['type', 'hostbus', 'hostaddr', 'controller', 'port'].includes(key)) {
       return exitXl(reader, 1, `Unknown string \`${item}' in usbdev spec`);
     }
-    if (key === 'type' && value.toLowerCase() !== 'hostdev') exitXl(reader, 1, `Invalid usb device type: ${value}`);
+    if (key === 'type' && value.toLowerCase() !== 'hostdev') exitXl(reader, 1, 'Invalid usb device type: (null)');
     values[key] = value;
   }
-  const number = (key: string) => Number(asUint64(strtol(values[key] ?? '')));
+  const number = (key: string) => asUint32(values[key] ?? '') & 0xff;
   const controller = values['controller'];
   const place = {
-    ...(controller === undefined ? {} : { ctrl: atoi(controller) }),
+    ...(controller === undefined || atoi(controller) === -1 ? {} : { ctrl: atoi(controller) }),
     ...printed({ port: atoi(values['port'] ?? '') }),
   };
   // Without a type xl keeps what it read where the JSON does not look.
@@ -262,27 +282,47 @@ const vkbNumbers: Readonly<Record<string, string>> = {
 };
 
 function readVkb(reader: CfgReader, spec: string, devid: number): JsonObject {
+  const parsed = parseVkb(items(spec), ' in vkb spec', ' for multi touch in vkb spec');
+  if ('errors' in parsed) return exitXl(reader, 1, ...parsed.errors);
+  const { backend_domname, ...rest } = parsed.vkb;
+  return { ...printed({ backend_domname }), devid, ...rest };
+}
+
+/**
+ * A keyboard from its items, as `xl vkb-attach` has them in words; or what xl says instead, where the two mistakes of a
+ * whole keyboard end differently in a config. Any measure of touches brings the feature with it.
+ */
+export function parseVkb(
+  texts: readonly string[],
+  inSpec = '',
+  forTouch = '',
+): { readonly vkb: JsonObject } | { readonly errors: readonly string[] } {
   const strings: Record<string, string> = {};
-  const numbers: Record<string, number> = {};
-  for (const item of items(spec)) {
-    const [key, value = ''] = pair(item);
+  const fields: Record<string, number | boolean> = {};
+  for (const item of texts) {
+    const [key, value] = pair(item);
     const field = Object.hasOwn(vkbNumbers, key) ? vkbNumbers[key] : undefined;
-    if (field) numbers[field] = Number(asUint64(strtol(value)));
-    else if (key === 'backend' || key === 'backend-type' || key === 'unique-id') strings[key] = value;
-    else return exitXl(reader, 1, `Unknown string "${item}" in vkb spec`);
-    if (key === 'backend-type' && !['qemu', 'linux'].includes(value.toLowerCase())) {
-      exitXl(reader, 1, `Unknown backend_type "${value}" in vkb spec`);
+    const isText = key === 'backend' || key === 'backend-type' || key === 'unique-id';
+    if (value === undefined || (!field && !isText)) return { errors: [`Unknown string "${item}" in vkb spec`] };
+    if (field) fields[field] = field.startsWith('feature') ? asUint64(strtol(value)) !== 0n : asUint32(value);
+    else strings[key] = value;
+    if (key === 'backend-type' && !['unknown', 'qemu', 'linux'].includes(value.toLowerCase())) {
+      return { errors: [`Unknown backend_type "${value}" in vkb spec`] };
     }
   }
-  const type = strings['backend-type'];
-  if (type === undefined) return exitXl(reader, 1, 'backend-type should be set in vkb spec');
-  const fields = Object.values(vkbNumbers).map((field) => {
-    const number = numbers[field];
-    return [field, number === undefined ? undefined : field.startsWith('feature') ? number !== 0 : number] as const;
-  });
+  const type = strings['backend-type']?.toLowerCase();
+  if (type === undefined || type === 'unknown') return { errors: [`backend-type should be set${inSpec}`] };
+  const isMeasured = ['multi_touch_width', 'multi_touch_height', 'multi_touch_num_contacts'].some((name) => fields[name]);
+  if (isMeasured) fields['feature_multi_touch'] = true;
+  if (fields['feature_multi_touch'] && !isMeasured) {
+    return { errors: [`multi-touch-width, multi-touch-height, multi-touch-num-contacts should be set${forTouch}`] };
+  }
   return {
-    ...printed({ backend_domname: strings['backend'] }),
-    devid,
-    ...printed({ backend_type: type.toLowerCase(), unique_id: strings['unique-id'], ...Object.fromEntries(fields) }),
+    vkb: printed({
+      backend_domname: strings['backend'],
+      backend_type: type,
+      unique_id: strings['unique-id'],
+      ...Object.fromEntries(Object.values(vkbNumbers).map((field) => [field, fields[field]])),
+    }),
   };
 }

@@ -5,13 +5,16 @@
  *
  * All numbers are hexadecimal; the function `*` is all of them.
  */
-import { scanNumber } from './c-text.js';
-import type { JsonObject } from './json.js';
+import { killedBy, scanNumber } from './c-text.js';
+import type { JsonObject, JsonValue } from './json.js';
 import { atoi } from './strtol.js';
 import { type CfgReader, getInt, getString, getStrings, sayUnended } from './xl-cfg.js';
 import { exitXl } from './xl-exit.js';
 
 const policies = ['invalid', 'strict', 'relaxed'];
+
+/** What xl never set, and prints as no name at all. */
+const unset = null;
 
 export interface PciKeys {
   readonly pcidevs: readonly JsonObject[];
@@ -32,20 +35,18 @@ export function readPciKeys(reader: CfgReader, firstPolicy: string | undefined):
   const policy = rdm ? rdm.policy : firstPolicy;
   const pcidevs = (getStrings(reader, 'pci') ?? []).map((spec) => {
     const device = readPci(reader, spec, { ...emptyPci, ...defaults, policy });
-    return device ? pciJson(device) : exitXl(reader, 6, `unable to parse PCI_SPEC_STRING \`${spec}' for passthrough`);
+    if (typeof device !== 'number') return pciJson(device);
+    return exitXl(reader, device, `unable to parse PCI_SPEC_STRING \`${spec}' for passthrough`);
   });
-  return { pcidevs, rdm: rdm ? { strategy: rdm.strategy, ...(rdm.policy ? { policy: rdm.policy } : {}) } : {} };
+  return { pcidevs, rdm: rdm ?? {} };
 }
 
 /**
- * `strategy=host`, or undefined where xl throws away what it has read: among others after any policy that there is.
- * A strategy alone leaves the policy as the stack had it, which is "strict".
+ * `strategy=host`, or undefined where xl throws away what it has read: among others after any policy that there is. What
+ * was not given is whatever lay on xl's stack, which has no name.
  */
-function readRdm(
-  reader: CfgReader,
-  text: string,
-): { readonly strategy: string; readonly policy: string | undefined } | undefined {
-  let strategy: string | undefined;
+function readRdm(reader: CfgReader, text: string): { readonly strategy: JsonValue; readonly policy: JsonValue } | undefined {
+  let strategy: JsonValue = unset;
   let rest = text;
   for (;;) {
     const equals = rest.indexOf('=');
@@ -67,7 +68,7 @@ function readRdm(
       if (policies.includes(value.toLowerCase())) return undefined;
       sayUnended(reader, `Unknown RDM policy: ${value}`);
     }
-    if (comma < 0) return { strategy: strategy ?? 'ignore', policy: 'strict' };
+    if (comma < 0) return { strategy, policy: unset };
     rest = rest.slice(comma + 1);
   }
 }
@@ -83,41 +84,45 @@ interface Pci {
   power_mgmt: boolean;
   permissive: boolean;
   seize: boolean;
-  policy: string | undefined;
+  policy: JsonValue | undefined;
   name?: string;
 }
 
 const emptyPci = { domain: 0, bus: 0, dev: 0, func: 0, vfunc_mask: 0, vdevfn: 0 };
 
-function readPci(reader: CfgReader, spec: string, pci: Pci): Pci | undefined {
+/** libxl's ERROR_INVAL. */
+const invalid = 6;
+
+/** The device, or the status with which xl ends. */
+function readPci(reader: CfgReader, spec: string, pci: Pci): Pci | number {
   let hasBdf = false;
   let rest = spec;
-  const positional = readBdf(pci, spec);
+  const positional = readBdf(reader, pci, spec);
   if (positional !== undefined) {
     hasBdf = true;
     rest = positional;
     if (rest.startsWith('@')) {
       const after = readSlot(pci, rest.slice(1));
-      if (after === undefined) return undefined;
+      if (after === undefined) return invalid;
       rest = after;
     }
     if (rest.startsWith(',')) rest = rest.slice(1);
-    else if (rest !== '') return undefined;
+    else if (rest !== '') return invalid;
   }
   while (rest !== '') {
     const equals = rest.indexOf('=');
-    if (equals < 0) return undefined;
+    if (equals < 0) return invalid;
     const key = rest.slice(0, equals);
     const comma = rest.indexOf(',', equals);
     const value = rest.slice(equals + 1, comma < 0 ? undefined : comma);
     rest = comma < 0 ? '' : rest.slice(comma + 1);
     switch (key) {
       case 'bdf':
-        if (readBdf(pci, value) === undefined) return undefined;
+        if (readBdf(reader, pci, value) === undefined) return invalid;
         hasBdf = true;
         break;
       case 'vslot':
-        if (readSlot(pci, value) === undefined) return undefined;
+        if (readSlot(pci, value) === undefined) return invalid;
         break;
       case 'permissive':
       case 'msitranslate':
@@ -129,7 +134,7 @@ function readPci(reader: CfgReader, spec: string, pci: Pci): Pci | undefined {
         const policy = policies.find((name) => name === value.toLowerCase());
         if (policy === undefined) {
           sayUnended(reader, `Unknown RDM policy: ${value}`);
-          return undefined;
+          return 3;
         }
         pci.policy = policy;
         break;
@@ -139,14 +144,14 @@ function readPci(reader: CfgReader, spec: string, pci: Pci): Pci | undefined {
         break;
       default:
         sayUnended(reader, `Unknown PCI_SPEC_STRING option: ${key}`);
-        return undefined;
+        return invalid;
     }
   }
-  return hasBdf !== (pci.name !== undefined) ? pci : undefined;
+  return hasBdf !== (pci.name !== undefined) ? pci : invalid;
 }
 
-/** Takes a BDF in front of `text`; what is behind it, or undefined if there is none. */
-function readBdf(pci: Pci, text: string): string | undefined {
+/** Takes a BDF in front of `text`; what is behind it, or undefined if there is none. Without its point xl goes astray. */
+function readBdf(reader: CfgReader, pci: Pci, text: string): string | undefined {
   const colons = (/^[0-9a-f:]*/i.exec(text)?.[0] ?? '').split(':').length - 1;
   if (colons !== 1 && colons !== 2) return undefined;
   const numbers: bigint[] = [];
@@ -161,7 +166,8 @@ function readBdf(pci: Pci, text: string): string | undefined {
     rest = rest.slice(1);
   }
   const [dev = 0n, bus = 0n, domain = 0n] = numbers.reverse();
-  if (domain > 0xffffn || bus > 0xffn || dev > 0x1fn || !rest.startsWith('.')) return undefined;
+  if (domain > 0xffffn || bus > 0xffn || dev > 0x1fn) return undefined;
+  if (!rest.startsWith('.')) exitXl(reader, killedBy.segv);
   rest = rest.slice(1);
   let func = 0n;
   let mask = 0xffff_ffff;

@@ -3,7 +3,7 @@
  *
  * A `pcm` opens a device of the card, a `stream` belongs to the last device.
  */
-import { strtok } from './c-text.js';
+import { killedBy, strtok } from './c-text.js';
 import type { JsonObject, JsonValue } from './json.js';
 import { asUint32 } from './strtol.js';
 import { type CfgReader, type CfgValue, getList, warnOfItem } from './xl-cfg.js';
@@ -16,6 +16,11 @@ const pcmFormats = [
 ];
 
 type Params = Record<string, JsonValue>;
+
+/** xl has made a list of nothing. */
+class Died extends Error {
+  override readonly name = 'Died';
+}
 
 interface Card {
   readonly names: Record<string, string>;
@@ -37,19 +42,23 @@ export function readSoundCards(reader: CfgReader): readonly JsonObject[] {
   return (getList(reader, 'vsnd') ?? []).map((value, devid) => {
     const card: Card = { names: {}, params: {}, pcms: [] };
     for (const item of itemsOf(reader, value)) {
-      const error = readSoundItem(card, item);
-      if (error) exitXl(reader, 1, ...error);
+      const errors = trySoundItem(card, item);
+      if (errors === 'died') exitXl(reader, killedBy.segv);
+      if (errors) exitXl(reader, 1, ...errors);
     }
     return cardJson(card, devid);
   });
 }
 
 /** A card given in words, as `xl vsnd-attach` has it; or what xl says instead. */
-export function parseSoundCard(words: readonly string[]): { readonly card: JsonObject } | { readonly errors: readonly string[] } {
+export function parseSoundCard(
+  words: readonly string[],
+): { readonly card: JsonObject } | { readonly errors: readonly string[]; readonly exit: number } {
   const card: Card = { names: {}, params: {}, pcms: [] };
   for (const word of words) {
-    const errors = readSoundItem(card, word);
-    if (errors) return { errors };
+    const errors = trySoundItem(card, word);
+    if (errors === 'died') return { errors: [], exit: killedBy.segv };
+    if (errors) return { errors, exit: 1 };
   }
   return { card: cardJson(card, undefined) };
 }
@@ -61,6 +70,15 @@ function itemsOf(reader: CfgReader, value: CfgValue): readonly string[] {
   }
   const end = value.items.findIndex(({ kind }) => kind !== 'string');
   return value.items.slice(0, end < 0 ? undefined : end).flatMap((item) => (item.kind === 'string' ? [item.text] : []));
+}
+
+function trySoundItem(card: Card, text: string): readonly string[] | 'died' | undefined {
+  try {
+    return readSoundItem(card, text);
+  } catch (error) {
+    if (error instanceof Died) return 'died';
+    throw error;
+  }
 }
 
 /** Takes `card,...`, `pcm,...` or `stream,...`; xl's complaint if it is none. */
@@ -85,6 +103,7 @@ function readParam(card: Card, kind: string, param: string): string | undefined 
   const stream = pcm?.streams.at(-1);
   const target = kind === 'card' ? card : kind === 'pcm' ? pcm : stream;
   const common = target ? readCommonParam(target.params, param) : undefined;
+  if (common?.dies) throw new Died();
   if (common) return common.error;
   const value = (key: string) => (param.startsWith(`${key}=`) ? param.slice(key.length + 1) : undefined);
   if (kind === 'card') {
@@ -122,15 +141,17 @@ const numbers: Readonly<Record<string, string>> = {
   'buffer-size': 'buffer_size',
 };
 
-/** What cards, devices and streams have alike; undefined if it is nothing of that. */
-function readCommonParam(params: Params, param: string): { readonly error?: string } | undefined {
+/** What cards, devices and streams have alike; undefined if it is nothing of that. Of a list of nothing xl dies. */
+function readCommonParam(params: Params, param: string): { readonly error?: string; readonly dies?: boolean } | undefined {
   const equals = param.indexOf('=');
   if (equals < 0) return undefined;
   const [key, value] = [param.slice(0, equals), param.slice(equals + 1)];
   if (key === 'sample-rates') {
+    if (strtok(value, ';').length === 0) return { dies: true };
     params['sample_rates'] = strtok(value, ';').map((rate) => asUint32(rate));
   } else if (key === 'sample-formats') {
     const formats = strtok(value, ';').map((format) => format.toLowerCase());
+    if (formats.length === 0) return { dies: true };
     const bad = formats.findIndex((format) => !pcmFormats.includes(format));
     if (bad >= 0) return { error: `Invalid pcm format: ${strtok(value, ';')[bad]}` };
     params['sample_formats'] = formats;

@@ -120,9 +120,15 @@ export function parseXlCfg(text: string, source: string): ParsedCfg {
     errStatus: 0,
     lastLine: 1,
   };
-  parseFile(parse);
+  let aborted: string | undefined;
+  try {
+    parseFile(parse);
+  } catch (error) {
+    if (!(error instanceof Aborted)) throw error;
+    aborted = error.message;
+  }
   const { settings, diagnostics, likelyPython } = parse;
-  return { settings, diagnostics, likelyPython };
+  return { settings, diagnostics, likelyPython, ...(aborted === undefined ? {} : { aborted }) };
 }
 
 /** What xl prints on stderr for a text that does not parse. */
@@ -204,7 +210,7 @@ function parseAssignment(parse: Parse): boolean {
   shift(parse);
   const start = peek(parse);
   if (!startsValue(start)) return syntaxError(parse, start, expectValue);
-  const value = parseValue(parse);
+  const value = parseValue(parse, stackBeforeValue);
   if (!value) return false;
   store(parse, name, operator.kind === '+=' ? '+=' : '=', value.value, value.last);
   return true;
@@ -214,30 +220,42 @@ function startsValue(token: Token): boolean {
   return token.kind === 'STRING' || token.kind === 'NUMBER' || token.kind === "'['";
 }
 
-/** How deep lists may nest: about where bison's stack ends. Nothing that xl reads nests more than two deep. */
-const listDepthMax = 4096;
+/** How many symbols bison keeps at most. */
+const stackMax = 10_000;
+/** Its first state, the statements before this one, the name and the operator. */
+const stackBeforeValue = 4;
 
-/** A value and its last token, or undefined after an error. The next token must start a value. */
-function parseValue(parse: Parse, depth = 0): { readonly value: CfgValue; readonly last: Token } | undefined {
+/**
+ * A value and its last token, or undefined after an error. The next token must start a value. `height` is what bison has
+ * on its stack before it: each level of a list adds to that, and too many levels are an error of their own.
+ */
+function parseValue(parse: Parse, height: number): { readonly value: CfgValue; readonly last: Token } | undefined {
   const first = shift(parse);
   if (first.kind !== "'['") {
     return { value: { kind: 'string', text: first.value, line: first.line, column: first.at.column }, last: first };
   }
-  if (depth === listDepthMax) {
-    report(parse, first.line, first.text, 'memory exhausted', first.at);
-    parse.at = parse.text.length;
-    return undefined;
-  }
   const items: CfgValue[] = [];
   skipNewlines(parse);
+  // On the stack: the bracket and its newlines, and behind the first item also the values, a comma and newlines.
+  let below = height + 2;
   while (startsValue(peek(parse))) {
-    const item = parseValue(parse, depth + 1);
+    // The item, and the newlines that may follow it.
+    if (below + 2 >= stackMax) {
+      const { line, text, at } = peek(parse);
+      report(parse, line, text, 'memory exhausted', at);
+      parse.at = parse.text.length;
+      parse.lookahead = undefined;
+      parse.errStatus = 3;
+      return undefined;
+    }
+    const item = parseValue(parse, below);
     if (!item) return undefined;
     items.push(item.value);
     skipNewlines(parse);
     if (peek(parse).kind !== "','") break;
     shift(parse);
     skipNewlines(parse);
+    below = height + 5;
   }
   const last = peek(parse);
   if (last.kind !== "']'") {
@@ -295,6 +313,12 @@ function lexicalError(parse: Parse, text: string, message: string, at = parse.to
   parse.lexErrLine = parse.line;
 }
 
+/** What C sees of a text with a NUL in it. */
+function untilNul(bytes: string): string {
+  const nul = bytes.indexOf('\0');
+  return nul < 0 ? bytes : bytes.slice(0, nul);
+}
+
 /**
  * One error line. A token that ends in a newline takes the line number down by one, although the lexer has done so
  * before: the first line's end is reported for line 0.
@@ -302,7 +326,7 @@ function lexicalError(parse: Parse, text: string, message: string, at = parse.to
 function report(parse: Parse, line: number, text: string, what: string, at: Position): void {
   if (line <= parse.lexErrLine) return;
   const atNewline = text.endsWith('\n');
-  const quoted = (atNewline ? text.slice(0, -1) : text).replace(/[ \t]+$/, '');
+  const quoted = untilNul((atNewline ? text.slice(0, -1) : text).replace(/[ \t]+$/, ''));
   const near = text === '\n' ? '<newline>' : `\`${quoted}'`;
   const shown = atNewline ? line - 1 : line;
   const message = `${parse.source}:${shown}: config parsing error near ${near}: ${what}`;
@@ -411,8 +435,8 @@ function quotedLength(parse: Parse, quote: string): number {
 }
 
 /**
- * Text that is no token, up to the next blank. It is reported and skipped, but when the blank comes right after a first
- * byte, the lexer swallows the blank too and takes both for a newline. A first byte at the very end goes unnoticed.
+ * Text that is no token, up to the next blank. It is reported and skipped, with the blank if that comes right after the
+ * first byte; a newline there is a token all the same. A first byte at the very end goes unnoticed.
  */
 function lexBadText(parse: Parse, first: string): Token | undefined {
   if ('+-.():'.includes(first)) parse.likelyPython = true;
@@ -429,7 +453,7 @@ function lexBadText(parse: Parse, first: string): Token | undefined {
     parse.lineStart = parse.at;
   }
   lexicalError(parse, first + blank, 'lexical error');
-  return token(parse, 'NEWLINE', first + blank);
+  return blank === '\n' ? token(parse, 'NEWLINE', first + blank) : undefined;
 }
 
 const escapes: Readonly<Record<string, string>> = {
@@ -451,6 +475,7 @@ const escapes: Readonly<Record<string, string>> = {
  */
 function dequote(parse: Parse, quoted: string): string {
   if (parse.failed) return '';
+  if (quoted.includes('\0')) throw new Aborted(untilNul(quoted));
   let result = '';
   for (let at = 1; at < quoted.length - 1; at++) {
     const char = quoted.charAt(at);
@@ -475,6 +500,20 @@ function dequote(parse: Parse, quoted: string): string {
     }
   }
   return result;
+}
+
+/** The end of xl at a string with a NUL: C sees less of it than the lexer, and an assertion fails. */
+class Aborted extends Error {
+  override readonly name = 'Aborted';
+
+  constructor(seen: string) {
+    // Behind an escaped quote the NUL is only noticed one step later.
+    const closed = seen.length >= 2 && seen.endsWith(seen.charAt(0));
+    const failed = closed
+      ? "619: xlu__cfgl_dequote: Assertion `p < src+len-1'"
+      : "607: xlu__cfgl_dequote: Assertion `len>=2 && src[0]==src[len-1]'";
+    super(`xl: libxlu_cfg.c:${failed} failed.`);
+  }
 }
 
 function dequoteError(parse: Parse, quoted: string, message: string): string {
@@ -631,9 +670,9 @@ function warn(reader: CfgReader, key: string, options: ReadOptions, message: str
   reader.lines.push(`${reader.source}:${reader.settings.get(key)?.value.line ?? 0}: warning: ${message}`);
 }
 
-/** xl's warning about a part of a list. It names a column too, which is 1 whatever the text. */
+/** xl's warning about a part of a list. It names a column too, which is 0 whatever the text. */
 export function warnOfItem(reader: CfgReader, item: CfgValue, message: string): void {
-  reader.lines.push(`${reader.source}:${item.line}:1: warning: ${message}`);
+  reader.lines.push(`${reader.source}:${item.line}:0: warning: ${message}`);
 }
 
 // ---- Settings as text
