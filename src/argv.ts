@@ -210,7 +210,7 @@ function planCommand(spec: CommandSpec, argv: readonly string[], globals: Global
   if (read.kind === 'help') return { ...print(0, commandHelp(spec)), stderr: warning };
   if (read.kind === 'bad') return failure(2, `${warning}option \`${read.option}' not supported.\n`);
 
-  const complaint = checkOperands(spec, read.operands, read.values.has('defconfig'));
+  const complaint = checkOperands(spec, read.operands, read.values.has('defconfig') && !read.steppedOver);
   if (complaint) return { ...complaint, stderr: warning + complaint.stderr };
 
   const values = new Map(read.values);
@@ -258,6 +258,8 @@ type Getopt =
       /** By the flag's long name; the last one counts, unless the flag may be given more than once. */
       readonly values: ReadonlyMap<string, readonly (string | true)[]>;
       readonly operands: readonly string[];
+      /** Whether the first operand stood before the options as create's file, which `-f` replaces. */
+      readonly steppedOver: boolean;
     }
   | { readonly kind: 'help' }
   | { readonly kind: 'bad'; readonly option: string };
@@ -280,6 +282,7 @@ function getopt(spec: CommandSpec, argv: readonly string[]): Getopt {
     operands.push(leading);
     words.shift();
   }
+  const steppedOver = operands.length > 0;
 
   for (let word = words.shift(); word !== undefined; word = words.shift()) {
     if (word === '--') {
@@ -326,7 +329,7 @@ function getopt(spec: CommandSpec, argv: readonly string[]): Getopt {
       break;
     }
   }
-  return { kind: 'ok', values, operands };
+  return { kind: 'ok', values, operands, steppedOver };
 }
 
 /**

@@ -2,7 +2,7 @@
  * How `create`, `restore` and `migrate-receive` bring a domain to life: reading its config, creating it, its console, its
  * monitor (create_domain of xl_vmcontrol.c). And what other commands need of it: the text of a command's help.
  */
-import { readFile } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import { type CommandSpec, commandHelp, type XlLayout } from './argv.js';
 import { actionName, configText, type ParsedConfig, type ParseOptions, parseConfig } from './libxl/config.js';
 import { type Ctx, Rc } from './libxl/ctx.js';
@@ -36,11 +36,29 @@ export async function readConfigFile(file: string): Promise<string> {
   return readText(file);
 }
 
-/** The bytes of a file that xl reads whole, one character each. */
-export function readText(file: string): Promise<string> {
-  return readFile(file, 'latin1').catch((error: unknown) => {
-    throw new XlFailure(-Rc.FAIL, `Failed to read config file: ${file}: ${systemWords(error)}`);
-  });
+/** The bytes of a file that xl reads whole, one character each. It must be a plain file. */
+export async function readText(file: string): Promise<string> {
+  let words: string;
+  try {
+    const handle = await open(file, 'r');
+    try {
+      if ((await handle.stat()).isFile()) return await handle.readFile('latin1');
+    } finally {
+      await handle.close();
+    }
+    // What xl quotes is left over from its look at stderr, which is no terminal.
+    words = 'Inappropriate ioctl for device';
+    complain(`346:libxl_read_file_contents: ${file} is not a plain file: ${words}`);
+  } catch (error) {
+    words = systemWords(error);
+    // libxl is silent on a file that is not there.
+    if (words !== 'No such file or directory') complain(`336:libxl_read_file_contents: failed to open ${file}: ${words}`);
+  }
+  throw new XlFailure(-Rc.FAIL, `Failed to read config file: ${file}: ${words}`);
+}
+
+function complain(line: string): void {
+  process.stderr.write(`libxl: error: libxl_utils.c:${line}\n`);
 }
 
 /** How a config is read that becomes a domain: what is random in it, and xl.conf. */

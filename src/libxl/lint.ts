@@ -57,7 +57,7 @@ const start: Position = { line: 1, column: 1 };
 
 function placeOf(reader: CfgReader, index: number, text: string): Position {
   const named = [...reader.settings.values()].find(({ name }) => text.split(/[^a-z0-9_.]+/).includes(name));
-  const last = reader.asked.findLast(({ key, said }) => said <= index && reader.settings.has(key));
+  const last = reader.asked.findLast(({ said }) => said <= index);
   const setting = named ?? (last && reader.settings.get(last.key));
   return setting && text !== 'Domain name must be specified.' ? setting.at : start;
 }

@@ -532,7 +532,7 @@ export interface CfgReader {
   readonly lines: string[];
   /** Some messages of xl forget their newline, so that the next one goes on in their line: what stands before which line. */
   readonly unended: Map<number, string>;
-  /** The keys that have been asked for, there or not, and how many lines had been said before. */
+  /** The keys that were there when they were asked for, and how many lines had been said before. */
   readonly asked: { readonly key: string; readonly said: number }[];
 }
 
@@ -553,8 +553,9 @@ export function saidText({ lines, unended }: CfgReader): string {
 }
 
 function ask(reader: CfgReader, key: string): Setting | undefined {
-  reader.asked.push({ key, said: reader.lines.length });
-  return reader.settings.get(key);
+  const setting = reader.settings.get(key);
+  if (setting) reader.asked.push({ key, said: reader.lines.length });
+  return setting;
 }
 
 export function hasKey(reader: CfgReader, key: string): boolean {
