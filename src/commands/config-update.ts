@@ -39,16 +39,15 @@ WARNING: xl now has better capability to manage domain configuration, avoid usin
     const before = this.argv.indexOf('--');
     const [domain, ...words] = this.argv.slice(before + 1);
     const { flags } = await this.parse(ConfigUpdate, this.argv.slice(0, before));
-    const help = () => helpText('config-update', ConfigUpdate);
     if (domain === undefined) {
       say('xl config-update requires a domain argument');
-      process.stdout.write(help());
+      process.stdout.write(helpText('config-update', ConfigUpdate));
       throw new XlFailure(1);
     }
     say('WARNING: xl now has better capability to manage domain configuration, avoid using this command when possible');
     await withSession(this, flags, async ({ ctx }) => {
       const domid = await findDomain(ctx, domain);
-      const asked = readWords(words, help);
+      const asked = readWords(words);
       if ('exit' in asked) {
         process.stdout.write(asked.stdout ?? '');
         process.stderr.write(asked.stderr ?? '');
@@ -74,8 +73,11 @@ WARNING: xl now has better capability to manage domain configuration, avoid usin
   }
 }
 
+/** xl looks the command's help up under a name that it does not have. */
+const noHelp: Asked = { exit: 0, stdout: 'command "config_update" not implemented\n' };
+
 /** The words behind the domain: a file, then getopt's options, then a file or assignments. */
-function readWords(words: readonly string[], help: () => string): Asked {
+function readWords(words: readonly string[]): Asked {
   const rest = [...words];
   let file: string | undefined;
   let debug = false;
@@ -86,7 +88,7 @@ function readWords(words: readonly string[], help: () => string): Asked {
     if (word === '--') break;
     if (word.startsWith('--')) {
       const [name = '', value] = splitOnce(word.slice(2));
-      if (name !== '' && 'help'.startsWith(name) && value === undefined) return { exit: 0, stdout: help() };
+      if (name !== '' && 'help'.startsWith(name) && value === undefined) return noHelp;
       if (name === '' || !'defconfig'.startsWith(name)) return bad('\0');
       file = value ?? rest.shift();
       if (file === undefined) return bad('f');
@@ -94,7 +96,7 @@ function readWords(words: readonly string[], help: () => string): Asked {
     }
     for (let at = 1; at < word.length; at++) {
       const letter = word.charAt(at);
-      if (letter === 'h') return { exit: 0, stdout: help() };
+      if (letter === 'h') return noHelp;
       if (letter === 'd') debug = true;
       else if (letter === 'f') {
         file = word.slice(at + 1) || rest.shift();

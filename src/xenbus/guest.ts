@@ -155,14 +155,24 @@ export class Guest {
    * and watches as they were; a restored copy goes on in `#restore`.
    */
   *#suspend(): Task {
-    this.kernel.printk('Freezing user space processes ... (elapsed 0.001 seconds) done.');
-    this.kernel.printk('OOM killer disabled.');
-    this.kernel.printk('Freezing remaining freezable tasks ... (elapsed 0.001 seconds) done.');
+    for (const [what, after] of [
+      ['user space processes', 'OOM killer disabled.'],
+      ['remaining freezable tasks', ''],
+    ] as const) {
+      this.kernel.printk(`Freezing ${what}`);
+      this.kernel.printk(`Freezing ${what} completed (elapsed 0.000 seconds)`);
+      if (after !== '') this.kernel.printk(after);
+    }
     this.#suspended = true;
     this.#hypervisor.shutdown(this.#domain.domid, ShutdownReason.suspend);
     yield* waitEvent(this.#resumed, () => this.#domain.shutdown === null);
     this.#suspended = false;
+    this.#resumeGrants();
     this.#thaw();
+  }
+
+  #resumeGrants(): void {
+    this.kernel.printk('xen:grant_table: Grant tables using version 1 layout');
   }
 
   #thaw(): void {
@@ -176,7 +186,7 @@ export class Guest {
     const { watches } = this.#bus;
     this.#bindInterrupts();
     try {
-      kernel.printk('xen:grant_table: Grant tables using version 1 layout');
+      this.#resumeGrants();
       yield* this.#registerDrivers();
       yield* watchCpus(kernel, watches, this.#domain.cpus.vcpus, { udev: false, isRestored: true });
       // It would also find a device that the new domain has and the saved one had not.
