@@ -105,14 +105,18 @@ export interface Transport {
 const childWaitMs = 2_000;
 const childName = 'migration transport process';
 
-/** Runs a command in a shell, with its input and output in our hands. */
+/**
+ * Runs a command in a shell, with its input and output in our hands. Node destroys a child's own stdin when the child ends;
+ * what the child has started may still read there, and must hear what is said last. So the input is another descriptor.
+ */
 export function startTransport(command: string): Transport {
-  const child = spawn('sh', ['-c', command], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const child = spawn('sh', ['-c', 'exec sh -c "$0" <&3 3<&-', command], { stdio: ['ignore', 'pipe', 'inherit', 'pipe'] });
   const ended = new Promise<void>((resolve) => {
     child.once('exit', () => resolve());
     child.once('error', () => resolve());
   });
-  const { stdin, stdout } = child as ChildProcess & { readonly stdin: Writable; readonly stdout: Readable };
+  const stdout = child.stdout as Readable;
+  const stdin = child.stdio[3] as Writable;
   // Each write that fails is told to who made it.
   stdin.on('error', () => undefined);
   return {

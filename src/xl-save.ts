@@ -93,8 +93,8 @@ async function retrying(attempt: () => Promise<number>): Promise<number> {
 }
 
 export function writeFailed(error: unknown): WriteFailed {
-  const errno = error instanceof Error && 'errno' in error ? Math.abs(Number(error.errno)) : 5;
-  return new WriteFailed(errno, systemWords(error));
+  if (!(error instanceof Error && 'errno' in error)) return new WriteFailed(32, 'Broken pipe');
+  return new WriteFailed(Math.abs(Number(error.errno)), systemWords(error));
 }
 
 /** The end of xl by CHK_ERRNOVAL, with libxl's line before it. */
