@@ -35,6 +35,7 @@ const levels: Record<string, readonly string[]> = {
     'manual',
     'launch',
     'quick',
+    'device-command',
     'xl-conf',
     'xl-cpus',
     'xl-console',

@@ -135,8 +135,7 @@ export async function startDeviceAdd(ctx: Ctx, device: Device, nodes: DeviceNode
   await transact(ctx, async (tx) => {
     await checkAlive(tx, device.domid);
     if ((await tx.read(libxl)) !== undefined) {
-      const where = device.kind === 'vbd' ? 'libxl_disk.c:343:device_disk_add' : 'libxl_device.c:1998:libxl__device_add_async';
-      ctx.log('error', where, device.domid, 'device already exists in xenstore');
+      ctx.log('error', existsWhere(device.kind), device.domid, 'device already exists in xenstore');
       throw new LibxlError(Rc.DEVICE_EXISTS, `${libxl} is there already`);
     }
     await options.save?.();
@@ -148,6 +147,12 @@ export async function startDeviceAdd(ctx: Ctx, device: Device, nodes: DeviceNode
     await settleBackend(ctx, device, 'add', state);
     await deviceHotplug(ctx, device, 'add');
   };
+}
+
+function existsWhere(kind: string): string {
+  if (kind === 'vbd') return 'libxl_disk.c:343:device_disk_add';
+  if (kind === 'vusb') return 'libxl_usb.c:272:libxl__device_usbctrl_add_xenstore';
+  return 'libxl_device.c:1998:libxl__device_add_async';
 }
 
 /** Waits for the backend and says so when it does not come (device_backend_callback). */

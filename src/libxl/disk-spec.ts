@@ -5,7 +5,8 @@
  *
  * As in Xen's `libxlu_disk_l.l` the longest match decides what an item is, and the first rule of the table among equals.
  * A prefix such as `phy:` counts as if it matched to the end of the line. This is 4.17's table as Debian built it, which
- * does not know `trusted`: there it is an ordinary positional parameter.
+ * does not know `trusted`: within a specification it is an ordinary positional parameter. Xen's own table knows it, and
+ * Xen's tests give it as a word by itself; no target is called so, and there it is what Xen means.
  */
 import type { Disk, DiskBackend, DiskFormat, DiskSpecification } from './disk.js';
 import { atoi } from './strtol.js';
@@ -18,7 +19,12 @@ export type ParsedDisk = { readonly disk: Disk } | { readonly errors: readonly s
  */
 export function parseDiskSpec(words: string | readonly string[], source: string): ParsedDisk {
   const lex: DiskLex = { source, spec: '', rest: '', disk: { readwrite: true }, errors: [], hadPrefix: false, accessSet: false };
-  for (const word of typeof words === 'string' ? [words] : words) {
+  const pieces = typeof words === 'string' ? [words] : words;
+  for (const word of pieces) {
+    if (pieces.length > 1 && (word === 'trusted' || word === 'untrusted')) {
+      lex.disk.trusted = word === 'trusted';
+      continue;
+    }
     lex.spec = word;
     lex.rest = word;
     while (lex.rest !== '') lexItem(lex);

@@ -235,7 +235,7 @@ function isDiskFile(stat: FileStat | undefined): boolean {
 // ---- XenStore
 
 /** The kind of the backend's directory: `/local/domain/0/backend/KIND/N/DEVID`. */
-export function diskBackendKind(disk: ReadyDisk): 'vbd' | 'qdisk' | 'vbd3' | 'virtio_disk' {
+export function diskBackendKind(disk: Pick<ReadyDisk, 'backend'>): 'vbd' | 'qdisk' | 'vbd3' | 'virtio_disk' {
   switch (disk.backend) {
     case 'qdisk':
       return 'qdisk';

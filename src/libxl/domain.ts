@@ -47,6 +47,14 @@ export async function nameToDomid(ctx: Ctx, name: string): Promise<number | unde
   return undefined;
 }
 
+/**
+ * The domid that a word means: digits are one, whether or not there is such a domain, all else is a name
+ * (libxl_domain_qualifier_to_domid).
+ */
+export async function qualifierToDomid(ctx: Ctx, word: string): Promise<number | undefined> {
+  return /^\d*$/.test(word) ? Math.min(Number(word), 0xffff_ffff) : nameToDomid(ctx, word);
+}
+
 /** Stops a domain's processors. Pauses are counted: it takes as many unpauses for it to run again. */
 export async function domainPause(ctx: Ctx, domid: number): Promise<void> {
   await control(ctx, domid, 'xc.domain_pause', 'libxl_domain.c:587:libxl_domain_pause', 'Pausing domain');

@@ -4,11 +4,14 @@
  * Apart from domain.ts because it brings the whole language of configs, which few commands need.
  */
 import { domainPath, join } from '../xenbus/paths.js';
+import type { DomInfo } from '../xenbus/privcmd.js';
+import { strerror } from './ao.js';
 import { userdataName } from './create.js';
-import { type Ctx, LibxlError } from './ctx.js';
+import { type Ctx, LibxlError, Rc } from './ctx.js';
+import { listDisks, listNics, listUsbctrls, listVdispls, listVsnds, listVtpms } from './device-list.js';
 import { domainInfo, domidToName } from './domain.js';
-import type { DomainConfig } from './domain-config.js';
-import { fromJson } from './json.js';
+import type { DomainConfig, OtherDeviceList } from './domain-config.js';
+import { fromJson, type JsonObject, toJson } from './json.js';
 import { getDomainSched } from './sched.js';
 
 /**
@@ -19,8 +22,8 @@ import { getDomainSched } from './sched.js';
 export async function retrieveConfig(ctx: Ctx, domid: number): Promise<DomainConfig | undefined> {
   const info = await domainInfo(ctx, domid);
   if (!info) return undefined;
-  const saved = await ctx.host.readUserdata(userdataName(domid, info.uuid, 'libxl-json'));
-  const config = saved !== undefined ? fromJson(saved) : domid === 0 ? dom0Config() : undefined;
+  const saved = await readSaved(ctx, info);
+  const config = saved && (await withoutGone(ctx, domid, saved));
   if (!config) {
     const where = 'libxl_domain.c:2335:retrieve_domain_configuration_lock_acquired';
     ctx.log('error', where, domid, 'Fail to get domain configuration');
@@ -56,6 +59,63 @@ export async function retrieveConfig(ctx: Ctx, domid: number): Promise<DomainCon
       schedParams,
     },
   };
+}
+
+async function readSaved(ctx: Ctx, { domid, uuid }: DomInfo): Promise<DomainConfig | undefined> {
+  const saved = await ctx.host.readUserdata(userdataName(domid, uuid, 'libxl-json'));
+  return saved !== undefined ? fromJson(saved) : domid === 0 ? dom0Config() : undefined;
+}
+
+/** The config as it was saved, to be changed and written again (libxl__get_domain_configuration). */
+export async function readConfig(ctx: Ctx, domid: number): Promise<DomainConfig> {
+  const config = await readSaved(ctx, await existing(ctx, domid));
+  if (!config) throw new LibxlError(Rc.JSON_CONFIG_EMPTY, `no configuration of domain ${domid} was saved`);
+  return config;
+}
+
+/** Saves a config in place of the one before (libxl__set_domain_configuration). */
+export async function writeConfig(ctx: Ctx, domid: number, config: DomainConfig): Promise<void> {
+  const { uuid } = await existing(ctx, domid);
+  await ctx.host.writeUserdata(userdataName(domid, uuid, 'libxl-json'), `${toJson(config)}\0`);
+}
+
+/** The files of a domain are named by its uuid, which the hypervisor has. */
+async function existing(ctx: Ctx, domid: number): Promise<DomInfo> {
+  const info = await domainInfo(ctx, domid);
+  if (info) return info;
+  const line = `unable to find domain info for domain ${domid}`;
+  ctx.log('error', 'libxl_dom.c:1216:libxl__userdata_path', undefined, `${line}: ${strerror('ENOENT')}`);
+  throw new LibxlError(Rc.LOCK_FAIL, line);
+}
+
+/** The devices of a saved config that are still in the store; for each other one the log has a warning. */
+async function withoutGone(ctx: Ctx, domid: number, config: DomainConfig): Promise<DomainConfig> {
+  const keep = <T>(list: readonly T[], isThere: (device: T) => boolean): readonly T[] =>
+    list.filter((device) => {
+      if (isThere(device)) return true;
+      const where = 'libxl_domain.c:2603:retrieve_domain_configuration_end';
+      ctx.log('warn', where, domid, 'Device present in JSON but not in xenstore, ignored');
+      return false;
+    });
+  const vdevs = (await listDisks(ctx, domid))?.map(({ vdev }) => vdev);
+  const disks = keep(config.disks, ({ vdev }) => vdevs?.includes(vdev ?? '') === true);
+  const nicDevids = (await listNics(ctx, domid))?.map(({ devid }) => devid);
+  const nics = keep(config.nics, ({ devid = -1 }) => nicDevids?.includes(devid) === true);
+  const others: { [List in OtherDeviceList]?: readonly JsonObject[] } = {};
+  for (const [list, devids] of [
+    ['vtpms', await devidsOf(listVtpms(ctx, domid))],
+    ['usbctrls', await devidsOf(listUsbctrls(ctx, domid))],
+    ['vdispls', await devidsOf(listVdispls(ctx, domid))],
+    ['vsnds', await devidsOf(listVsnds(ctx, domid))],
+  ] as const) {
+    const devices = config[list];
+    if (devices) others[list] = keep(devices, ({ devid }) => devids.includes(Number(devid ?? -1)));
+  }
+  return { ...config, disks, nics, ...others };
+}
+
+async function devidsOf(listed: Promise<readonly { readonly devid: number }[] | undefined>): Promise<readonly number[]> {
+  return ((await listed) ?? []).map(({ devid }) => devid);
 }
 
 /** What xen-init-dom0 saves for domain 0. */

@@ -1,0 +1,47 @@
+import * as Args from '@oclif/core/args';
+import * as Flags from '@oclif/core/flags';
+import type { XlLayout } from '../argv.js';
+import { byFindDomain, checkDomain, operandsOf, orComplain, printDryRun } from '../device-command.js';
+import { nicAttach } from '../libxl/attach.js';
+import { nicToJson } from '../libxl/json.js';
+import type { Nic } from '../libxl/nic.js';
+import { parseNicWords } from '../libxl/nic-spec.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
+
+export default class NetworkAttach extends XlCommand {
+  static override summary = 'Create a new virtual network device';
+  static override examples = ['<%= config.bin %> network-attach web mac=00:16:3e:00:00:02 bridge=xenbr0'];
+  static override args = {
+    domain: Args.string({ required: true, ignoreStdin: true, description: 'name or domid' }),
+    spec: Args.string({ multiple: true, ignoreStdin: true, description: 'key=value, as in a config' }),
+  };
+  static override flags = {
+    dryrun: Flags.boolean({ hidden: true, default: false, description: 'print the interface and stop' }),
+  };
+  static override xl: XlLayout = {
+    usage:
+      '<Domain> [type=<type>] [mac=<mac>] [bridge=<bridge>] [ip=<ip>] [script=<script>] [backend=<BackDomain>] ' +
+      '[vifname=<name>] [rate=<rate>] [model=<model>] [accel=<accel>] [mtu=<mtu>]',
+    modifies: true,
+  };
+
+  async run(): Promise<void> {
+    const { raw, flags } = await this.parse(NetworkAttach);
+    const [domain = '', ...words] = operandsOf(raw);
+    if (flags.dryrun) {
+      await checkDomain(this, flags, domain, byFindDomain);
+      return printDryRun('vif', nicToJson(nic(words)));
+    }
+    await withSession(this, flags, async ({ ctx }) => {
+      const domid = await findDomain(ctx, domain);
+      await orComplain(nicAttach(ctx, domid, nic(words)), 'libxl_device_nic_add failed.', 1);
+    });
+  }
+}
+
+function nic(words: readonly string[]): Nic {
+  const parsed = parseNicWords(words);
+  for (const line of parsed.lines) process.stderr.write(`${line}\n`);
+  if (parsed.status !== 'ok') throw new XlFailure(1);
+  return parsed.nic;
+}

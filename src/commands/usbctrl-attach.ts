@@ -1,0 +1,27 @@
+import * as Args from '@oclif/core/args';
+import type { XlLayout } from '../argv.js';
+import { operandsOf, orComplain } from '../device-command.js';
+import { usbctrlAttach } from '../libxl/attach.js';
+import { parseUsbctrlWords } from '../libxl/device-words.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
+
+export default class UsbctrlAttach extends XlCommand {
+  static override summary = 'Create a virtual USB controller for a domain';
+  static override examples = ['<%= config.bin %> usbctrl-attach web type=pv version=2 ports=4'];
+  static override args = {
+    domain: Args.string({ required: true, ignoreStdin: true, description: 'name or domid' }),
+    spec: Args.string({ multiple: true, ignoreStdin: true, description: 'type=..., version=..., ports=...' }),
+  };
+  static override xl: XlLayout = { usage: '<Domain> [type=pv] [version=<version>] [ports=<number>]', modifies: true };
+
+  async run(): Promise<void> {
+    const { raw, flags } = await this.parse(UsbctrlAttach);
+    const [domain = '', ...words] = operandsOf(raw);
+    await withSession(this, flags, async ({ ctx }) => {
+      const domid = await findDomain(ctx, domain);
+      const parsed = parseUsbctrlWords(words);
+      if ('complaint' in parsed) throw new XlFailure(parsed.exit, parsed.complaint);
+      await orComplain(usbctrlAttach(ctx, domid, parsed.device), 'libxl_device_usbctrl_add failed.', 1);
+    });
+  }
+}

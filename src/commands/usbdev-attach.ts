@@ -1,0 +1,30 @@
+import * as Args from '@oclif/core/args';
+import type { XlLayout } from '../argv.js';
+import { operandsOf, orComplain } from '../device-command.js';
+import { usbdevAttach } from '../libxl/attach.js';
+import { parseUsbdevWords } from '../libxl/device-words.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
+
+export default class UsbdevAttach extends XlCommand {
+  static override summary = 'Attach a USB device to a domain';
+  static override examples = ['<%= config.bin %> usbdev-attach web hostbus=1 hostaddr=2'];
+  static override args = {
+    domain: Args.string({ required: true, ignoreStdin: true, description: 'name or domid' }),
+    spec: Args.string({ required: true, multiple: true, ignoreStdin: true, description: 'key=value' }),
+  };
+  static override xl: XlLayout = {
+    usage: '<Domain> hostbus=<busnum> hostaddr=<devnum> [controller=<DevId> [port=<port>]]',
+    modifies: true,
+  };
+
+  async run(): Promise<void> {
+    const { raw, flags } = await this.parse(UsbdevAttach);
+    const [domain = '', ...words] = operandsOf(raw);
+    await withSession(this, flags, async ({ ctx }) => {
+      const domid = await findDomain(ctx, domain);
+      const parsed = parseUsbdevWords(words);
+      if ('complaint' in parsed) throw new XlFailure(parsed.exit, parsed.complaint);
+      await orComplain(usbdevAttach(ctx, domid, parsed.device), 'libxl_device_usbdev_add failed.', 1);
+    });
+  }
+}

@@ -1,0 +1,39 @@
+import * as Args from '@oclif/core/args';
+import * as Flags from '@oclif/core/flags';
+import type { XlLayout } from '../argv.js';
+import { byQualifier, checkDomain, operandsOf, orComplain, printDryRun } from '../device-command.js';
+import { vtpmAttach } from '../libxl/attach.js';
+import { parseVtpmWords, vtpmJson } from '../libxl/device-words.js';
+import { withSession, XlCommand, XlFailure } from '../xl.js';
+
+export default class VtpmAttach extends XlCommand {
+  static override summary = 'Create a new virtual TPM device';
+  static override examples = ['<%= config.bin %> vtpm-attach web backend=tpms'];
+  static override args = {
+    domain: Args.string({ required: true, ignoreStdin: true, description: 'name or domid' }),
+    spec: Args.string({ multiple: true, ignoreStdin: true, description: 'uuid=... and backend=...' }),
+  };
+  static override flags = {
+    dryrun: Flags.boolean({ hidden: true, default: false, description: 'print the TPM and stop' }),
+  };
+  static override xl: XlLayout = { usage: '<Domain> [uuid=<uuid>] [backend=<BackDomain>]', modifies: true };
+
+  async run(): Promise<void> {
+    const { raw, flags } = await this.parse(VtpmAttach);
+    const [domain = '', ...words] = operandsOf(raw);
+    if (flags.dryrun) {
+      await checkDomain(this, flags, domain, byQualifier);
+      return printDryRun('vtpm', vtpmJson(vtpm(words)));
+    }
+    await withSession(this, flags, async ({ ctx }) => {
+      const domid = await byQualifier(ctx, domain);
+      await orComplain(vtpmAttach(ctx, domid, vtpm(words)), 'libxl_device_vtpm_add failed.', 1);
+    });
+  }
+}
+
+function vtpm(words: readonly string[]) {
+  const parsed = parseVtpmWords(words);
+  if ('complaint' in parsed) throw new XlFailure(parsed.exit, parsed.complaint);
+  return parsed.device;
+}
