@@ -131,7 +131,7 @@ export interface AddOptions {
  * runs the hotplug script. libxl never waits for Connected.
  */
 export async function startDeviceAdd(ctx: Ctx, device: Device, nodes: DeviceNodes, options: AddOptions = {}): Promise<Rest> {
-  const { backend, libxl } = pathsOf(device);
+  const { libxl } = pathsOf(device);
   await transact(ctx, async (tx) => {
     await checkAlive(tx, device.domid);
     if ((await tx.read(libxl)) !== undefined) {
@@ -141,7 +141,13 @@ export async function startDeviceAdd(ctx: Ctx, device: Device, nodes: DeviceNode
     await options.save?.();
     await genericAdd(tx, device, nodes);
   });
+  return waitDeviceConnection(ctx, device);
+}
+
+/** Begins to wait for the backend of a device that is written; the rest runs its script (libxl__wait_device_connection). */
+export async function waitDeviceConnection(ctx: Ctx, device: Device): Promise<Rest> {
   if (qemuBackends.has(device.backendKind)) return () => deviceHotplug(ctx, device, 'add');
+  const { backend } = pathsOf(device);
   const state = await beginWaitForState(ctx, `${backend}/state`, XenbusState.InitWait, LIBXL_INIT_TIMEOUT);
   return async () => {
     await settleBackend(ctx, device, 'add', state);
