@@ -347,6 +347,7 @@ function lazyHost(xc: Xc, dir: RunDir): Host {
     runScript: async (run) => (await host()).runScript(run),
     readUserdata: (name) => userdata(async () => (await host()).readUserdata(name)),
     writeUserdata: (name, contents) => userdata(async () => (await host()).writeUserdata(name, contents)),
+    lockUserdata: (domid, uuid) => userdata(async () => (await host()).lockUserdata(domid, uuid)),
     createFile: async (path) => (await host()).createFile(path),
     removeUserdata: (domid, uuid) => userdata(async () => (await host()).removeUserdata(domid, uuid)),
   };

@@ -109,6 +109,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
   const connect = (who: Who, domid = 0) => xsClient(linkTransport(dom0, { domid, who }));
   const stat = async (path: string): Promise<FileStat | undefined> =>
     missing.includes(path) ? undefined : { kind: 'assumed', block: path.startsWith('/dev/') };
+  const locks = new Map<number, Promise<void>>();
   let pid = 1000;
   const ctx: Ctx = {
     xs: connect('xl'),
@@ -143,6 +144,18 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
           files.set(path, before.slice(0, at).padEnd(at, '\0') + Buffer.from(bytes).toString('latin1'));
         };
         return { file: { write, close: async () => undefined } };
+      },
+      lockUserdata: async (domid) => {
+        const before = locks.get(domid) ?? Promise.resolve();
+        let unlock = () => {};
+        locks.set(
+          domid,
+          new Promise((release) => {
+            unlock = release;
+          }),
+        );
+        await before;
+        return async () => unlock();
       },
       removeUserdata: async (domid, uuid) => {
         for (const name of [...files.keys()]) if (name.includes(`.${domid}.${uuid}.`)) files.delete(name);

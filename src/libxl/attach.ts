@@ -19,7 +19,7 @@ import type { DomainConfig, OtherDeviceList } from './domain-config.js';
 import type { JsonObject, JsonValue } from './json.js';
 import { type Nic, nextNicDevid, nicNodes, nicObstacle, savedNic, setNicDefaults } from './nic.js';
 import type { DeviceNodes, NodePair } from './nodes.js';
-import { readConfig, writeConfig } from './saved-config.js';
+import { lockConfig, readConfig, writeConfig } from './saved-config.js';
 import { atoi } from './strtol.js';
 
 /** What a device needs to be added. */
@@ -30,23 +30,30 @@ interface Prepared {
   readonly config: DomainConfig;
 }
 
+/** What is open while a device is added: the lock on the saved config, from its reading to its writing. */
+interface Adding {
+  unlock: () => Promise<void>;
+}
+
 /** Adds what `prepare` has made ready. Before that libxl has no name for the device that it cannot add. */
-async function add(ctx: Ctx, domid: number, prepare: () => Promise<Prepared>): Promise<void> {
+async function add(ctx: Ctx, domid: number, prepare: (adding: Adding) => Promise<Prepared>): Promise<void> {
+  const adding: Adding = { unlock: async () => undefined };
   let prepared: Prepared;
   try {
-    prepared = await prepare();
+    prepared = await prepare(adding);
   } catch (error) {
+    await adding.unlock();
     throw refusedDevice(ctx, error);
   }
   const { device, nodes, config } = prepared;
-  await deviceAdd(ctx, device, nodes, { save: () => writeConfig(ctx, domid, config) });
+  await deviceAdd(ctx, device, nodes, { save: () => writeConfig(ctx, domid, config), settled: adding.unlock });
 }
 
 /** `xl block-attach`. */
 export function diskAttach(ctx: Ctx, domid: number, disk: Disk): Promise<void> {
-  return add(ctx, domid, async () => {
+  return add(ctx, domid, async (adding) => {
     await checkType(ctx, domid);
-    const config = await withDevice(ctx, domid, (before) => ({
+    const config = await withDevice(ctx, domid, adding, (before) => ({
       ...before,
       disks: replaced(before.disks, disk, (other) => other.vdev === disk.vdev),
     }));
@@ -68,7 +75,7 @@ export function diskAttach(ctx: Ctx, domid: number, disk: Disk): Promise<void> {
 
 /** `xl network-attach`. */
 export function nicAttach(ctx: Ctx, domid: number, nic: Nic): Promise<void> {
-  return add(ctx, domid, async () => {
+  return add(ctx, domid, async (adding) => {
     const backendDomid = await resolveBackend(ctx, nic.backendDomname);
     await checkType(ctx, domid);
     const obstacle = nicObstacle(nic);
@@ -83,7 +90,7 @@ export function nicAttach(ctx: Ctx, domid: number, nic: Nic): Promise<void> {
       ...(backendDomid === undefined ? {} : { backendDomid }),
     });
     const saved = savedNic(nic, ready);
-    const config = await withDevice(ctx, domid, (before) => ({
+    const config = await withDevice(ctx, domid, adding, (before) => ({
       ...before,
       nics: replaced(before.nics, saved, (other) => other.devid === ready.devid),
     }));
@@ -93,11 +100,11 @@ export function nicAttach(ctx: Ctx, domid: number, nic: Nic): Promise<void> {
 
 /** `xl vtpm-attach`. */
 export function vtpmAttach(ctx: Ctx, domid: number, vtpm: Vtpm): Promise<void> {
-  return add(ctx, domid, async () => {
+  return add(ctx, domid, async (adding) => {
     const uuid = vtpm.uuid ?? formatUuid(ctx.clock.random(16));
     const backendDomid = (await resolveBackend(ctx, vtpm.backendDomname)) ?? 0;
     const devid = await nextDevid(ctx, domid, 'vtpm');
-    const config = await withOther(ctx, domid, 'vtpms', numbered(vtpmJson({ ...vtpm, uuid }), devid));
+    const config = await withOther(ctx, domid, adding, 'vtpms', numbered(vtpmJson({ ...vtpm, uuid }), devid));
     const nodes = plainNodes(domid, backendDomid, {
       front: [['handle', String(devid)]],
       back: [
@@ -112,10 +119,10 @@ export function vtpmAttach(ctx: Ctx, domid: number, vtpm: Vtpm): Promise<void> {
 
 /** `xl vdispl-attach`. */
 export function vdisplAttach(ctx: Ctx, domid: number, vdispl: Vdispl): Promise<void> {
-  return add(ctx, domid, async () => {
+  return add(ctx, domid, async (adding) => {
     const backendDomid = (await resolveBackend(ctx, vdispl.backendDomname)) ?? 0;
     const devid = await nextDevid(ctx, domid, 'vdispl');
-    const config = await withOther(ctx, domid, 'vdispls', numbered(vdisplJson(vdispl), devid));
+    const config = await withOther(ctx, domid, adding, 'vdispls', numbered(vdisplJson(vdispl), devid));
     const connectors = vdispl.connectors.flatMap(({ uniqueId, width, height }, index): NodePair[] => [
       [`${index}/resolution`, `${width}x${height}`],
       [`${index}/unique-id`, uniqueId],
@@ -128,10 +135,10 @@ export function vdisplAttach(ctx: Ctx, domid: number, vdispl: Vdispl): Promise<v
 
 /** `xl vsnd-attach`: a card as JSON, as `sound-card.ts` reads it. */
 export function vsndAttach(ctx: Ctx, domid: number, card: JsonObject): Promise<void> {
-  return add(ctx, domid, async () => {
+  return add(ctx, domid, async (adding) => {
     const backendDomid = (await resolveBackend(ctx, text(card['backend_domname']))) ?? 0;
     const devid = await nextDevid(ctx, domid, 'vsnd');
-    const config = await withOther(ctx, domid, 'vsnds', numbered(card, devid));
+    const config = await withOther(ctx, domid, adding, 'vsnds', numbered(card, devid));
     const nodes = plainNodes(domid, backendDomid, { front: cardNodes(card) });
     return { device: { domid, devid, kind: 'vsnd', backendDomid, backendKind: 'vsnd' }, nodes, config };
   });
@@ -185,7 +192,7 @@ const USBIF_MAX_PORTNR = 31;
  * either, and so it is refused.
  */
 export function usbctrlAttach(ctx: Ctx, domid: number, given: Usbctrl): Promise<void> {
-  return add(ctx, domid, async () => {
+  return add(ctx, domid, async (adding) => {
     await checkType(ctx, domid).catch((error: unknown) => {
       // libxl takes a domain that it cannot see for one that is not HVM, and stumbles later.
       if (!(error instanceof LibxlError)) throw error;
@@ -193,7 +200,7 @@ export function usbctrlAttach(ctx: Ctx, domid: number, given: Usbctrl): Promise<
     const usbctrl = settleUsbctrl(ctx, given);
     const devid = await nextDevid(ctx, domid, 'vusb');
     const json = { type: usbctrl.type, devid, version: usbctrl.version, ports: usbctrl.ports };
-    const config = await withOther(ctx, domid, 'usbctrls', json);
+    const config = await withOther(ctx, domid, adding, 'usbctrls', json);
     const ports = Array.from({ length: usbctrl.ports }, (_, index): NodePair => [`port/${index + 1}`, '']);
     const nodes = plainNodes(domid, 0, {
       back: [
@@ -297,15 +304,21 @@ function replaced<T>(list: readonly T[], item: T, same: (other: T) => boolean): 
   return at < 0 ? [...list, item] : list.map((other, index) => (index === at ? item : other));
 }
 
-function withOther(ctx: Ctx, domid: number, list: OtherDeviceList, device: JsonObject): Promise<DomainConfig> {
-  return withDevice(ctx, domid, (before) => ({
+function withOther(ctx: Ctx, domid: number, adding: Adding, list: OtherDeviceList, device: JsonObject): Promise<DomainConfig> {
+  return withDevice(ctx, domid, adding, (before) => ({
     ...before,
     [list]: replaced(before[list] ?? [], device, (other) => other['devid'] === device['devid']),
   }));
 }
 
 /** The saved config with a device more, unless that device needs a qemu: none runs, and none is started for it. */
-async function withDevice(ctx: Ctx, domid: number, change: (before: DomainConfig) => DomainConfig): Promise<DomainConfig> {
+async function withDevice(
+  ctx: Ctx,
+  domid: number,
+  adding: Adding,
+  change: (before: DomainConfig) => DomainConfig,
+): Promise<DomainConfig> {
+  adding.unlock = await lockConfig(ctx, domid);
   const config = change(await readConfig(ctx, domid));
   const image = `/local/domain/${domid}/image`;
   const active =

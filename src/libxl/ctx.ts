@@ -108,6 +108,8 @@ export interface Host {
   writeUserdata(name: string, contents: string): Promise<void>;
   /** Makes a file for a core, mode 0600, in place of what is there; or says why it cannot, as errno and strerror(3) have it. */
   createFile(path: string): Promise<{ readonly file: CoreFile } | { readonly errno: number; readonly words: string }>;
+  /** Keeps other toolstacks from changing the domain's saved config, until the answer is called. */
+  lockUserdata(domid: number, uuid: string): Promise<() => Promise<void>>;
   /** Removes every userdata file whose name has this domid and uuid. */
   removeUserdata(domid: number, uuid: string): Promise<void>;
 }

@@ -124,6 +124,8 @@ export async function checkAlive(xs: XsRequests, domid: number): Promise<void> {
 export interface AddOptions {
   /** Saves the domain's configuration with the device in it: within the transaction, before its first write. */
   readonly save?: () => Promise<void>;
+  /** Called once the device is written, or is not going to be. */
+  readonly settled?: () => Promise<void>;
 }
 
 /**
@@ -179,6 +181,8 @@ export async function deviceAdd(ctx: Ctx, device: Device, nodes: DeviceNodes, op
     rest = await startDeviceAdd(ctx, device, nodes, options);
   } catch (error) {
     throw refusedDevice(ctx, error);
+  } finally {
+    await options.settled?.();
   }
   await aocomplete(ctx, device, 'add', rest);
 }

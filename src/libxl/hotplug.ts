@@ -5,7 +5,7 @@
  * rule of libxl's own is in it.
  */
 import { constants } from 'node:fs';
-import { access, mkdir, open, readdir, readFile, realpath, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { access, link, mkdir, open, readdir, readFile, realpath, rename, rm, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { getSystemErrorMap } from 'node:util';
 import { type Clock, SystemClock } from '../xenbus/clock.js';
@@ -41,6 +41,7 @@ export interface SystemHostOptions {
 export function systemHost(options: SystemHostOptions): Host {
   const { root, assumeFiles, userdataDir, xc, pid } = options;
   let lastPid = pid;
+  const clock = options.clock ?? new SystemClock();
   const nextPid = options.nextPid ?? (() => ++lastPid);
   const onDisk = (file: string) => (path.isAbsolute(file) ? path.join(root, file) : path.resolve(file));
   const look = (file: string): Promise<FileStat | undefined> =>
@@ -63,6 +64,7 @@ export function systemHost(options: SystemHostOptions): Host {
     readUserdata: (name) => readUserdata(path.join(userdataDir, path.basename(name))),
     writeUserdata: (name, contents) => writeUserdata(userdataDir, path.basename(name), contents),
     createFile,
+    lockUserdata: (domid, uuid) => lockUserdata(userdataDir, domid, uuid, clock),
     removeUserdata: (domid, uuid) => removeUserdata(userdataDir, domid, uuid),
   };
 }
@@ -221,6 +223,44 @@ async function writeUserdata(dir: string, name: string, contents: string): Promi
   });
   await writeFile(fresh, contents, { mode: 0o600, encoding: 'latin1' });
   await rename(fresh, path.join(dir, name));
+}
+
+/** Between two looks at a lock that another process holds. */
+const lockPollMs = 10;
+
+/**
+ * Takes the lock file of a domain's userdata, as soon as nobody has it. It names its holder: one that is dead has left it
+ * behind. Of all who see that, only one can move the file away, and whoever moves a newer one puts it back.
+ */
+async function lockUserdata(dir: string, domid: number, uuid: string, clock: Clock): Promise<() => Promise<void>> {
+  const file = path.join(dir, `userdata-l.${domid}.${uuid}.domain-userdata-lock`);
+  const aside = `${file}.${process.pid}`;
+  await mkdir(dir, { mode: 0o700, recursive: true });
+  for (;;) {
+    try {
+      await writeFile(file, `${process.pid}\n`, { flag: 'wx', mode: 0o600 });
+      return () => rm(file, { force: true });
+    } catch (error) {
+      if (!isErrno(error, 'EEXIST')) throw error;
+    }
+    const holder = await readUserdata(file);
+    // One that is just being written names nobody yet.
+    if (holder?.endsWith('\n') && !isAlive(Number.parseInt(holder, 10))) {
+      await rename(file, aside).catch(() => undefined);
+      if ((await readUserdata(aside)) !== holder) await link(aside, file).catch(() => undefined);
+      await rm(aside, { force: true });
+    }
+    await clock.sleep(lockPollMs);
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return !isErrno(error, 'ESRCH');
+  }
 }
 
 async function removeUserdata(dir: string, domid: number, uuid: string): Promise<void> {

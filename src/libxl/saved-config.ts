@@ -66,6 +66,11 @@ async function readSaved(ctx: Ctx, { domid, uuid }: DomInfo): Promise<DomainConf
   return saved !== undefined ? fromJson(saved) : domid === 0 ? dom0Config() : undefined;
 }
 
+/** Takes the lock on the saved config of a domain (libxl__lock_domain_userdata); the answer lets it go. */
+export async function lockConfig(ctx: Ctx, domid: number): Promise<() => Promise<void>> {
+  return ctx.host.lockUserdata(domid, (await existing(ctx, domid)).uuid);
+}
+
 /** The config as it was saved, to be changed and written again (libxl__get_domain_configuration). */
 export async function readConfig(ctx: Ctx, domid: number): Promise<DomainConfig> {
   const config = await readSaved(ctx, await existing(ctx, domid));
