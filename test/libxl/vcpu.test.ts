@@ -57,6 +57,8 @@ describe('a list of processors', () => {
     ['1x', 'Invalid pcpu range: 1x.'],
     ['^all', 'Can\'t combine "^" and "all".'],
     ['3-1', 'Invalid pcpu range: 3-1.'],
+    ['-1', 'Invalid pcpu range: -1.'],
+    ['0-18446744073709551615', 'Invalid pcpu range: 0-18446744073709551615.'],
   ])('%j is none', (text, mistake) => expect(cpuList(text, 2)).toBe(mistake));
 
   test('is printed in ranges, and is all when none is left out', () => {
