@@ -1,6 +1,5 @@
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { basename } from 'node:path';
-import { getSystemErrorMap } from 'node:util';
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import { commandHelp, type XlLayout } from '../argv.js';
@@ -55,9 +54,8 @@ The keys are those of xlcpupool.cfg(5).`,
     if (files.length > 1) return void this.#help();
     const [file] = files;
     const source = file ?? 'command line';
-    const reader = read(configText(file === undefined ? '' : await contents(file), extras), source);
-
     await withSession(this, flags, async ({ ctx }) => {
+      const reader = read(configText(file === undefined ? '' : await contents(ctx, file), extras), source);
       try {
         const pool = await readPool(ctx, reader, file);
         printLines(reader);
@@ -80,15 +78,28 @@ number of cpus: ${pool.count}
   }
 }
 
-async function contents(file: string): Promise<string> {
+/** The file's text. That it is not there is xl's to say; what else is wrong with it, libxl says first. */
+async function contents(ctx: Ctx, file: string): Promise<string> {
+  const fail = (why: string, line?: number, what = '') => {
+    if (line !== undefined) ctx.log('error', `libxl_utils.c:${line}:libxl_read_file_contents`, undefined, what);
+    return new XlFailure(1, `Failed to read config file: ${file}: ${why}`);
+  };
   try {
-    return await readFile(file, 'utf8');
+    if ((await stat(file)).isFile()) return await readFile(file, 'utf8');
   } catch (error) {
-    const errno = error instanceof Error && 'errno' in error ? Number(error.errno) : 0;
-    const why = getSystemErrorMap().get(errno)?.[1] ?? String(error);
-    throw new XlFailure(1, `Failed to read config file: ${file}: ${why.charAt(0).toUpperCase()}${why.slice(1)}`);
+    const code = error instanceof Error && 'code' in error ? String(error.code) : '';
+    const why = strerrors[code] ?? code;
+    throw code === 'ENOENT' ? fail(why) : fail(why, 336, `failed to open ${file}: ${why}`);
   }
+  throw fail('Inappropriate ioctl for device', 346, `${file} is not a plain file: Inappropriate ioctl for device`);
 }
+
+const strerrors: Readonly<Record<string, string>> = {
+  ENOENT: 'No such file or directory',
+  EACCES: 'Permission denied',
+  ENOTDIR: 'Not a directory',
+  ELOOP: 'Too many levels of symbolic links',
+};
 
 function read(text: string, source: string): CfgReader {
   const parsed = parseXlCfg(text, source);
