@@ -37,6 +37,8 @@ export default class Xentop extends XlCommand {
     }
     const { options } = asked;
     if (options.batch) {
+      // In batch mode a signal is the ordinary end.
+      for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(0));
       return withSession(this, flags, ({ ctx }) => runBatch(ctx, options, (text) => process.stdout.write(text)));
     }
     const terminal = terminalOrComplaint();
