@@ -9,7 +9,7 @@
 import { transact } from './ao.js';
 import { diskDevice, nicDevice } from './create.js';
 import { type Ctx, LibxlError, Rc } from './ctx.js';
-import { type Device, deviceAdd, genericAdd, refusedDevice } from './device.js';
+import { checkAlive, type Device, deviceAdd, genericAdd, refusedDevice } from './device.js';
 import { devicesPath, findUsbctrl } from './device-list.js';
 import type { Usbctrl, Usbdev, Vdispl, Vkb, Vtpm } from './device-words.js';
 import { vdisplJson, vkbNodes, vtpmJson } from './device-words.js';
@@ -250,7 +250,10 @@ export async function vkbAttach(ctx: Ctx, domid: number, vkb: Vkb): Promise<void
     const backendKind = vkb.backendType === 'linux' ? 'vinput' : 'vkbd';
     const device: Device = { domid, devid, kind: 'vkbd', backendDomid, backendKind };
     const nodes = plainNodes(domid, backendDomid, { back: vkbBackNodes(vkb) });
-    await transact(ctx, (tx) => genericAdd(tx, device, nodes));
+    await transact(ctx, async (tx) => {
+      await checkAlive(tx, domid);
+      await genericAdd(tx, device, nodes);
+    });
   } catch (error) {
     if (error instanceof LibxlError) ctx.log('error', 'libxl_vkb.c:239:libxl_device_vkb_add', domid, 'Unable to add vkb device');
     throw error;

@@ -299,6 +299,20 @@ describe('a device whose backend nobody runs', () => {
     expect(config[list]?.map(({ devid }) => devid)).toEqual([0]);
   });
 
+  test('is refused for a domain that is not there', async () => {
+    await running();
+    await expect(m.run(vkbAttach(m.ctx, 99, { backendType: 'qemu', numbers: {} }))).rejects.toMatchObject({
+      rc: Rc.DOMAIN_NOTFOUND,
+    });
+    await expect(m.run(vtpmAttach(m.ctx, 99, {}))).rejects.toMatchObject({ rc: Rc.LOCK_FAIL });
+    expect(m.lines).toEqual([
+      'libxl: error: libxl_vkb.c:239:libxl_device_vkb_add: Domain 99:Unable to add vkb device',
+      'libxl: error: libxl_dom.c:1216:libxl__userdata_path: unable to find domain info for domain 99: No such file or directory',
+      notAdded,
+    ]);
+    expect(await below('/local/domain/99')).toEqual([]);
+  });
+
   test('tells of its connectors if it is a display', async () => {
     await running();
     const connectors = [{ uniqueId: 'id0', width: 800, height: 600 }];
