@@ -53,7 +53,7 @@ function pcmText({ name, params, streams }: ListedPcm, index: number): string {
 }
 
 function streamText({ uniqueId, type, params, evtch, rref }: ListedStream, index: number): string {
-  const what = `\t\tstream: ${index}, unique-id: "${uniqueId ?? '(null)'}", type: ${type ?? 'p'}`;
+  const what = `\t\tstream: ${index}, unique-id: "${uniqueId ?? '(null)'}", type: ${type ?? '(null)'}`;
   return `${what}${paramsText(params)}\n\t\t\tevent-channel: ${evtch}, ring-ref: ${rref}\n`;
 }
 

@@ -158,9 +158,11 @@ function cardNodes(card: JsonObject): NodePair[] {
 }
 
 function streamNodes(stream: JsonObject, prefix: string): NodePair[] {
-  // Without a type it is one that plays.
-  const type = text(stream['type']) ?? 'p';
-  return [...named(stream, 'unique_id', `${prefix}unique-id`), [`${prefix}type`, type], ...paramNodes(stream, prefix)];
+  return [
+    ...named(stream, 'unique_id', `${prefix}unique-id`),
+    ...named(stream, 'type', `${prefix}type`),
+    ...paramNodes(stream, prefix),
+  ];
 }
 
 function paramNodes(owner: JsonObject, prefix: string): NodePair[] {

@@ -313,6 +313,32 @@ describe('a device whose backend nobody runs', () => {
     expect(await below('/local/domain/99')).toEqual([]);
   });
 
+  test("has its streams below the guest's directory if it is a sound card", async () => {
+    await running();
+    const stream = { unique_id: 's0', type: 'c', params: { channels_max: 2 } };
+    const card = {
+      short_name: 'main',
+      params: { sample_rates: [44100, 48000] },
+      pcms: [{ name: 'in', params: {}, streams: [stream] }],
+    };
+    await m.run(vsndAttach(m.ctx, domid, card).catch(() => undefined));
+    const home = `/local/domain/${domid}/device/vsnd/0/`;
+    const nodes = (await below(home)).map((line) => line.slice(home.length).replace(/ +\(.*$/, ''));
+    expect(nodes.slice(3)).toEqual([
+      'short-name = "main"',
+      'sample-rates = "44100,48000"',
+      '0 = ""',
+      '0/name = "in"',
+      '0/0 = ""',
+      '0/0/unique-id = "s0"',
+      '0/0/type = "c"',
+      '0/0/channels-max = "2"',
+    ]);
+    const [listed] = (await m.run(listVsnds(m.ctx, domid))) ?? [];
+    expect(listed).toMatchObject({ shortName: 'main', params: { sampleRates: [44100, 48000] }, pcms: [{ name: 'in' }] });
+    expect(listed?.pcms[0]?.streams).toMatchObject([{ uniqueId: 's0', type: 'c', evtch: -1, rref: -1 }]);
+  });
+
   test('tells of its connectors if it is a display', async () => {
     await running();
     const connectors = [{ uniqueId: 'id0', width: 800, height: 600 }];
