@@ -6,7 +6,7 @@
  * `libxl__device_add` of libxl 4.17. A kind whose backend nobody runs here is written like any other, and its backend
  * awaited like that of a host without the driver.
  */
-import { transact } from './ao.js';
+import { strerror, transact } from './ao.js';
 import { diskDevice, nicDevice } from './create.js';
 import { type Ctx, LibxlError, Rc } from './ctx.js';
 import { checkAlive, type Device, deviceAdd, genericAdd, refusedDevice } from './device.js';
@@ -331,7 +331,7 @@ async function withDevice(
     (await ctx.xs.read(`${image}/device-model-domid`)) !== undefined;
   if (active || !needsQemu(config)) return config;
   const line = 'device model required but not running';
-  ctx.log('error', 'libxl_dm.c:3842:libxl__dm_check_start', domid, line);
+  ctx.log('error', 'libxl_dm.c:3845:libxl__dm_check_start', domid, line);
   throw new LibxlError(Rc.FAIL, line);
 }
 
@@ -347,9 +347,13 @@ function needsQemu({ vfbs = [], p9s = [], disks, usbctrls = [], channels = [] }:
 }
 
 /** `xl usbdev-attach`: the host has no USB device that could be given away. */
-export async function usbdevAttach(ctx: Ctx, domid: number, { ctrl }: Usbdev): Promise<void> {
+export async function usbdevAttach(ctx: Ctx, domid: number, { hostbus, hostaddr, ctrl }: Usbdev): Promise<void> {
   const refuse = (line: string) => refusedDevice(ctx, new LibxlError(Rc.FAIL, line));
   if (ctrl !== -1 && !(await findUsbctrl(ctx, domid, ctrl))) throw refuse(`there is no USB controller ${ctrl}`);
+  if (hostbus > 0 && hostaddr > 0) {
+    const message = `opendir failed: '/sys/bus/usb/devices': ${strerror('ENOENT')}`;
+    ctx.log('error', 'libxl_usb.c:837:usbdev_busaddr_to_busid', undefined, message);
+  }
   const line = 'USB device is not assignable.';
   ctx.log('error', 'libxl_usb.c:1732:libxl__device_usbdev_add', domid, line);
   throw refuse(line);

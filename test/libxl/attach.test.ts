@@ -120,7 +120,7 @@ describe('a disk', () => {
       'that asks for qemu',
       { ...xvdb, backend: 'qdisk' },
       Rc.FAIL,
-      ['libxl: error: libxl_dm.c:3842:libxl__dm_check_start: Domain 1:device model required but not running'],
+      ['libxl: error: libxl_dm.c:3845:libxl__dm_check_start: Domain 1:device model required but not running'],
     ],
     ['whose backend is in no domain', { ...xvdb, backendDomname: 'nosuch' }, Rc.INVAL, []],
     [
@@ -194,6 +194,13 @@ describe('a disk', () => {
     await m.run(deviceRemove(m.ctx, listedDiskDevice(0, disk), 'off'));
     expect(await m.run(listDisks(m.ctx, 0))).toBeUndefined();
   });
+});
+
+test('a disk that only qemu could serve is written, and nobody misses the qemu, as on a real host', async () => {
+  await running();
+  await m.run(diskAttach(m.ctx, domid, { ...xvdb, format: 'qcow2', pdevPath: '/srv/a.qcow2' }));
+  expect({ lines: m.lines, now: m.clock.now() }).toEqual({ lines: [], now: 0 });
+  expect(await m.run(m.ctx.xs.read(`/local/domain/0/backend/qdisk/${domid}/51728/params`))).toBe('qcow2:/srv/a.qcow2');
 });
 
 describe('a network interface', () => {
@@ -361,10 +368,11 @@ describe('a device whose backend nobody runs', () => {
       rc: Rc.FAIL,
     });
     expect(m.lines).toEqual([
-      `libxl: error: libxl_dm.c:3842:libxl__dm_check_start: Domain ${domid}:device model required but not running`,
+      `libxl: error: libxl_dm.c:3845:libxl__dm_check_start: Domain ${domid}:device model required but not running`,
       notAdded,
       'libxl: error: libxl_usb.c:75:libxl__device_usbctrl_setdefault: Number of ports for USB controller is limited to 31',
       notAdded,
+      "libxl: error: libxl_usb.c:837:usbdev_busaddr_to_busid: opendir failed: '/sys/bus/usb/devices': No such file or directory",
       `libxl: error: libxl_usb.c:1732:libxl__device_usbdev_add: Domain ${domid}:USB device is not assignable.`,
       notAdded,
     ]);
