@@ -41,6 +41,8 @@ export interface XlLayout {
    * section is there and nothing in it.
    */
   readonly options?: string;
+  /** A long name that xl takes and its help does not show. */
+  readonly silentLong?: string;
   /**
    * What becomes of operands that the command has no place for. xl mostly does not look at them (`ignore`); `list`
    * prints its help (`help`); `create` takes one file and any number of `key=value` (`vars`). Ours refuse them.
@@ -337,8 +339,9 @@ function getopt(spec: CommandSpec, argv: readonly string[]): Getopt {
  * name of ours for one must not take a unique prefix away from another.
  */
 export function hasLong(spec: CommandSpec, name: string): boolean {
-  const { options } = layoutOf(spec);
-  return spec.flags[name]?.char === undefined || options === undefined || options.includes(`--${name}`);
+  const { usage = '', options, silentLong } = layoutOf(spec);
+  const isShown = options === undefined || `${usage}\n${options}`.includes(`--${name}`);
+  return spec.flags[name]?.char === undefined || isShown || silentLong === name;
 }
 
 /** What is wrong with the number of operands, if anything is. */

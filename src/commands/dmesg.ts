@@ -9,7 +9,11 @@ export default class Dmesg extends XlCommand {
   static override flags = {
     clear: Flags.boolean({ char: 'c', default: false, description: 'empty the buffer after printing it' }),
   };
-  static override xl: XlLayout = { usage: '[-c]', options: '  -c                        Empty the buffer, too' };
+  static override xl: XlLayout = {
+    usage: '[-c]',
+    options: '  -c                        Empty the buffer, too',
+    silentLong: 'clear',
+  };
 
   async run(): Promise<void> {
     const { flags } = await this.parse(Dmesg);
