@@ -1,0 +1,314 @@
+/**
+ * xl's commands as a real Xen 4.17 host answered them: stdout, stderr and exit status of each recording in
+ * `data/commands`, with what is of one run alone taken out (`normalisations` in recordings.ts).
+ *
+ * A file there is a session: its commands run in their order on one dom0, after the session's `setup`. A command that
+ * ours has must answer as recorded, but for what is in `differs`, with the reason; what is there and has come to match
+ * fails as well. A command that ours has not is left out, and so is what a recording before it changed.
+ *
+ * By hand, for any directory of recordings (one each file, or many with `=== name` lines):
+ *
+ *   GOLDEN_DIR=DIR [GOLDEN_SETUP='create -p pv.cfg; unpause pv'] [GOLDEN_DOMID=N] \
+ *     node --experimental-vm-modules node_modules/jest/bin/jest.js test/golden/commands.test.ts
+ *
+ * prints which recordings match and which differ, with a diff (`-` theirs, `+` ours). Without GOLDEN_SETUP a recording is
+ * tried on a dom0 alone, with `pv` running, created paused and paused, and the least difference counts. GOLDEN_DOMID is the
+ * domid that `pv` gets. Config files are looked up in DIR, in DIR/cfg and in DIR/../cfg.
+ */
+import { type ChildProcess, fork } from 'node:child_process';
+import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { plan, type Table, xlCommands } from '../../src/argv.js';
+import { type Lab, lab, until } from '../interop/harness.js';
+import { type Answer, difference, type Recording, recordings, withoutDescriptions, words } from './recordings.js';
+
+const here = (name: string) => fileURLToPath(new URL(name, import.meta.url));
+/** What the argv layer reads at every start. */
+const table: Table = JSON.parse(readFileSync(here('../../dist/bundle/table.json'), 'utf8'));
+const isCommand = (name: string) => Object.hasOwn(table.commands, name);
+
+/** libxl's deadlines are waited for at a fiftieth; a command that takes longer than this hangs. */
+const longestMs = 30_000;
+
+/** `xl` in one process, on a dom0 of its own. */
+interface Xl {
+  readonly lab: Lab;
+  (argv: readonly string[]): Promise<Answer>;
+  close(): Promise<void>;
+}
+
+/** Commands that write to file descriptor 1, or are another program, and so need a process of their own. */
+const ownProcess = ['console', 'migrate', 'migrate-receive'];
+
+function xlProcess(): Xl {
+  const l = lab({ XL_TIMEOUT_SCALE: '0.02' });
+  let child: ChildProcess | undefined;
+  const start = async (): Promise<ChildProcess> => {
+    const { XENSTORED_PATH: _, NODE_OPTIONS: __, ...inherited } = process.env;
+    const env = { ...inherited, ...l.env, XL_RUN_DIR: l.runDir };
+    const forked = fork(here('xl-process.js'), [], {
+      cwd: l.dir,
+      env,
+      execArgv: [],
+      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    });
+    await new Promise((ready, failed) => {
+      forked.once('message', ready);
+      forked.once('exit', () => failed(new Error('xl-process.js has ended')));
+    });
+    child = forked;
+    return forked;
+  };
+  const run = async (argv: readonly string[]): Promise<Answer> => {
+    const planned = plan(argv, table);
+    if (planned.do === 'print') return planned;
+    if (ownProcess.includes(planned.id)) {
+      const { stdout, stderr, exitCode } = await l.xl(...argv);
+      return { stdout, stderr, exit: exitCode ?? -1 };
+    }
+    const to = child ?? (await start());
+    return new Promise<Answer>((answered) => {
+      const end = (answer: Answer) => {
+        clearTimeout(timer);
+        to.removeAllListeners('message').removeAllListeners('exit');
+        answered(answer);
+      };
+      const lost = (why: string) => {
+        child = undefined;
+        to.kill('SIGKILL');
+        end({ stdout: '', stderr: `${why}\n`, exit: -1 });
+      };
+      const timer = setTimeout(() => lost(`no end in ${longestMs} ms`), longestMs);
+      to.once('message', (answer: Answer) => end(answer)).once('exit', () => lost('the process has ended'));
+      to.send({ id: planned.id, argv: planned.argv });
+    });
+  };
+  const close = async () => {
+    child?.removeAllListeners('exit').kill('SIGKILL');
+    await l.close();
+  };
+  return Object.assign(run, { lab: l, close });
+}
+
+const pvCfg = readFileSync(here('data/pv.cfg'), 'utf8');
+const paCfg = pvCfg
+  .replace('"pv"', '"pa"')
+  .replace('128', '96')
+  .replace('vcpus = 2', 'vcpus = 1')
+  .replace('console=hvc0 root=/dev/xvda', 'console=hvc0')
+  .replace('loop0', 'loop2')
+  .replace('00:00:01', '00:00:02');
+
+/** A dom0 after these commands, with a guest that runs idle. `pv` gets `domid`. */
+async function prepared(setup: readonly string[], domid = 1): Promise<Xl> {
+  const xl = xlProcess();
+  try {
+    await prepare(xl, setup, domid);
+    return xl;
+  } catch (error) {
+    await xl.close();
+    throw error;
+  }
+}
+
+async function prepare(xl: Xl, setup: readonly string[], domid: number): Promise<void> {
+  writeFileSync(join(xl.lab.dir, 'pv.cfg'), pvCfg);
+  writeFileSync(join(xl.lab.dir, 'pa.cfg'), paCfg);
+  const must = async (line: string) => {
+    const answer = await xl(words(line) ?? []);
+    if (answer.exit !== 0) throw new Error(`xl ${line}: ${answer.stderr}`);
+    return answer.stdout;
+  };
+  for (let id = 1; id < domid; id += 1) {
+    await must('create -p -e pv.cfg');
+    await must('destroy pv');
+  }
+  for (const line of setup) {
+    await must(line);
+    // Until its devices are connected a guest is on a processor now and then.
+    if (line === 'create pv.cfg') await until(async () => (await must('list pv')).includes('-b----'));
+  }
+}
+
+/** The command that a line is about, by its name or the beginning of it; that of `help list` is `list`. */
+function commandOf(argv: readonly string[]): string | undefined {
+  const [first, second] = argv.filter((word) => !/^-[vNftT]+$/.test(word));
+  const word = first === 'help' && second !== undefined ? second : first;
+  if (word === undefined) return undefined;
+  if (xlCommands.includes(word)) return word;
+  const matches = xlCommands.filter((name) => name.startsWith(word));
+  return word !== '' && matches.length === 1 ? matches[0] : undefined;
+}
+
+/** Whether ours has the command that a recording is about; one that is declined it has not. The list of all commands is about every one. */
+function isThere({ argv, stdout }: Recording): boolean {
+  if (argv === undefined) return false;
+  if (stdout.startsWith('Usage xl [')) return xlCommands.every((name) => isCommand(name) || Object.hasOwn(table.declined, name));
+  const command = commandOf(argv);
+  return command === undefined || isCommand(command);
+}
+
+/** What changes nothing on success, so that what comes after it does not depend on it. */
+const looking = /^(.*-list|list|uptime|info|claims|sharing|domid|domname|top|help|psr-.*-show|psr-hwinfo|getenforce)$/;
+
+function changes({ argv, exit }: Recording): boolean {
+  const command = argv && commandOf(argv);
+  const asked = argv?.some((word) => /^(-h|--help|help|-n|-N|-vN|--dryrun)$/.test(word));
+  return exit === 0 && !asked && command !== undefined && !looking.test(command);
+}
+
+interface Session {
+  readonly name: string;
+  readonly about: string;
+  readonly setup: readonly string[];
+  readonly domid?: number;
+}
+
+const running = ['create pv.cfg'];
+const paused = ['create -p pv.cfg'];
+/** A guest that runs and one that is paused, on a host of which the pool had been renamed. */
+const both = ['cpupool-numa-split', ...running, 'create -p pa.cfg'];
+const sessions: readonly Session[] = [
+  { name: 'help', about: '`xl help` of every command', setup: [] },
+  { name: 'no-operands', about: 'every command without an operand', setup: [] },
+  { name: 'bad-options', about: 'every command with an option that it has not', setup: [] },
+  { name: 'global-options', about: "xl's own options, beginnings of names, operands that are missing or too many", setup: [] },
+  { name: 'refused', about: 'domains, files and options that are not there', setup: [] },
+  { name: 'host', about: 'what shows a dom0 that is alone', setup: [] },
+  { name: 'dom0-alone', about: 'every command on a dom0 that is alone', setup: [] },
+  { name: 'dom0-rename', about: 'domain 0 under another name', setup: [] },
+  { name: 'dom0-dmesg', about: "the hypervisor's log and its keys", setup: ['dmesg -c'] },
+  { name: 'dom0-sched-credit2', about: 'the scheduler with domain 0 alone', setup: [] },
+  { name: 'dom0-vcpu-mem', about: "domain 0's processors and memory", setup: [] },
+  { name: 'create-paused', about: 'create -p, too little memory', setup: [], domid: 4 },
+  { name: 'running', about: 'what shows a guest that runs', setup: running },
+  { name: 'guests-listed', about: 'what shows a guest that runs and one that is paused', setup: both, domid: 3 },
+  { name: 'guests-sched', about: 'the scheduler with guests', setup: both, domid: 3 },
+  { name: 'life', about: 'names, triggers, pauses and ends', setup: both, domid: 3 },
+  { name: 'pause', about: 'pause and unpause', setup: running },
+  { name: 'block-attach', about: 'disks come and go', setup: running },
+  { name: 'running-refused', about: 'what a running PV guest has not', setup: running },
+  { name: 'paused', about: 'what shows a paused guest, and its end', setup: paused, domid: 4 },
+];
+
+/** What ours differ in, and why. */
+const differs: readonly { readonly why: string; readonly which: (recording: Recording, session: string) => boolean }[] = [
+  {
+    why: 'libxencall counts its buffers and says so at -vvv; ours has none to count',
+    which: ({ stderr }) => stderr.includes('xencall:buffer: debug'),
+  },
+  {
+    why: 'xl 4.17 ends by SIGSEGV when the hypervisor refuses a parameter',
+    which: ({ argv, exit }) => argv?.[0] === 'set-parameters' && exit === 139,
+  },
+  {
+    why: 'a kernel that is assumed to be there has no size, and fits',
+    which: ({ name }, session) => session === 'create-paused' && name.startsWith('create-p-memory64'),
+  },
+];
+
+async function replay(session: Session): Promise<Map<string, string>> {
+  const found = new Map<string, string>();
+  const xl = await prepared(session.setup, session.domid);
+  try {
+    for (const recording of held(session)) found.set(recording.name, difference(recording, await xl(recording.argv ?? [])));
+  } finally {
+    await xl.close();
+  }
+  return found;
+}
+
+/** The recordings of a session that the commands of the manifest can be held against. */
+function held(session: Session): readonly Recording[] {
+  const all = recordings(here(`data/commands/${session.name}.txt`));
+  const end = all.findIndex((recording) => !isThere(recording) && changes(recording));
+  return all.slice(0, end < 0 ? all.length : end).filter(isThere);
+}
+
+const directory = process.env['GOLDEN_DIR'];
+
+if (directory === undefined) {
+  describe.each(sessions)('$name: $about', (session) => {
+    const all = held(session);
+    const isKnown = (recording: Recording) => differs.some(({ which }) => which(recording, session.name));
+    const [known, same] = [all.filter(isKnown), all.filter((recording) => !isKnown(recording))];
+    let found: Map<string, string>;
+    beforeAll(async () => {
+      found = await replay(session);
+    });
+
+    test('has recordings, each with a name of its own', () => {
+      const names = recordings(here(`data/commands/${session.name}.txt`)).map(({ name }) => name);
+      expect(names.length).toBeGreaterThan(0);
+      expect(names.filter((name, at) => names.indexOf(name) !== at)).toEqual([]);
+    });
+    for (const { name, line } of same) {
+      test(`${name}: ${line}`, () => {
+        expect(found.get(name)).toBe('');
+      });
+    }
+    for (const { name, line } of known) {
+      test(`${name} differs: ${line}`, () => {
+        expect(found.get(name)).not.toBe('');
+      });
+    }
+  });
+} else {
+  test(`the recordings of ${directory}`, async () => {
+    process.stdout.write(await report(directory));
+  }, 3_600_000);
+}
+
+/** Holds ours against the recordings of a directory, and says what came of it. */
+async function report(path: string): Promise<string> {
+  const given = process.env['GOLDEN_SETUP'];
+  const domid = Number(process.env['GOLDEN_DOMID'] ?? 1);
+  const setups =
+    given === undefined ? [[], running, paused, [...running, 'pause pv']] : [given.split(';').map((line) => line.trim())];
+  const made: (Xl | undefined)[] = [];
+  const lines: string[] = [];
+  let matches = 0;
+  let skipped = 0;
+  const all = recordings(path);
+  const once = given !== undefined;
+  for (const recording of all) {
+    const { argv, name, line } = recording;
+    const command = argv && commandOf(argv);
+    if (argv === undefined || !isThere(recording)) {
+      lines.push(`skipped ${name}: ${line}`);
+      skipped += 1;
+      continue;
+    }
+    let least: string | undefined;
+    for (const [index, setup] of setups.entries()) {
+      made[index] ??= await fresh(
+        setup.filter((each) => each !== ''),
+        domid,
+        path,
+      );
+      const xl = made[index] as Xl;
+      const asRecorded = given === undefined && command?.startsWith('help') ? withoutDescriptions : (text: string) => text;
+      const differed = difference({ ...recording, stdout: asRecorded(recording.stdout) }, await xl(argv));
+      if (least === undefined || differed.length < least.length) least = differed;
+      if (!once && command !== undefined && !looking.test(command)) {
+        await xl.close();
+        made[index] = undefined;
+      }
+      if (differed === '') break;
+    }
+    if (least === '') matches += 1;
+    lines.push(least === '' ? `ok      ${name}: ${line}` : `DIFFERS ${name}: ${line}\n${least}\n`);
+  }
+  await Promise.all(made.map((xl) => xl?.close()));
+  return `${lines.join('\n')}\n${matches} match, ${all.length - matches - skipped} differ, ${skipped} skipped\n`;
+}
+
+async function fresh(setup: readonly string[], domid: number, path: string): Promise<Xl> {
+  const xl = await prepared(setup, domid);
+  for (const from of [path, join(path, 'cfg'), join(path, '..', 'cfg')]) {
+    if (!existsSync(from) || from.endsWith('.txt')) continue;
+    for (const name of readdirSync(from)) if (name.endsWith('.cfg')) cpSync(join(from, name), join(xl.lab.dir, name));
+  }
+  return xl;
+}
