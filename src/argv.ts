@@ -371,7 +371,7 @@ function checkOperands(spec: CommandSpec, operands: readonly string[], hasFile: 
 
 function help(words: readonly string[], table: Table): Plan {
   const [name, second] = words;
-  if (name === undefined) return print(0, helpList(table));
+  if (name === undefined || name === 'help') return print(0, helpList(table));
   const found = lookup(second === undefined ? [name] : [name, second], table);
   if (found.kind === 'command') return print(0, commandHelp(found.spec));
   if (found.kind === 'declined') return print(0, declinedHelp(found.name, found.declined));
