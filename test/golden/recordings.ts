@@ -106,7 +106,7 @@ export const normalisations: readonly { readonly name: string; readonly of: (tex
   { name: 'event channels, ports and machine frames of the log', of: (text) => text.replace(/\b0x[0-9a-f]{5,}\b/g, 'ADDRESS') },
   {
     name: 'our own commands behind those of xl',
-    of: (text) => (text.startsWith('Usage xl [') ? text.replace(/^ (?:dom0|mtwatch|xenstore|xwstall)(?: .*)?\n/gm, '') : text),
+    of: (text) => (text.startsWith('Usage xl [') ? text.replace(/\nand of this dom0[\s\S]*/, '') : text),
   },
   {
     name: 'what is free, and what the machine is',
@@ -135,7 +135,7 @@ export function withoutDescriptions(text: string): string {
       if (line.endsWith(` ${ellipsis}`)) return [line];
       if (line === 'Options:') inOptions = true;
       if (line === 'Examples:') inOptions = false;
-      const option = /^ *(-.*?|".*?":|\w+(?= +- ))(?= {2,}(?![ -])| [A-Z][a-z]|$| +- )/.exec(line);
+      const option = /^ *(-.*?|".*?":|(?<=^ {4})\w+(?= +- ))(?= {2,}(?![ -])| [A-Z][a-z]|$| +- )/.exec(line);
       if (option && line.startsWith('-')) return [`${(option[1] ?? '').replace(/ {2,}/g, ' ')} ${ellipsis}`];
       if (!inOptions || line === '' || line === 'Options:') return [line];
       return option ? [`${option[1]} ${ellipsis}`] : [];
