@@ -1,7 +1,8 @@
 /**
  * xl.conf: what holds for every domain unless its own config says otherwise, in the language of xl.cfg.
  *
- * A real xl reads it from `/etc/xen`; ours from where `XEN_CONFIG_DIR` points, and without that there is none.
+ * A real xl reads it from `/etc/xen`; ours from where `XEN_CONFIG_DIR` points, and without that there is none. Nothing
+ * follows here from `lockfile`, `autoballoon` and `domid_policy`: they are read for what xl says of them.
  */
 import { cpuList } from './cpu-list.js';
 import type { Nic } from './nic.js';

@@ -41,8 +41,9 @@ function sorted(findings: readonly Finding[]): readonly Finding[] {
 function said(reader: CfgReader, source: string, exit: number, stderr: string): Finding[] {
   const findings: Finding[] = [];
   for (const [index, line] of reader.lines.entries()) {
-    const text = (reader.unended.get(index) ?? '') + line;
-    findings.push({ ...placeOf(reader, index, text), message: withoutPlace(text, source) });
+    for (const text of [reader.unended.get(index), line]) {
+      if (text !== undefined) findings.push({ ...placeOf(reader, index, text), message: withoutPlace(text, source) });
+    }
   }
   const unended = reader.unended.get(reader.lines.length);
   if (unended !== undefined) findings.push({ ...placeOf(reader, reader.lines.length, unended), message: unended });
@@ -56,9 +57,10 @@ function said(reader: CfgReader, source: string, exit: number, stderr: string): 
 const start: Position = { line: 1, column: 1 };
 
 function placeOf(reader: CfgReader, index: number, text: string): Position {
-  const named = [...reader.settings.values()].find(({ name }) => text.split(/[^a-z0-9_.]+/).includes(name));
-  const last = reader.asked.findLast(({ said }) => said <= index);
-  const setting = named ?? (last && reader.settings.get(last.key));
+  const mentioned = new Set(text.split(/[^a-z0-9_.]+/));
+  const last = reader.settings.get(reader.asked.findLast(({ said }) => said <= index)?.key ?? '');
+  const named = [...reader.settings.values()].find(({ name }) => mentioned.has(name));
+  const setting = last && mentioned.has(last.name) ? last : (named ?? last);
   return setting && text !== 'Domain name must be specified.' ? setting.at : start;
 }
 

@@ -47,6 +47,9 @@ export function notices(reader: CfgReader, config: DomainConfig): readonly strin
     if (config[field] !== 'soft_reset') continue;
     lines.push(`xl: warning: ${key}="soft-reset" is not modelled; the domain will be destroyed instead`);
   }
+  if (config.cInfo.runHotplugScripts === false) {
+    lines.push('xl: warning: run_hotplug_scripts=0 of xl.conf is not modelled; xl runs the scripts');
+  }
   for (const key of effectless) {
     if (hasKey(reader, key)) lines.push(`xl: warning: ${key}= is not modelled and has no effect`);
   }
