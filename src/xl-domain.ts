@@ -15,6 +15,7 @@ import { configToSexp } from './libxl/sexp.js';
 import type { ReadBytes } from './libxl/stream.js';
 import { refusals } from './libxl/unmodelled.js';
 import { SystemClock } from './xenbus/clock.js';
+import { losslessText } from './xenbus/xs-client.js';
 import { type Session, type XlCommand, XlFailure } from './xl.js';
 import { bytesOfText, systemWords, writeBytes } from './xl-conf.js';
 import { attachConsole } from './xl-console.js';
@@ -89,6 +90,17 @@ export function parseOrFail(
   return { ...parsed, config };
 }
 
+/** What libxl makes domains of: texts, where the config has bytes. */
+function textOfConfig(config: DomainConfig): DomainConfig {
+  const convert = (value: unknown): unknown => {
+    if (typeof value === 'string') return losslessText(value);
+    if (Array.isArray(value)) return value.map(convert);
+    if (typeof value !== 'object' || value === null) return value;
+    return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, convert(item)]));
+  };
+  return convert(config) as DomainConfig;
+}
+
 /** Refuses what a domain cannot have here. A dry run has ended by then. */
 export function refuseUnmodelled(
   command: string,
@@ -109,16 +121,17 @@ export function refuseUnmodelledConfig(command: string, flags: LifeFlags, config
 }
 
 /**
- * Creates the domain of a config, or restores it from a stream, and lets it live as the flags say. `ended` resolves when
+ * Creates the domain of a config, which is bytes, or restores it from a stream, and lets it live as the flags say. `ended` resolves when
  * there is nothing more to wait for. Throws what libxl threw.
  */
 export async function bringUp(
   session: Session,
-  config: DomainConfig,
+  ofBytes: DomainConfig,
   flags: LifeFlags,
   read?: ReadBytes,
 ): Promise<{ readonly domid: number; readonly ended: Promise<void> }> {
   const { ctx } = session;
+  const config = textOfConfig(ofBytes);
   const domid = await createDomain(ctx, config, read);
   const attached = flags.console ? await attachConsole(session, domid) : undefined;
   // Before the guest runs, so that nothing of its life can be missed.

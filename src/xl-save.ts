@@ -18,6 +18,7 @@ import { fromJson, toJson } from './libxl/json.js';
 import { retrieveConfig } from './libxl/saved-config.js';
 import type { ReadBytes } from './libxl/stream.js';
 import { type WriteBytes, WriteFailed } from './libxl/suspend.js';
+import { byteString } from './xenbus/xs-client.js';
 import { XlFailure } from './xl.js';
 import { readGlobalConfig, systemWords } from './xl-conf.js';
 import { configOptions, parseOrFail, readConfigFile, readText } from './xl-domain.js';
@@ -179,7 +180,8 @@ export async function configToSend(
   { keepDomid, file, stale }: { readonly keepDomid: boolean; readonly file: string | undefined; readonly stale: string },
 ): Promise<{ readonly config: DomainConfig; readonly bytes: Buffer }> {
   const config = file === undefined ? await ofDomain(ctx, domid, keepDomid, stale) : await ofFile(file);
-  return { config, bytes: Buffer.from(`${toJson(config)}\0`, 'latin1') };
+  const json = file === undefined ? byteString(toJson(config)) : toJson(config);
+  return { config, bytes: Buffer.from(`${json}\0`, 'latin1') };
 }
 
 async function ofFile(file: string): Promise<DomainConfig> {

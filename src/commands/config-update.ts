@@ -3,6 +3,7 @@ import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../argv.js';
 import { userdataName } from '../libxl/create.js';
 import { domainInfo } from '../libxl/domain.js';
+import { losslessText } from '../xenbus/xs-client.js';
 import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
 import { bytesOfText, readGlobalConfig, systemWords } from '../xl-conf.js';
 import { configOptions, helpText, parseOrFail, printConfig } from '../xl-domain.js';
@@ -68,7 +69,10 @@ WARNING: xl now has better capability to manage domain configuration, avoid usin
         throw new XlFailure(1, 'failed to update configuration');
       }
       const extras = asked.extras.map((extra) => `${bytesOfText(extra)}\n`).join('');
-      await ctx.host.writeUserdata(userdataName(domid, info.uuid, 'xl'), extras === '' ? text : `${text}\n${extras}\n`);
+      await ctx.host.writeUserdata(
+        userdataName(domid, info.uuid, 'xl'),
+        losslessText(extras === '' ? text : `${text}\n${extras}\n`),
+      );
     });
   }
 }

@@ -3,6 +3,7 @@ import type { XlLayout } from '../argv.js';
 import { type Ctx, LibxlError } from '../libxl/ctx.js';
 import { domainDestroy } from '../libxl/destroy.js';
 import { domainRename, domainUnpause } from '../libxl/domain.js';
+import { losslessText } from '../xenbus/xs-client.js';
 import { bareLog, type Session, withSession, XlCommand, XlFailure } from '../xl.js';
 import { bringUp, type LifeFlags, printConfig, refuseUnmodelledConfig } from '../xl-domain.js';
 import { expectMessage, giveUp, messages, type Peer, sendMessage } from '../xl-migrate.js';
@@ -45,7 +46,7 @@ export default class MigrateReceive extends XlCommand {
       refuseUnmodelledConfig('migrate-receive', life, config);
       await withSession(this, flags, async (session) => {
         const { domid, ended } = await bringUp(session, incoming, { ...life, paused: true }, source.read);
-        await takeOver(session, peer, write, { domid, name, life });
+        await takeOver(session, peer, write, { domid, name: losslessText(name), life });
         await ended;
       });
     } catch (error) {

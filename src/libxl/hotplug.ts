@@ -10,7 +10,7 @@ import path from 'node:path';
 import { getSystemErrorMap } from 'node:util';
 import { type Clock, SystemClock } from '../xenbus/clock.js';
 import type { Xc } from '../xenbus/privcmd.js';
-import type { Xs } from '../xenbus/xs-client.js';
+import { byteString, losslessText, type Xs } from '../xenbus/xs-client.js';
 import { type BuiltinScript, builtinScripts, type ScriptIo } from './builtin-scripts.js';
 import { type FileStat, type Host, kernelMagicBytes, type ScriptEnd, type ScriptRun } from './ctx.js';
 import { XEN_SCRIPT_DIR } from './disk.js';
@@ -177,9 +177,9 @@ function isErrno(error: unknown, ...codes: readonly string[]): boolean {
   return typeof error === 'object' && error !== null && 'code' in error && codes.includes(String(error.code));
 }
 
-/** Configs and the store have bytes, one character each; the machine takes a path as such bytes too. */
-function pathOf(bytes: string): Buffer {
-  return Buffer.from(bytes, 'latin1');
+/** A path as the machine's bytes, which need not be UTF-8. */
+function pathOf(text: string): Buffer {
+  return Buffer.from(byteString(text), 'latin1');
 }
 
 /** What a path is on this machine; undefined for what cannot be reached. */
@@ -208,7 +208,7 @@ async function readStart(file: string): Promise<Uint8Array | undefined> {
 
 async function readUserdata(file: string): Promise<string | undefined> {
   try {
-    return await readFile(file, 'latin1');
+    return losslessText(await readFile(file, 'latin1'));
   } catch (error) {
     if (isErrno(error, 'ENOENT')) return undefined;
     throw error;
@@ -221,7 +221,7 @@ async function writeUserdata(dir: string, name: string, contents: string): Promi
   await mkdir(dir, { mode: 0o700 }).catch((error: unknown) => {
     if (!isErrno(error, 'EEXIST')) throw error;
   });
-  await writeFile(fresh, contents, { mode: 0o600, encoding: 'latin1' });
+  await writeFile(fresh, byteString(contents), { mode: 0o600, encoding: 'latin1' });
   await rename(fresh, path.join(dir, name));
 }
 

@@ -214,10 +214,29 @@ export class ConnectionClosed extends Error {
   override readonly name = 'ConnectionClosed';
 }
 
-/** Text as the byte string of its UTF-8. */
+/** Text as the byte string of its UTF-8, with the bytes that `losslessText` has kept. */
 export function byteString(text: string): string {
-  return Buffer.from(text, 'utf8').toString('latin1');
+  if (!keptByte.test(text)) return Buffer.from(text, 'utf8').toString('latin1');
+  const pieces = text.split(/(?<![\ud800-\udbff])([\udc80-\udcff])/);
+  return pieces.map((piece, at) => (at % 2 === 1 ? String.fromCharCode(piece.charCodeAt(0) & 0xff) : byteString(piece))).join('');
 }
+
+const keptByte = /(?<![\ud800-\udbff])[\udc80-\udcff]/;
+
+/**
+ * The text of any byte string, so that `byteString` gives it back: a byte that is no UTF-8 becomes the lone surrogate
+ * U+DC80 to U+DCFF of its value, as in Python's `surrogateescape`.
+ */
+export function losslessText(bytes: string): string {
+  const text = textOf(bytes);
+  if (!text.includes('\ufffd')) return text;
+  return bytes.replace(utf8OrByte, (match) =>
+    match.length > 1 || match < '\x80' ? textOf(match) : String.fromCharCode(0xdc00 + match.charCodeAt(0)),
+  );
+}
+
+const utf8OrByte =
+  /[\x00-\x7f]+|[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|\xed[\x80-\x9f][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2}|[\x80-\xff]/g;
 
 /** The text of a byte string that is UTF-8; bytes that are not become U+FFFD. */
 export function textOf(bytes: string): string {

@@ -3,6 +3,7 @@ import { type Disk, parseDiskSpec } from '../../src/libxl/disk.js';
 import { type Nic, parseNicSpec } from '../../src/libxl/nic.js';
 import { diskSpecText, nicSpecText } from '../../src/libxl/spec-text.js';
 import { type CfgValue, type PrintedValue, parseXlCfg, printXlCfg, quoteXlCfg } from '../../src/libxl/xl-cfg.js';
+import { byteString, losslessText } from '../../src/xenbus/xs-client.js';
 import { type Draw, drawer } from '../fuzz/inputs.js';
 
 const seeds = Array.from({ length: 20 }, (_, index) => index + 1);
@@ -124,4 +125,16 @@ test.each(seeds)('seed %i: an interface that is printed is read as the same', (s
     const text = nicSpecText(given);
     expect([text, parseNicSpec(text, 'F')]).toEqual([text, { nic: given, lines: [], status: 'ok' }]);
   }
+});
+
+test.each(seeds)('seed %i: any bytes are a text that gives them back', (seed) => {
+  const draw = drawer(seed);
+  for (let run = 0; run < 200; run++) {
+    const bytes = Array.from({ length: draw(12) }, () =>
+      String.fromCharCode(draw.pick([draw(256), 0xc3, 0xa9, 0xed, 0xf0, 0x9f, 65])),
+    ).join('');
+    expect(byteString(losslessText(bytes))).toBe(bytes);
+  }
+  expect(losslessText('w\xc3\xa9b\xe9')).toBe('wéb\udce9');
+  expect(byteString('\u{1f600}\udc80')).toBe('\xf0\x9f\x98\x80\x80');
 });
