@@ -4,7 +4,7 @@
  */
 import { open } from 'node:fs/promises';
 import { type CommandSpec, commandHelp, type XlLayout } from './argv.js';
-import { actionName, configText, type ParsedConfig, type ParseOptions, parseConfig } from './libxl/config.js';
+import { actionName, configText, type ParsedConfig, type ParseOptions, parseConfig, textOfConfig } from './libxl/config.js';
 import { type Ctx, Rc } from './libxl/ctx.js';
 import { domainPause, domainUnpause, formatUuid } from './libxl/domain.js';
 import type { DomainConfig } from './libxl/domain-config.js';
@@ -15,7 +15,6 @@ import { configToSexp } from './libxl/sexp.js';
 import type { ReadBytes } from './libxl/stream.js';
 import { refusals } from './libxl/unmodelled.js';
 import { SystemClock } from './xenbus/clock.js';
-import { losslessText } from './xenbus/xs-client.js';
 import { type Session, type XlCommand, XlFailure } from './xl.js';
 import { bytesOfText, systemWords, writeBytes } from './xl-conf.js';
 import { attachConsole } from './xl-console.js';
@@ -88,17 +87,6 @@ export function parseOrFail(
   const { config } = parsed;
   if (!config) throw new XlFailure(parsed.exit);
   return { ...parsed, config };
-}
-
-/** What libxl makes domains of: texts, where the config has bytes. */
-function textOfConfig(config: DomainConfig): DomainConfig {
-  const convert = (value: unknown): unknown => {
-    if (typeof value === 'string') return losslessText(value);
-    if (Array.isArray(value)) return value.map(convert);
-    if (typeof value !== 'object' || value === null) return value;
-    return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, convert(item)]));
-  };
-  return convert(config) as DomainConfig;
 }
 
 /** Refuses what a domain cannot have here. A dry run has ended by then. */

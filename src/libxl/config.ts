@@ -3,6 +3,8 @@
  *
  * Nothing here touches a domain: defaults that depend on the host are libxl's business, at creation.
  */
+
+import { losslessText } from '../xenbus/xs-client.js';
 import { killedBy, scanNumber, splitList } from './c-text.js';
 import { cpuList } from './cpu-list.js';
 import { readCpuid } from './cpuid.js';
@@ -75,6 +77,17 @@ export function configText(file: string, extras: readonly string[]): string {
 
 export function parseConfig(text: string, source: string, options: ParseOptions): ParsedConfig {
   return readParsed(parseXlCfg(text, source), source, options).parsed;
+}
+
+/** What libxl makes domains of: texts, where the config has bytes. */
+export function textOfConfig(config: DomainConfig): DomainConfig {
+  const convert = (value: unknown): unknown => {
+    if (typeof value === 'string') return losslessText(value);
+    if (Array.isArray(value)) return value.map(convert);
+    if (typeof value !== 'object' || value === null) return value;
+    return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, convert(item)]));
+  };
+  return convert(config) as DomainConfig;
 }
 
 /** The same of a text that has been parsed, with the reader, which knows what was looked at. */

@@ -6,8 +6,9 @@
  */
 import type { MonitorRequest } from '../xenbus/privcmd.js';
 import { ShutdownReason } from '../xenbus/xenbus.js';
+import { byteString } from '../xenbus/xs-client.js';
 import { asLibxlError } from './ao.js';
-import { parseConfig } from './config.js';
+import { parseConfig, textOfConfig } from './config.js';
 import { domainCoreDump } from './core-dump.js';
 import { CreateError, domainCreateNew, domainCreateRestore, userdataName } from './create.js';
 import { type Ctx, LibxlError, Rc } from './ctx.js';
@@ -165,11 +166,11 @@ async function reloadConfig(ctx: Ctx, domid: number, say: (line: string) => void
   const text = updated && (await ctx.host.readUserdata(updated));
   if (!updated || !text) return retrieveConfig(ctx, domid);
   say('"xl" configuration found, using it\n');
-  const { lines, config } = parseConfig(text, '<updated>', { randomUuid: () => formatUuid(ctx.clock.random(16)) });
+  const { lines, config } = parseConfig(byteString(text), '<updated>', { randomUuid: () => formatUuid(ctx.clock.random(16)) });
   for (const line of lines) say(line);
   if (!config) return 'refused';
   await ctx.host.writeUserdata(updated, '');
-  return config;
+  return textOfConfig(config);
 }
 
 /** The old domain stays to be looked at, under another name and uuid; the new one takes both over. */
