@@ -145,7 +145,7 @@ async function reportChild(ctx: Pick<Ctx, 'log'>, child: ChildProcess, ended: Pr
   const info = (line: number, how: string) => {
     ctx.log('info', `libxl_exec.c:${line}:libxl_report_child_exitstatus`, undefined, `${childName} [${pid}] ${how}`);
   };
-  if (signalCode !== null) info(121, `died due to fatal signal ${signalWords[signalCode] ?? signalCode}`);
+  if (signalCode !== null) info(127, `died due to fatal signal ${signalWords[signalCode] ?? signalCode}`);
   else if (exitCode) info(117, `exited with error status ${exitCode}`);
 }
 

@@ -84,7 +84,7 @@ const readWhere = (line: number, name: string) => ({ where: `libxl_stream_read.c
 
 /** Reads a stream to its end. `found` is told which Xen wrote it, once its headers are read. */
 export async function readStream(read: ReadBytes, found: (xen: string) => void): Promise<SavedGuest> {
-  const head = await exactly(read, 16, 'libxl stream header');
+  const head = await padded(read, 16);
   const ident = head.readBigUInt64BE(0);
   const wanted = libxlIdent.readBigUInt64BE(0);
   if (ident !== wanted) {
@@ -100,8 +100,8 @@ export async function readStream(read: ReadBytes, found: (xen: string) => void):
     throw new StreamError(readWhere(353, 'stream_header_done'), 'Unable to handle big endian streams');
   let guest: SavedGuest | undefined;
   for (;;) {
-    const [type, length] = recordHead(await exactly(read, 8, 'record header'));
-    if (length > 0) await exactly(read, length + ((8 - (length % 8)) % 8), 'record body');
+    const [type, length] = recordHead(await padded(read, 8));
+    if (length > 0) await skip(read, length + ((8 - (length % 8)) % 8));
     if (type === libxl.libxcContext) guest = await readLibxc(read, found);
     else if (type === libxl.end) break;
     else {
@@ -130,15 +130,48 @@ async function readLibxc(read: ReadBytes, found: (xen: string) => void): Promise
   let guest: SavedGuest | undefined;
   for (;;) {
     const [type, length] = recordHead(await fromLibxc(read, 8, 'Failed to read Record Header from stream'));
-    if (length > recordMaxBytes)
-      throw bad(`Record (0x${type.toString(16).padStart(8, '0')}) length 0x${length.toString(16)} exceeds max`);
-    const padded = length + ((8 - (length % 8)) % 8);
-    const body = await fromLibxc(read, padded, `Failed to read ${padded} bytes of data for record`);
+    if (length > recordMaxBytes) throw tooLong(type, length);
+    const size = length + ((8 - (length % 8)) % 8);
+    const named = `(0x${type.toString(16).padStart(8, '0')}, ${recordNames[type] ?? 'Reserved'})`;
+    const body = await fromLibxc(read, size, `Failed to read ${size} bytes of data for record ${named}`);
     if (type === libxc.end) break;
     if (type === libxc.model && length <= modelMaxBytes) guest = parseModel(body.subarray(0, length));
   }
   if (!guest) throw bad('the stream was saved by another Xen: it has pages, and this dom0 has no machine to put them into');
   return guest;
+}
+
+/** libxc's names of records. */
+const recordNames: Readonly<Record<number, string>> = {
+  0: 'End',
+  1: 'Page data',
+  2: 'x86 PV info',
+  3: 'x86 PV P2M frames',
+  4: 'x86 PV vcpu basic',
+  5: 'x86 PV vcpu extended',
+  6: 'x86 PV vcpu xsave',
+  7: 'Shared info',
+  8: 'x86 TSC info',
+  16: 'Static data end',
+  17: 'x86 CPUID policy',
+  18: 'x86 MSR policy',
+};
+
+function tooLong(type: number, length: number): StreamError {
+  const record = `Record (0x${type.toString(16).padStart(8, '0')}, ${recordNames[type] ?? 'Reserved'})`;
+  return new StreamError(
+    { libxc: true },
+    `${record} length 0x${length.toString(16)} exceeds max (0x${recordMaxBytes.toString(16)})`,
+  );
+}
+
+/** Passes over bytes, a piece at a time: their number comes out of the stream. */
+async function skip(read: ReadBytes, count: number): Promise<void> {
+  for (let left = count; left > 0; ) {
+    const { length } = await read(Math.min(left, 1 << 20));
+    if (length === 0) return;
+    left -= length;
+  }
 }
 
 function parseModel(body: Buffer): SavedGuest {
@@ -153,9 +186,10 @@ function recordHead(bytes: Buffer): [type: number, length: number] {
   return [bytes.readUInt32LE(0), bytes.readUInt32LE(4)];
 }
 
-async function exactly(read: ReadBytes, count: number, what: string): Promise<Buffer> {
-  const bytes = await read(count);
-  if (bytes.length < count) throw new StreamError({ where: '' }, what);
+/** libxl takes what is missing at the end for zeros: a header of nothing is a bad one, and a record of nothing is the last. */
+async function padded(read: ReadBytes, count: number): Promise<Buffer> {
+  const bytes = Buffer.alloc(count);
+  (await read(count)).copy(bytes);
   return bytes;
 }
 

@@ -78,6 +78,11 @@ export async function domainSuspend(ctx: Ctx, domid: number, write: WriteBytes, 
       xcError(ctx, 'save callback suspend() failed: 0');
       throw fail(suspended, 0, 'Success');
     }
+    const info = await domainInfo(ctx, domid);
+    if (info?.shutdown !== ShutdownReason.suspend) {
+      xcError(ctx, `Domain has not been suspended: ${shutdownWords(info?.shutdown)}`);
+      throw fail(Rc.FAIL, 0, 'Success');
+    }
     const guest: SavedGuest = await ctx.xc.call('xc.dom_save', { domid });
     if (!options.quiet) reportFrames(progressOf(ctx), Math.floor(guest.memoryKb / 4));
     await write(streamTail(guest));
@@ -102,7 +107,7 @@ function reportFrames(report: ReturnType<typeof progressOf>, frames: number): vo
 async function suspendGuest(ctx: Ctx, domid: number, acknowledged: () => void): Promise<0 | Rc> {
   const debug = (line: number, name: string, text: string) =>
     ctx.log('debug', `libxl_dom_suspend.c:${line}:${name}`, domid, text);
-  debug(198, 'domain_suspend_callback_common', 'issuing PV suspend request via XenBus control node');
+  debug(203, 'domain_suspend_callback_common', 'issuing PV suspend request via XenBus control node');
   const path = join(await ctx.xs.getDomainPath(domid), 'control', 'shutdown');
   await ctx.xs.write(path, 'suspend');
   try {
@@ -112,14 +117,15 @@ async function suspendGuest(ctx: Ctx, domid: number, acknowledged: () => void): 
     if (!(error instanceof LibxlError)) throw error;
     if (error.rc !== Rc.TIMEDOUT) return error.rc;
     if (await cancelRequest(ctx, path)) {
-      const where = 'libxl_dom_suspend.c:265:domain_suspend_common_pvcontrol_suspending';
+      const where = 'libxl_dom_suspend.c:269:domain_suspend_common_pvcontrol_suspending';
       ctx.log('error', where, domid, "guest didn't acknowledge suspend, cancelling request");
-      return Rc.FAIL;
+      // Nothing went wrong by then, in libxl's eyes; libxc finds a domain that has not been suspended.
+      return 0;
     }
   }
-  debug(276, 'domain_suspend_common_pvcontrol_suspending', 'guest acknowledged suspend request');
+  debug(281, 'domain_suspend_common_pvcontrol_suspending', 'guest acknowledged suspend request');
   acknowledged();
-  debug(293, 'domain_suspend_common_wait_guest', 'wait for the guest to suspend');
+  debug(300, 'domain_suspend_common_wait_guest', 'wait for the guest to suspend');
   return waitSuspended(ctx, domid);
 }
 
@@ -155,21 +161,21 @@ async function waitSuspended(ctx: Ctx, domid: number): Promise<0 | Rc> {
         const info = await domainInfo(ctx, domid);
         if (!info) {
           const text = `guest we were suspending has been destroyed: ${strerror('ENOENT')}`;
-          ctx.log('error', where(347, 'suspend_common_wait_guest_check'), domid, text);
+          ctx.log('error', where(342, 'suspend_common_wait_guest_check'), domid, text);
           return Rc.FAIL;
         }
         if (info.shutdown === ShutdownReason.suspend) {
-          ctx.log('debug', where(364, 'suspend_common_wait_guest_check'), domid, 'guest has suspended');
+          ctx.log('debug', where(358, 'suspend_common_wait_guest_check'), domid, 'guest has suspended');
           return 0;
         }
         if (info.shutdown !== null) {
           const text = `guest we were suspending has shut down with unexpected reason code ${info.shutdown}`;
-          ctx.log('debug', where(358, 'suspend_common_wait_guest_check'), domid, text);
+          ctx.log('debug', where(353, 'suspend_common_wait_guest_check'), domid, text);
           return Rc.FAIL;
         }
       }
       if (late) {
-        ctx.log('error', where(379, 'suspend_common_wait_guest_timeout'), domid, 'guest did not suspend, timed out');
+        ctx.log('error', where(372, 'suspend_common_wait_guest_timeout'), domid, 'guest did not suspend, timed out');
         return Rc.GUEST_TIMEDOUT;
       }
       if (!stale) {
@@ -189,12 +195,11 @@ export async function domainResume(ctx: Ctx, domid: number): Promise<void> {
   await checkType(ctx, domid);
   const info = await domainInfo(ctx, domid);
   const fail = (text: string) => {
-    ctx.log('error', 'libxl_dom_suspend.c:741:domain_resume_done', domid, text);
+    ctx.log('error', 'libxl_dom_suspend.c:666:domain_resume_done', domid, text);
     return new LibxlError(Rc.FAIL, text);
   };
   if (info?.shutdown !== ShutdownReason.suspend) {
-    const [shutdown, reason] = info && info.shutdown !== null ? [1, info.shutdown] : [0, 0];
-    xcError(ctx, `Dom ${domid} not suspended: (shutdown ${shutdown}, reason ${reason})`);
+    xcError(ctx, `Dom ${domid} not suspended: (${shutdownWords(info?.shutdown)})`);
     throw fail(`xc_domain_resume failed: ${strerror('EINVAL')}`);
   }
   try {
@@ -204,4 +209,9 @@ export async function domainResume(ctx: Ctx, domid: number): Promise<void> {
     throw fail(`xc_domain_resume failed: ${strerror(error.errno)}`);
   }
   await ctx.xs.resume(domid);
+}
+
+/** What libxc says of a domain's end: whether, and why. */
+function shutdownWords(reason: ShutdownReason | null | undefined): string {
+  return `shutdown ${typeof reason === 'number' ? 1 : 0}, reason ${reason ?? 0}`;
 }

@@ -141,8 +141,8 @@ test('a guest that does not take the request has it taken back after a minute', 
   await m.run(domainPause(m.ctx, domid));
   expect(await rejection(saved(domid))).toMatchObject({ rc: Rc.GUEST_TIMEDOUT });
   expect(m.lines).toEqual([
-    "libxl: error: libxl_dom_suspend.c:265:domain_suspend_common_pvcontrol_suspending: Domain 1:guest didn't acknowledge suspend, cancelling request",
-    'xc: error: save callback suspend() failed: 0: Internal error',
+    "libxl: error: libxl_dom_suspend.c:269:domain_suspend_common_pvcontrol_suspending: Domain 1:guest didn't acknowledge suspend, cancelling request",
+    'xc: error: Domain has not been suspended: shutdown 0, reason 0: Internal error',
     'xc: error: Save failed (0 = Success): Internal error',
     'libxl: error: libxl_stream_write.c:347:libxl__xc_domain_save_done: Domain 1:saving domain: domain did not respond to suspend request: Success',
   ]);
