@@ -17,7 +17,7 @@ import { refusals } from './libxl/unmodelled.js';
 import { SystemClock } from './xenbus/clock.js';
 import { type Session, type XlCommand, XlFailure } from './xl.js';
 import { bytesOfText, systemWords, writeBytes } from './xl-conf.js';
-import { attachConsole } from './xl-console.js';
+import { type Attached, attachConsole } from './xl-console.js';
 
 /** What a command line says of the domain's life beside its config. */
 export interface LifeFlags {
@@ -89,23 +89,14 @@ export function parseOrFail(
   return { ...parsed, config };
 }
 
-/** Refuses what a domain cannot have here. A dry run has ended by then. */
-export function refuseUnmodelled(
-  command: string,
-  flags: Pick<LifeFlags, 'vncviewer' | 'vncviewer-autopass'>,
-  lines: readonly string[],
-): void {
-  const option = flags.vncviewer ? '-V' : flags['vncviewer-autopass'] ? '-A' : undefined;
-  if (option !== undefined) {
-    const why = 'displays are not modelled, as guests execute nothing';
-    throw new XlFailure(1, `xl: ${command} ${option}: ${why}; ${command} without ${option}`);
-  }
+/** Refuses a config of which no domain can be made here. A dry run has ended by then. */
+export function refuseUnmodelled(lines: readonly string[]): void {
   if (lines.length > 0) throw new XlFailure(1, lines.join('\n'));
 }
 
 /** The same for a config that came out of a saved domain. */
-export function refuseUnmodelledConfig(command: string, flags: LifeFlags, config: DomainConfig): void {
-  refuseUnmodelled(command, flags, refusals(config));
+export function refuseUnmodelledConfig(config: DomainConfig): void {
+  refuseUnmodelled(refusals(config));
 }
 
 /**
@@ -121,18 +112,40 @@ export async function bringUp(
   const { ctx } = session;
   const config = textOfConfig(ofBytes);
   const domid = await createDomain(ctx, config, read);
-  const attached = flags.console ? await attachConsole(session, domid) : undefined;
+  const attached = flags.console ? await autoconnectConsole(session, domid) : undefined;
   // Before the guest runs, so that nothing of its life can be missed.
   const monitored: Monitored = { domid, name: config.cInfo.name, actions: actionsOf(config) };
   if (!flags.exit && !flags.foreground) {
     await session.xc.call('dom0.monitor', { ...monitored, verbosity: flags.verbosity });
   }
   if (!flags.paused) await domainUnpause(ctx, domid);
+  if (!flags.exit && (flags.vncviewer || flags['vncviewer-autopass'])) await failVncviewer(ctx, domid);
   let done: Promise<void> | undefined;
   if (flags.foreground && !flags.exit) {
     ({ done } = await startMonitor(ctx, monitored, (line) => process.stderr.write(`${line}\n`)));
   }
   return { domid, ended: Promise.all([done, attached?.ended]).then(() => undefined) };
+}
+
+/** A console that is not to be had is told, and no reason to stop. */
+async function autoconnectConsole(session: Session, domid: number): Promise<Attached | undefined> {
+  try {
+    return await attachConsole(session, domid);
+  } catch (error) {
+    if (!(error instanceof XlFailure)) throw error;
+    process.stderr.write(`${error.message}\nGot EOF from xenconsole notification fd\n`);
+    return undefined;
+  }
+}
+
+/** How long xl waits before it looks for a display. */
+const vncviewerDelayMs = 1_000;
+
+/** No domain here has a display, and a viewer that finds none says so. It runs beside xl, whose end it does not change. */
+async function failVncviewer(ctx: Ctx, domid: number): Promise<void> {
+  await ctx.clock.sleep(vncviewerDelayMs * ctx.timeoutScale);
+  ctx.log('error', 'libxl_console.c:201:libxl_vncviewer_exec', domid, 'Cannot get vnc-port');
+  process.stderr.write('Unable to execute vncviewer\n');
 }
 
 function actionsOf(config: DomainConfig): Monitored['actions'] {

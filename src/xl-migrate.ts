@@ -86,7 +86,7 @@ export async function sendMessage(
     return true;
   } catch (error) {
     const line = `failed to write ${what} from ${stream}: ${error instanceof Error ? error.message : String(error)}`;
-    ctx.log('error', 'libxl_utils.c:505:libxl_write_exactly', undefined, line);
+    ctx.log('error', 'libxl_utils.c:506:libxl_write_exactly', undefined, line);
     return false;
   }
 }

@@ -29,8 +29,8 @@ export default class Create extends XlCommand {
     lint: Flags.boolean({ default: false, description: 'report what is odd about the configuration, and create nothing' }),
     json: Flags.boolean({ default: false, description: 'print the findings of --lint as JSON' }),
     quiet: Flags.boolean({ char: 'q', default: false, description: 'do not say which file is read' }),
-    vncviewer: Flags.boolean({ char: 'V', default: false, description: 'not modelled' }),
-    'vncviewer-autopass': Flags.boolean({ char: 'A', default: false, description: 'not modelled' }),
+    vncviewer: Flags.boolean({ char: 'V', default: false, description: 'look for its display, of which there is none' }),
+    'vncviewer-autopass': Flags.boolean({ char: 'A', default: false, description: 'the same' }),
     'ignore-global-affinity-masks': Flags.boolean({
       char: 'i',
       default: false,
@@ -78,7 +78,7 @@ export default class Create extends XlCommand {
     if (flags.dryrun || flags.debug) printConfig(config, global.outputFormat, flags.dryrun ? process.stdout : process.stderr);
     if (flags.dryrun) return;
 
-    refuseUnmodelled('create', flags, refusals);
+    refuseUnmodelled(refusals);
     for (const line of notices) process.stderr.write(`${line}\n`);
     try {
       await withSession(this, flags, async (session) => (await bringUp(session, config, flags)).ended);

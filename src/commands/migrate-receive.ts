@@ -43,7 +43,7 @@ export default class MigrateReceive extends XlCommand {
       if (flags.remus || flags.colo) {
         throw new XlFailure(1, 'xl: migrate-receive: checkpointed streams are not modelled; use xl migrate');
       }
-      refuseUnmodelledConfig('migrate-receive', life, config);
+      refuseUnmodelledConfig(config);
       await withSession(this, flags, async (session) => {
         const { domid, ended } = await bringUp(session, incoming, { ...life, paused: true }, source.read);
         await takeOver(session, peer, write, { domid, name: losslessText(name), life });

@@ -21,8 +21,8 @@ export default class Restore extends XlCommand {
     exit: Flags.boolean({ char: 'e', default: false, description: 'leave no monitor behind' }),
     foreground: Flags.boolean({ char: 'F', default: false, description: "monitor the domain's death in the foreground" }),
     paused: Flags.boolean({ char: 'p', default: false, description: 'leave the domain paused' }),
-    vncviewer: Flags.boolean({ char: 'V', default: false, description: 'not modelled' }),
-    'vncviewer-autopass': Flags.boolean({ char: 'A', default: false, description: 'not modelled' }),
+    vncviewer: Flags.boolean({ char: 'V', default: false, description: 'look for its display, of which there is none' }),
+    'vncviewer-autopass': Flags.boolean({ char: 'A', default: false, description: 'the same' }),
   };
   static override xl: XlLayout = {
     usage: '[options] [<ConfigFile>] <CheckpointFile>',
@@ -48,7 +48,7 @@ export default class Restore extends XlCommand {
       const header = await readHeader(bareLog(flags), { name, read });
       const config = await configOf(header, configFile);
       if (flags.debug) printConfig(config, 'json', process.stderr);
-      refuseUnmodelledConfig('restore', flags, config);
+      refuseUnmodelledConfig(config);
       await withSession(this, flags, async (session) => (await bringUp(session, config, flags, read)).ended);
     } catch (error) {
       // Whatever is wrong, restore ends with 1.

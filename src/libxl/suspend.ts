@@ -69,7 +69,12 @@ export async function domainSuspend(ctx: Ctx, domid: number, write: WriteBytes, 
     return new LibxlError(responded ? rc : Rc.GUEST_TIMEDOUT, line);
   };
   try {
-    await write(streamHead());
+    await write(streamHead()).catch((error: unknown) => {
+      if (!(error instanceof WriteFailed)) throw error;
+      const line = `error writing to stream header during copy of save v2 stream: ${error.words}`;
+      ctx.log('error', 'libxl_aoutils.c:347:datacopier_writable', undefined, line);
+      throw new LibxlError(Rc.FAIL, line);
+    });
     ctx.xcLog(`xc: info: Saving domain ${domid}, type x86 PV`, 'info');
     const suspended = await suspendGuest(ctx, domid, () => {
       responded = true;

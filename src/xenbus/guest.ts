@@ -47,13 +47,14 @@ export class Guest {
   readonly #uptime: () => number;
   readonly #console: (text: string) => void;
   readonly #resumed = waitQueue('HYPERVISOR_suspend');
+  /** When its clock was at 0: from when it first runs. */
+  #bootMs = 0;
   #started = false;
   #stopping = false;
   #suspended = false;
 
   constructor({ domain, hypervisor, sched, clock, store, console, saved }: GuestOptions) {
-    const boot = clock.now() - (saved?.uptimeMs ?? 0);
-    this.#uptime = () => clock.now() - boot;
+    this.#uptime = () => clock.now() - this.#bootMs;
     this.#saved = saved;
     this.#console = console;
     const printk = new Printk(this.#uptime);
@@ -82,6 +83,7 @@ export class Guest {
     if (yes && this.#suspended) this.kernel.sched.wakeAll(this.#resumed);
     if (!yes || this.#started) return;
     this.#started = true;
+    this.#bootMs = this.kernel.clock.now() - (this.#saved?.uptimeMs ?? 0);
     this.kernel.connect(this.#store);
     const { cmdline } = this.#domain;
     if (this.#saved) {
