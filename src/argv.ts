@@ -275,7 +275,8 @@ function getopt(spec: CommandSpec, argv: readonly string[]): Getopt {
   const words = [...argv];
 
   const set = (name: string, flag: FlagSpec, value: string | true) => {
-    values.set(name, flag.multiple ? [...(values.get(name) ?? []), value] : [value]);
+    // How often an option without a value was given is the command's to count.
+    values.set(name, flag.multiple || value === true ? [...(values.get(name) ?? []), value] : [value]);
   };
 
   // create steps over its file before it looks for options.

@@ -302,7 +302,7 @@ describe('options of a command', () => {
     ['list --lon 0', run('list', '--long', '--', '0')],
     ['list -- -l', run('list', '--', '-l')],
     ["list ''", run('list', '--', '')],
-    ['shutdown -w -w pv', run('shutdown', '--wait', '--', 'pv')],
+    ['shutdown -w -w pv', run('shutdown', '--wait', '--wait', '--', 'pv')],
     ['create -qp a.cfg', run('create', '--quiet', '--paused', '--', 'a.cfg')],
     ['create -fa.cfg', run('create', '--defconfig=a.cfg', '--')],
     ['create -nf a.cfg', run('create', '--dryrun', '--defconfig=a.cfg', '--')],
