@@ -1,8 +1,8 @@
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../argv.js';
-import { readOptions, runBatch, runScreen } from '../xentop.js';
+import { readOptions, runScreen } from '../xentop.js';
 import { withSession, XlCommand } from '../xl.js';
-import { terminalOrComplaint } from './top.js';
+import { printBatch, terminalOrComplaint, topFlags } from './top.js';
 
 /** A program of its own on a real host, which `xl top` starts there. */
 export default class Xentop extends XlCommand {
@@ -15,14 +15,7 @@ export default class Xentop extends XlCommand {
   ];
   static override flags = {
     version: Flags.boolean({ char: 'V', default: false, description: 'print the version' }),
-    delay: Flags.string({ char: 'd', helpValue: 'SECONDS', description: 'time from one sample to the next (default 3)' }),
-    networks: Flags.boolean({ char: 'n', default: false, description: 'print the vifs of each domain' }),
-    vbds: Flags.boolean({ char: 'x', default: false, description: 'print the vbds of each domain' }),
-    'repeat-header': Flags.boolean({ char: 'r', default: false, description: 'print the header above each domain' }),
-    vcpus: Flags.boolean({ char: 'v', default: false, description: 'print the vcpus of each domain' }),
-    batch: Flags.boolean({ char: 'b', default: false, description: 'print lines, without a screen and keys' }),
-    iterations: Flags.string({ char: 'i', helpValue: 'NUMBER', description: 'end after so many samples' }),
-    'full-name': Flags.boolean({ char: 'f', default: false, description: 'print names as long as they are' }),
+    ...topFlags,
   };
   static override xl: XlLayout = { usage: '[options]', getopt: 'own' };
 
@@ -36,11 +29,7 @@ export default class Xentop extends XlCommand {
       return;
     }
     const { options } = asked;
-    if (options.batch) {
-      // In batch mode a signal is the ordinary end.
-      for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(0));
-      return withSession(this, flags, ({ ctx }) => runBatch(ctx, options, (text) => process.stdout.write(text)));
-    }
+    if (options.batch) return printBatch(this, flags, options);
     const terminal = terminalOrComplaint();
     if (!terminal) {
       process.exitCode = 1;

@@ -24,8 +24,12 @@ export interface HostInfo {
 
 export async function hostInfo(ctx: Ctx): Promise<HostInfo> {
   const [{ machine }, { totalKb, freeKb }] = await Promise.all([ctx.xc.call('dom0.machine', {}), ctx.xc.call('xc.physinfo', {})]);
-  const scheduler = machine.xenScheduler;
-  return { machine, totalMb: mbOf(totalKb), freeMb: mbOf(freeKb), claimedMb: 0, freeCpus: 0, scheduler };
+  const [{ cpus: free }, pool] = await Promise.all([
+    ctx.xc.call('xc.cpupool_freeinfo', {}),
+    ctx.xc.call('xc.cpupool_getinfo', { poolId: 0 }),
+  ]);
+  const scheduler = pool?.sched ?? machine.xenScheduler;
+  return { machine, totalMb: mbOf(totalKb), freeMb: mbOf(freeKb), claimedMb: 0, freeCpus: free.length, scheduler };
 }
 
 /** The NUMA nodes, by number. */

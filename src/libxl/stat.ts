@@ -5,7 +5,7 @@
  * on its way out, and is left out.
  */
 import { xenVersion } from '../xenbus/machine.js';
-import type { BackendDevice, DomInfo } from '../xenbus/privcmd.js';
+import { type BackendDevice, type DomInfo, PrivcmdError } from '../xenbus/privcmd.js';
 import type { Ctx } from './ctx.js';
 import { domidToName, listDomains } from './domain.js';
 
@@ -73,7 +73,7 @@ export async function nodeStat(ctx: Ctx): Promise<NodeStat> {
   const domains: DomainStat[] = [];
   for (const info of infos) {
     const name = await domidToName(ctx, info.domid);
-    if (name !== undefined) domains.push(domainStat(info, name, backends));
+    if (name !== undefined) domains.push(domainStat(info, name, await vcpusOf(ctx, info), backends));
   }
   return { at, version: xenVersion(machine), cpuKhz: machine.cpuKhz, nrCpus, totalKb, freeKb, domains };
 }
@@ -81,20 +81,25 @@ export async function nodeStat(ctx: Ctx): Promise<NodeStat> {
 const nothing: NetCounters = { bytes: 0, packets: 0, errors: 0, dropped: 0 };
 const noRequests = { outOfRequests: 0, reads: 0, writes: 0, readSectors: 0, writeSectors: 0 };
 
-function domainStat(info: DomInfo, name: string, backends: readonly BackendDevice[]): DomainStat {
+function domainStat(info: DomInfo, name: string, vcpus: readonly VcpuStat[], backends: readonly BackendDevice[]): DomainStat {
   const { domid } = info;
   const ours = (type: BackendDevice['type']) => backends.filter((each) => each.type === type && each.domid === domid);
   return {
     domid,
     name,
     info,
-    vcpus: vcpusOf(info),
+    vcpus,
     nets: ours('vif').map(({ devid }) => ({ devid, rx: nothing, tx: nothing })),
     vbds: ours('vbd').map(({ devid, counts }) => ({ devid, counters: counts ? noRequests : null })),
   };
 }
 
-/** Whatever a modelled kernel does, its first vcpu does it. */
-function vcpusOf({ maxVcpus, onlineVcpus, cpuTime }: DomInfo): VcpuStat[] {
-  return Array.from({ length: maxVcpus }, (_, vcpu) => ({ online: vcpu < onlineVcpus, time: vcpu === 0 ? cpuTime : 0 }));
+/** The vcpus of a domain; one that is gone meanwhile has none. */
+async function vcpusOf(ctx: Ctx, { domid, maxVcpus }: DomInfo): Promise<VcpuStat[]> {
+  const ids = Array.from({ length: maxVcpus }, (_, vcpu) => vcpu);
+  const infos = await Promise.all(ids.map((vcpu) => ctx.xc.call('xc.vcpu_getinfo', { domid, vcpu }))).catch((error: unknown) => {
+    if (error instanceof PrivcmdError) return [];
+    throw error;
+  });
+  return infos.map(({ online, cpuTime }) => ({ online, time: cpuTime }));
 }

@@ -101,6 +101,13 @@ export async function domainSuspend(ctx: Ctx, domid: number, write: WriteBytes, 
   }
 }
 
+/** Suspends a domain where it is (libxl_domain_suspend_only, which came after 4.17): it keeps its memory and its devices. */
+export async function domainSuspendOnly(ctx: Ctx, domid: number): Promise<void> {
+  await checkType(ctx, domid);
+  const rc = await suspendGuest(ctx, domid, () => undefined);
+  if (rc !== 0) throw new LibxlError(rc, `domain ${domid} was not suspended`);
+}
+
 /** What a save says of the frames of a domain. There are none to send here, so they are all there at once. */
 function reportFrames(report: ReturnType<typeof progressOf>, frames: number): void {
   for (let sent = 0; sent < frames; sent += reportPages) report('Frames', sent, frames);

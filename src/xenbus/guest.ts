@@ -22,6 +22,8 @@ import type { StorePort } from './transport.js';
 import { ShutdownReason } from './xenbus.js';
 import { XsError } from './xs-wire.js';
 
+/** What the kernel of the recordings could not give back: of 128 MiB it kept so much, whatever its target. */
+const keptKb = 77 * 1024;
 /** Event channels that the interrupts of many vcpus leave for devices: those vcpus that find none stay offline. */
 const devicePorts = 256;
 
@@ -140,7 +142,7 @@ export class Guest {
     const { domid } = this.#domain;
     const memory = {
       current: () => this.#domain.currentKb,
-      change: (kb: number) => this.#hypervisor.setReservation(domid, kb),
+      change: (kb: number) => this.#hypervisor.setReservation(domid, Math.max(kb, Math.min(keptKb, this.#domain.currentKb))),
     };
     const options = { memory, suspend: () => this.#suspend(), isRestored };
     yield* watchControl(this.kernel, this.#bus.watches, (_request, reason) => this.stop(reason), options);
