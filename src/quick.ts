@@ -2,7 +2,7 @@
  * The commands that scripts call in loops, without oclif: the argv layer has read their words already, and oclif would
  * take longer to load than they take to run. Their classes under commands/ say what words there are, and do the same.
  *
- * What is rare is left to those classes: no dom0 that runs, another store, a listing of whole configurations.
+ * What is rare is left to those classes: no dom0 that runs, another store, an xl.conf, a listing of whole configurations.
  */
 import { domid, domidOf, domname } from './quick/domid.js';
 import { list } from './quick/list.js';
@@ -35,7 +35,7 @@ const commands: Readonly<Record<string, (words: Words) => Promise<boolean>>> = {
 /** Runs the command if it is one of these. Answers with its exit code; undefined: nothing was done, and oclif is to do it. */
 export async function runQuick(id: string, argv: readonly string[]): Promise<number | undefined> {
   const command = Object.hasOwn(commands, id) ? commands[id] : undefined;
-  if (!command) return undefined;
+  if (!command || process.env['XEN_CONFIG_DIR']) return undefined;
   try {
     timeoutScaleOf(process.env);
     return (await command(read(argv))) ? 0 : undefined;

@@ -12,8 +12,17 @@ import { XlFailure } from './session.js';
 /** The processors of the host that is modelled, as in `xl info`. */
 const pcpus = 2;
 
-/** What xl.conf says; its complaints go to stderr, and what ends xl is thrown. */
-export async function readGlobalConfig(env: NodeJS.ProcessEnv): Promise<GlobalConfig> {
+let whole: Promise<GlobalConfig> | undefined;
+
+/**
+ * What xl.conf says. It is read once, before any command; its complaints go to stderr, and what ends xl is thrown.
+ */
+export function readGlobalConfig(env: NodeJS.ProcessEnv): Promise<GlobalConfig> {
+  whole ??= readFrom(env);
+  return whole;
+}
+
+async function readFrom(env: NodeJS.ProcessEnv): Promise<GlobalConfig> {
   const directory = env['XEN_CONFIG_DIR'];
   if (!directory) return globalDefaults;
   const file = path.join(directory, 'xl.conf');

@@ -29,6 +29,14 @@ export abstract class XlCommand extends Command {
     return (this.id ?? '').replaceAll(':', ' ');
   }
 
+  /** xl reads its own configuration before any command, and ends there when it cannot be parsed. */
+  protected override async init(): Promise<void> {
+    await super.init();
+    if (!process.env['XEN_CONFIG_DIR']) return;
+    const { readGlobalConfig } = await import('./xl-conf.js');
+    await readGlobalConfig(process.env);
+  }
+
   /** A refusal or a failed operation ends with its exit code and without a stack; anything else is a bug and has one. */
   protected override async catch(error: Error): Promise<void> {
     const failure = asFailure(error);

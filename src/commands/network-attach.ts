@@ -7,6 +7,7 @@ import { nicToJson } from '../libxl/json.js';
 import type { Nic } from '../libxl/nic.js';
 import { parseNicWords } from '../libxl/nic-spec.js';
 import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
+import { readGlobalConfig } from '../xl-conf.js';
 
 export default class NetworkAttach extends XlCommand {
   static override summary = 'Create a new virtual network device';
@@ -30,18 +31,20 @@ export default class NetworkAttach extends XlCommand {
     const [domain = '', ...words] = operandsOf(raw);
     if (flags.dryrun) {
       await checkDomain(this, flags, domain, byFindDomain);
-      return printDryRun('vif', nicToJson(nic(words)));
+      return printDryRun('vif', nicToJson(await nic(words)));
     }
     await withSession(this, flags, async ({ ctx }) => {
       const domid = await findDomain(ctx, domain);
-      await orComplain(nicAttach(ctx, domid, nic(words)), 'libxl_device_nic_add failed.', 1);
+      await orComplain(nicAttach(ctx, domid, await nic(words)), 'libxl_device_nic_add failed.', 1);
     });
   }
 }
 
-function nic(words: readonly string[]): Nic {
+/** The interface that the words describe, over what xl.conf has for every one. */
+async function nic(words: readonly string[]): Promise<Nic> {
+  const { nicDefaults } = await readGlobalConfig(process.env);
   const parsed = parseNicWords(words);
   for (const line of parsed.lines) process.stderr.write(`${line}\n`);
   if (parsed.status !== 'ok') throw new XlFailure(1);
-  return parsed.nic;
+  return { ...nicDefaults, ...parsed.nic };
 }
