@@ -2,7 +2,10 @@
  * What can be read about the commands outside of them: the man pages and the table of what this xl covers, made from
  * the table of commands that the argv layer works by. Pure; `npm run docs` writes the files.
  */
+
 import { type CommandSpec, commandUsage, hasLong, type Table, xlCommands } from './argv.js';
+import { knownKeys } from './libxl/lint.js';
+import { useless } from './libxl/unmodelled.js';
 
 function xls(table: Table): CommandSpec[] {
   return xlCommands.flatMap((name) => table.commands[name] ?? []);
@@ -40,7 +43,21 @@ Beside them there are, of our own:
 ${markdownTable(
   ['Command', 'What it does'],
   ours(table).map((spec) => [spec.id.replaceAll(':', ' '), spec.summary ?? '']),
-)}`;
+)}
+## Keys of xl.cfg
+
+All ${knownKeys.size} keys that xl of 4.17 looks up are read, for PV, PVH and HVM guests, with its checks and complaints, and a dry run
+prints what xl prints. Of these nothing follows when a domain is made, or none is made with them:
+
+${markdownTable(
+  ['Key', 'What'],
+  [...knownKeys].flatMap((key) => {
+    const why = useless(key);
+    return why === undefined ? [] : [[key, why.replace(`'${key}' is `, '')]];
+  }),
+)}
+Keys that only HVM and PVH guests have are read and checked; such guests are refused, as on a host without VMX and SVM.
+`;
 }
 
 /** A table in the form that the formatter leaves alone. */

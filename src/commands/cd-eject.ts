@@ -15,7 +15,11 @@ export default class CdEject extends XlCommand {
     // xl takes -N before it, and does the same as without.
     dryrun: Flags.boolean({ hidden: true, default: false, description: 'no effect' }),
   };
-  static override xl: XlLayout = { usage: '<Domain> <VirtualDevice>', modifies: true };
+  static override xl: XlLayout = {
+    notModelled: 'CD drives, which HVM guests have: it says so',
+    usage: '<Domain> <VirtualDevice>',
+    modifies: true,
+  };
 
   async run(): Promise<void> {
     const { args, flags } = await this.parse(CdEject);

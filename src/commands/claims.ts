@@ -10,7 +10,7 @@ export default class Claims extends XlCommand {
   static override summary = 'List outstanding claim information about all domains';
   static override examples = ['<%= config.bin %> claims', '<%= config.bin %> claims --json'];
   static override flags = { json: Flags.boolean({ default: false, description: 'print JSON' }) };
-  static override xl: XlLayout = { usage: '', options: ' ' };
+  static override xl: XlLayout = { notModelled: 'claims: a domain gets its memory at once', usage: '', options: ' ' };
 
   async run(): Promise<void> {
     const { flags } = await this.parse(Claims);

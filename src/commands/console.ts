@@ -15,6 +15,7 @@ export default class Console extends XlCommand {
     number: Flags.string({ char: 'n', helpValue: 'NUMBER', description: 'which console' }),
   };
   static override xl: XlLayout = {
+    notModelled: 'a login: the console shows what the kernel prints',
     usage: `[options] <Domain>
 -t <type>       console type, pv , serial or vuart
 -n <number>     console number`,

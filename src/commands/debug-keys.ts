@@ -9,7 +9,11 @@ export default class DebugKeys extends XlCommand {
   static override args = {
     keys: Args.string({ required: true, ignoreStdin: true, description: 'one letter each; h lists them' }),
   };
-  static override xl: XlLayout = { usage: '<Keys>', modifies: true };
+  static override xl: XlLayout = {
+    notModelled: 'keys about what is not modelled, which say so',
+    usage: '<Keys>',
+    modifies: true,
+  };
 
   async run(): Promise<void> {
     const { args, flags } = await this.parse(DebugKeys);

@@ -18,6 +18,7 @@ export default class Devd extends XlCommand {
     pidfile: Flags.string({ char: 'p', helpValue: 'FILE', description: "write the daemon's pid there" }),
   };
   static override xl: XlLayout = {
+    notModelled: 'back ends in qemu',
     usage: '[options]',
     modifies: true,
     options: `-F                      Stay in the foreground.

@@ -10,6 +10,7 @@ export default class Dmesg extends XlCommand {
     clear: Flags.boolean({ char: 'c', default: false, description: 'empty the buffer after printing it' }),
   };
   static override xl: XlLayout = {
+    notModelled: 'what Xen prints: the text is that of the model',
     usage: '[-c]',
     options: '  -c                        Empty the buffer, too',
     silentLong: 'clear',

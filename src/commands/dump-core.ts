@@ -11,7 +11,11 @@ export default class DumpCore extends XlCommand {
     domain: Args.string({ required: true, ignoreStdin: true, description: 'name or domid' }),
     filename: Args.string({ required: true, ignoreStdin: true, description: 'where the core goes' }),
   };
-  static override xl: XlLayout = { usage: '<Domain> <filename>', modifies: true };
+  static override xl: XlLayout = {
+    notModelled: 'the contents of memory: the core has the headers and the notes',
+    usage: '<Domain> <filename>',
+    modifies: true,
+  };
 
   async run(): Promise<void> {
     const { args, flags } = await this.parse(DumpCore);

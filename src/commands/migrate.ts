@@ -40,6 +40,7 @@ export default class Migrate extends XlCommand {
     'preserve-domid': Flags.boolean({ char: 'D', default: false, description: 'ask for the same domid over there' }),
   };
   static override xl: XlLayout = {
+    notModelled: 'the contents of memory, and so its rounds: the guest is stopped and goes on',
     usage: '[options] <Domain> <host>',
     modifies: true,
     options: `-h              Print this help.

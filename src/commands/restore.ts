@@ -25,6 +25,7 @@ export default class Restore extends XlCommand {
     'vncviewer-autopass': Flags.boolean({ char: 'A', default: false, description: 'the same' }),
   };
   static override xl: XlLayout = {
+    notModelled: 'the contents of memory: a guest goes on as the model that it was',
     usage: '[options] [<ConfigFile>] <CheckpointFile>',
     modifies: true,
     surplus: 'help',

@@ -23,6 +23,7 @@ export default class Save extends XlCommand {
     'preserve-domid': Flags.boolean({ char: 'D', default: false, description: 'save the domid too' }),
   };
   static override xl: XlLayout = {
+    notModelled: 'the contents of memory: what is kept is in docs/saved-domains.md',
     usage: '[options] <Domain> <CheckpointFile> [<ConfigFile>]',
     modifies: true,
     surplus: 'help',

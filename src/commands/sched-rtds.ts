@@ -20,6 +20,7 @@ export default class SchedRtds extends XlCommand {
     c: Flags.boolean({ char: 'c', default: false, description: 'no effect' }),
   };
   static override xl: XlLayout = {
+    notModelled: 'the scheduler, which Debian builds Xen without: it says so',
     usage: '[-d <Domain> [-v[=VCPUID/all]] [-p[=PERIOD]] [-b[=BUDGET]] [-e[=Extratime]]]',
     modifies: true,
     options: `-d DOMAIN, --domain=DOMAIN     The domain

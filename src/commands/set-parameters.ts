@@ -10,7 +10,7 @@ export default class SetParameters extends XlCommand {
   static override args = {
     params: Args.string({ required: true, ignoreStdin: true, description: 'as on the command line of Xen' }),
   };
-  static override xl: XlLayout = { usage: '<Params>', modifies: true };
+  static override xl: XlLayout = { notModelled: 'what depends on a parameter', usage: '<Params>', modifies: true };
 
   async run(): Promise<void> {
     const { args, flags } = await this.parse(SetParameters);

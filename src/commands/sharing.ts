@@ -20,7 +20,7 @@ export default class SharingCommand extends XlCommand {
   static override examples = ['<%= config.bin %> sharing', '<%= config.bin %> sharing --json web'];
   static override args = { domain: Args.string({ ignoreStdin: true, description: 'name or domid' }) };
   static override flags = { json: Flags.boolean({ default: false, description: 'print JSON' }) };
-  static override xl: XlLayout = { usage: '[Domain]', surplus: 'help', options: '' };
+  static override xl: XlLayout = { notModelled: 'shared pages: there are none', usage: '[Domain]', surplus: 'help', options: '' };
 
   async run(): Promise<void> {
     const { args, flags } = await this.parse(SharingCommand);

@@ -12,7 +12,11 @@ export default class UsbctrlAttach extends XlCommand {
     domain: Args.string({ required: true, ignoreStdin: true, description: 'name or domid' }),
     spec: Args.string({ multiple: true, ignoreStdin: true, description: 'type=..., version=..., ports=...' }),
   };
-  static override xl: XlLayout = { usage: '<Domain> [type=pv] [version=<version>] [ports=<number>]', modifies: true };
+  static override xl: XlLayout = {
+    notModelled: 'a back end: libxl gives up after ten seconds, as on a host that has none',
+    usage: '<Domain> [type=pv] [version=<version>] [ports=<number>]',
+    modifies: true,
+  };
 
   async run(): Promise<void> {
     const { raw, flags } = await this.parse(UsbctrlAttach);

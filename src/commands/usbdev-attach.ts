@@ -13,6 +13,7 @@ export default class UsbdevAttach extends XlCommand {
     spec: Args.string({ required: true, multiple: true, ignoreStdin: true, description: 'key=value' }),
   };
   static override xl: XlLayout = {
+    notModelled: 'USB devices of the host: there are none',
     usage: '<Domain> hostbus=<busnum> hostaddr=<devnum> [controller=<DevId> [port=<port>]]',
     modifies: true,
   };

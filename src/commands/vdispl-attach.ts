@@ -17,6 +17,7 @@ export default class VdisplAttach extends XlCommand {
     dryrun: Flags.boolean({ hidden: true, default: false, description: 'print the display and stop' }),
   };
   static override xl: XlLayout = {
+    notModelled: 'a back end: libxl gives up after ten seconds, as on a host that has none',
     usage: "<Domain> [backend=<BackDomain>] [be-alloc=<BackAlloc>] [connectors='<Connectors>']",
     modifies: true,
     options: `    BackAlloc  - 1: the backend has the buffers of the display

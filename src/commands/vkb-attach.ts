@@ -16,7 +16,11 @@ export default class VkbAttach extends XlCommand {
   static override flags = {
     dryrun: Flags.boolean({ hidden: true, default: false, description: 'print the keyboard and stop' }),
   };
-  static override xl: XlLayout = { usage: '<Domain> <vkb-spec-component(s)>...', modifies: true };
+  static override xl: XlLayout = {
+    notModelled: 'a back end: the nodes are written, and nobody answers',
+    usage: '<Domain> <vkb-spec-component(s)>...',
+    modifies: true,
+  };
 
   async run(): Promise<void> {
     const { raw, flags } = await this.parse(VkbAttach);

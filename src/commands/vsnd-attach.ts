@@ -17,7 +17,11 @@ export default class VsndAttach extends XlCommand {
   static override flags = {
     dryrun: Flags.boolean({ hidden: true, default: false, description: 'print the card and stop' }),
   };
-  static override xl: XlLayout = { usage: '<Domain> <vsnd-spec-component(s)>...', modifies: true };
+  static override xl: XlLayout = {
+    notModelled: 'a back end: libxl gives up after ten seconds, as on a host that has none',
+    usage: '<Domain> <vsnd-spec-component(s)>...',
+    modifies: true,
+  };
 
   async run(): Promise<void> {
     const { raw, flags } = await this.parse(VsndAttach);

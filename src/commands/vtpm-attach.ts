@@ -16,7 +16,11 @@ export default class VtpmAttach extends XlCommand {
   static override flags = {
     dryrun: Flags.boolean({ hidden: true, default: false, description: 'print the TPM and stop' }),
   };
-  static override xl: XlLayout = { usage: '<Domain> [uuid=<uuid>] [backend=<BackDomain>]', modifies: true };
+  static override xl: XlLayout = {
+    notModelled: 'a back end: libxl gives up after ten seconds, as on a host that has none',
+    usage: '<Domain> [uuid=<uuid>] [backend=<BackDomain>]',
+    modifies: true,
+  };
 
   async run(): Promise<void> {
     const { raw, flags } = await this.parse(VtpmAttach);
