@@ -7,6 +7,7 @@
 import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import type { Table } from '../../src/argv.js';
+import { declined } from '../../src/declined.js';
 import { SystemClock } from '../../src/xenbus/clock.js';
 import { fuzzXl, inputOf } from './xl.js';
 
@@ -16,7 +17,7 @@ const progressEveryMs = 5_000;
 const { values } = parseArgs({ options: { inputs: { type: 'string' }, seed: { type: 'string' }, input: { type: 'string' } } });
 const seed = Number(values.seed ?? 1);
 const inputs = Number(values.inputs ?? 1_000_000);
-const table: Table = { ...JSON.parse(readFileSync('oclif.manifest.json', 'utf8')), topics: {} };
+const table: Table = { ...JSON.parse(readFileSync('oclif.manifest.json', 'utf8')), declined, topics: {} };
 
 if (values.input !== undefined) {
   process.stdout.write(`${JSON.stringify(inputOf(seed, Number(values.input), table))}\n`);

@@ -1,10 +1,11 @@
 /** The fuzzer of configs and command lines, a little of it. By hand: `npm run fuzz:xl`. */
 import { readFileSync } from 'node:fs';
 import type { Table } from '../../src/argv.js';
+import { declined } from '../../src/declined.js';
 import { fuzzXl, inputOf } from './xl.js';
 
 const manifest = readFileSync(new URL('../../oclif.manifest.json', import.meta.url), 'utf8');
-const table: Table = { ...JSON.parse(manifest), topics: {} };
+const table: Table = { ...JSON.parse(manifest), declined, topics: {} };
 
 test.each([1, 2, 3])('seed %i: no text that a user can write breaks a parser', (seed) => {
   const { failure, ...done } = fuzzXl({ seed, inputs: 8_000, table });

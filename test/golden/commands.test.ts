@@ -13,7 +13,7 @@
  *
  * prints which recordings match and which differ, with a diff (`-` theirs, `+` ours). Without GOLDEN_SETUP a recording is
  * tried on a dom0 alone, with `pv` running, created paused and paused, and the least difference counts. GOLDEN_DOMID is the
- * domid that `pv` gets. Config files are looked up in DIR, in DIR/cfg and in DIR/../cfg.
+ * domid that `pv` gets. `xl top -b` is not among the recordings: a real xl refuses xentop's options, and ours takes them. Config files are looked up in DIR, in DIR/cfg and in DIR/../cfg.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';

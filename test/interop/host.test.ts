@@ -69,7 +69,10 @@ test('what is printed for eyes and ears: help, warnings, a terminal that is none
     stderr: 'WARNING: "button-press" is deprecated. Please use "trigger"\n\'xl button-press\' requires at least 2 arguments.\n\n',
     exitCode: 2,
   });
-  expect(await l.xl('top', '-b')).toEqual({ stdout: '', stderr: "option `b' not supported.\n", exitCode: 2 });
+  expect(await l.xl('top', '-Q')).toEqual({ stdout: '', stderr: "option `Q' not supported.\n", exitCode: 2 });
+  const table = (await l.xl('top', '-bvi1')).stdout;
+  expect(table.split('\n')[0]).toMatch(/^ {6}NAME {2}STATE /);
+  expect(table).toMatch(/\n {2}Domain-0 -----r .*\nVCPUs\(sec\): {3}0: +\ds {2}1: +\ds\n/);
   l.env['TERM'] = '';
   expect(await l.xl('top')).toEqual({ stdout: '', stderr: 'Error opening terminal: unknown.\n', exitCode: 0 });
   expect(await l.xl('xentop')).toMatchObject({ stderr: 'Error opening terminal: unknown.\n', exitCode: 1 });
