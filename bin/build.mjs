@@ -58,7 +58,7 @@ const commandFiles = readdirSync(join(src, 'commands'), { recursive: true }).fil
 await Promise.all([
   esbuild({
     ...common,
-    entryPoints: [join(src, 'argv.ts'), join(src, 'quick.ts')],
+    entryPoints: [join(src, 'cli/argv.ts'), join(src, 'cli/quick.ts')],
     format: 'cjs',
     outExtension: { '.js': '.cjs' },
     plugins: [versionWrittenIn, laterImportsOutside],
@@ -66,7 +66,8 @@ await Promise.all([
   esbuild({
     ...common,
     entryPoints: [
-      ...['xl', 'dom0d'].map((name) => ({ in: join(src, `${name}.ts`), out: name })),
+      { in: join(src, 'cli/xl-command.ts'), out: 'xl' },
+      { in: join(src, 'dom0d.ts'), out: 'dom0d' },
       { in: join(src, 'explore/worker.ts'), out: 'worker' },
       ...commandFiles.map((file) => ({ in: join(src, 'commands', file), out: `commands/${file.slice(0, -'.ts'.length)}` })),
     ],
@@ -90,7 +91,7 @@ const table = Object.fromEntries(
     { id, summary, description, examples, hidden, flags, args, xl },
   ]),
 );
-const { declined } = await import('../dist/declined.js');
+const { declined } = await import('../dist/cli/declined.js');
 writeFileSync(join(root, 'dist/bundle/table.json'), JSON.stringify({ commands: table, declined, topics: oclif.topics }));
 const manifest = `${JSON.stringify({ ...plugin.manifest, commands }, null, 2)}\n`;
 if (process.argv.includes('--check')) {

@@ -22,7 +22,7 @@ import {
 import { appendFile, open } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { parseTimeoutScale } from './argv.js';
+import { parseTimeoutScale } from './cli/argv.js';
 import { type Ctx, LogLevel, logLine } from './libxl/ctx.js';
 import { systemHost } from './libxl/hotplug.js';
 import { startMonitor } from './libxl/monitor.js';

@@ -25,29 +25,7 @@ const levels: Record<string, readonly string[]> = {
   ),
   'xenbus 2': xenbus('xs-client', 'fault', 'guest', 'xenconsoled'),
   'xenbus 3': xenbus('dom0', 'server', 'guest-sockets', 'privcmd-server', 'privcmd-client', 'run-dir'),
-  'command line': [
-    'argv',
-    'declined',
-    'xl',
-    'session',
-    'progress',
-    'completion',
-    'manual',
-    'launch',
-    'quick',
-    'device-command',
-    'xl-conf',
-    'xl-cpus',
-    'xl-console',
-    'xl-domain',
-    'xl-migrate',
-    'xl-save',
-    'version',
-    'xenstore-text',
-    'xenstore-tool',
-    'xentop',
-    'screen',
-  ],
+  'command line': ['version'],
   library: ['xenstore'],
   root: ['dom0d'],
 };
@@ -59,7 +37,7 @@ function levelOf(module: string): string {
     return 'explored world';
   if (module.startsWith('explore/')) return 'explore';
   if (module.startsWith('libxl/')) return 'libxl';
-  if (module.startsWith('commands/') || module.startsWith('quick/')) return 'command line';
+  if (module.startsWith('commands/') || module.startsWith('cli/')) return 'command line';
   return `unknown (${module})`;
 }
 
@@ -83,7 +61,7 @@ const mayImport: Record<string, (module: string, level: string) => boolean> = {
 
 /** Libraries from outside, and the machine's own modules, by who may use them. */
 const outside: Record<string, (module: string) => boolean> = {
-  execa: (module) => ['libxl/hotplug', 'xl', 'dom0d'].includes(module),
+  execa: (module) => ['libxl/hotplug', 'cli/launch', 'dom0d'].includes(module),
   '@oclif/core': (module) => ['command line'].includes(levelOf(module)),
   chalk: (module) => levelOf(module) === 'command line',
   ora: (module) => levelOf(module) === 'command line',

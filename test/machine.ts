@@ -13,7 +13,7 @@ import { Dom0, type Dom0Options } from '../src/xenbus/dom0.js';
 import type { Uevent } from '../src/xenbus/kernel/bus.js';
 import type { Observer } from '../src/xenbus/kernel/kernel.js';
 import type { KTask } from '../src/xenbus/kernel/sched.js';
-import type { PrivcmdOp, PrivcmdOps, WatchThread, Xc } from '../src/xenbus/privcmd.js';
+import { listPageMax, type PrivcmdOp, type PrivcmdOps, type WatchThread, type Xc } from '../src/xenbus/privcmd.js';
 import type { TraceLine } from '../src/xenbus/trace.js';
 import { linkTransport, type Who } from '../src/xenbus/transport.js';
 import { type Xs, xsClient } from '../src/xenbus/xs-client.js';
@@ -202,7 +202,14 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     return found;
   }
 
-  const threads = () => dom0.handlers['dom0.mtwatch']({}) as readonly WatchThread[];
+  const threads = () => {
+    const all: WatchThread[] = [];
+    for (;;) {
+      const page = dom0.handlers['dom0.mtwatch']({ from: all.length }) as readonly WatchThread[];
+      all.push(...page);
+      if (page.length < listPageMax) return all;
+    }
+  };
   await settle();
   const openXenbus = () => xsClient(linkTransport(dom0.xenbus, { domid: 0, who: 'client' }));
   return { dom0, clock, ctx, trace, lines, log, uevents, connect, openXenbus, run, settle, files, threads, store };

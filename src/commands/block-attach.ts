@@ -1,11 +1,11 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
-import { byQualifier, checkDomain, operandsOf, orComplain, printDryRun } from '../device-command.js';
+import type { XlLayout } from '../cli/argv.js';
+import { byQualifier, checkDomain, operandsOf, orComplain, printDryRun } from '../cli/device-command.js';
+import { withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { diskAttach } from '../libxl/attach.js';
 import { parseDiskSpec } from '../libxl/disk-spec.js';
 import { diskToJson } from '../libxl/json.js';
-import { withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class BlockAttach extends XlCommand {
   static override summary = 'Create a new virtual block device';

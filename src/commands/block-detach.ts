@@ -1,10 +1,10 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
-import { orComplain } from '../device-command.js';
+import type { XlLayout } from '../cli/argv.js';
+import { orComplain } from '../cli/device-command.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { deviceRemove } from '../libxl/device.js';
 import { findDisk, listedDiskDevice } from '../libxl/device-list.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class BlockDetach extends XlCommand {
   static override summary = "Destroy a domain's virtual block device";

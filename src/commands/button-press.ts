@@ -1,7 +1,7 @@
 import * as Args from '@oclif/core/args';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { findDomain, ignoringFailure, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { sendTrigger } from '../libxl/info.js';
-import { findDomain, ignoringFailure, withSession, XlCommand, XlFailure } from '../xl.js';
 
 const deprecated = 'WARNING: "button-press" is deprecated. Please use "trigger"\n';
 

@@ -1,8 +1,8 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { cdromInsert } from '../libxl/cdrom.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class CdInsert extends XlCommand {
   static override summary = "Insert a cdrom into a guest's cd drive";

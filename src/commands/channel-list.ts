@@ -1,9 +1,9 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
-import { byFindDomain, left, operandsOf, printListing } from '../device-command.js';
+import type { XlLayout } from '../cli/argv.js';
+import { byFindDomain, left, operandsOf, printListing } from '../cli/device-command.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { type ListedChannel, listChannels } from '../libxl/device-list.js';
-import { XlCommand } from '../xl.js';
 
 export default class ChannelList extends XlCommand {
   static override summary = 'List virtual channel devices for a domain';

@@ -1,9 +1,9 @@
 import { readFileSync } from 'node:fs';
 import * as Args from '@oclif/core/args';
-import type { Table } from '../argv.js';
-import { completionScript, shells } from '../completion.js';
-import { XlFailure } from '../session.js';
-import { tableFile, XlCommand } from '../xl.js';
+import type { Table } from '../cli/argv.js';
+import { completionScript, shells } from '../cli/completion.js';
+import { XlFailure } from '../cli/session.js';
+import { tableFile, XlCommand } from '../cli/xl-command.js';
 
 export default class Completion extends XlCommand {
   static override summary = 'Print a completion script for a shell';

@@ -1,13 +1,13 @@
 import { readFile } from 'node:fs/promises';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { configOptions, helpText, parseOrFail, printConfig } from '../cli/bring-up.js';
+import { noDomainInfo, say } from '../cli/save-file.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { bytesOfText, readGlobalConfig, systemWords } from '../cli/xl-conf.js';
 import { userdataName } from '../libxl/create.js';
 import { domainInfo } from '../libxl/domain.js';
 import { losslessText } from '../xenbus/xs-client.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
-import { bytesOfText, readGlobalConfig, systemWords } from '../xl-conf.js';
-import { configOptions, helpText, parseOrFail, printConfig } from '../xl-domain.js';
-import { noDomainInfo, say } from '../xl-save.js';
 import Create from './create.js';
 
 /** What is asked for, or how it ends before anything is done. */

@@ -1,10 +1,10 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { attachConsole, type ConsoleType } from '../cli/console.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { LibxlError } from '../libxl/ctx.js';
 import { checkType } from '../libxl/domain.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
-import { attachConsole, type ConsoleType } from '../xl-console.js';
 
 export default class Console extends XlCommand {
   static override summary = "Attach to domain's console";

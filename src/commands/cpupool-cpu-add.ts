@@ -1,10 +1,10 @@
 import * as Args from '@oclif/core/args';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { requireCpupool } from '../cli/cpus.js';
+import { withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { cpuList } from '../libxl/cpu-list.js';
 import { cpupoolCpus } from '../libxl/cpupool.js';
 import { LibxlError } from '../libxl/ctx.js';
-import { withSession, XlCommand, XlFailure } from '../xl.js';
-import { requireCpupool } from '../xl-cpus.js';
 
 export default class CpupoolCpuAdd extends XlCommand {
   static override summary = 'Adds a CPU to a CPU pool';

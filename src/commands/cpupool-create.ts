@@ -2,7 +2,8 @@ import { readFile, stat } from 'node:fs/promises';
 import { basename } from 'node:path';
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import { commandHelp, type XlLayout } from '../argv.js';
+import { commandHelp, type XlLayout } from '../cli/argv.js';
+import { withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { configText } from '../libxl/config.js';
 import { cpuList } from '../libxl/cpu-list.js';
 import { cpupoolCreate, nameToCpupool, schedulerNames } from '../libxl/cpupool.js';
@@ -19,7 +20,6 @@ import {
   hasKey,
   parseXlCfg,
 } from '../libxl/xl-cfg.js';
-import { withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class CpupoolCreate extends XlCommand {
   static override summary = 'Create a new CPU pool';

@@ -1,9 +1,9 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { printJson, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { type Cpupool, listCpupools } from '../libxl/cpupool.js';
 import { byteString } from '../xenbus/xs-client.js';
-import { printJson, withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class CpupoolList extends XlCommand {
   static override summary = 'List CPU pools on host';

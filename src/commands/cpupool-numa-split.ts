@@ -1,7 +1,7 @@
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { cpupoolCpus, cpupoolRename, listCpupools } from '../libxl/cpupool.js';
 import { LibxlError } from '../libxl/ctx.js';
-import { withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class CpupoolNumaSplit extends XlCommand {
   static override summary = 'Splits up the machine into one CPU pool per NUMA node';

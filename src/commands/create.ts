@@ -1,12 +1,12 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { bringUp, configOptions, parseOrFail, printConfig, readConfigFile, refuseUnmodelled } from '../cli/bring-up.js';
+import { withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { bytesOfText, readGlobalConfig, writeBytes } from '../cli/xl-conf.js';
 import { configText } from '../libxl/config.js';
 import { LibxlError, Rc } from '../libxl/ctx.js';
 import { type Finding, lintConfig } from '../libxl/lint.js';
-import { withSession, XlCommand, XlFailure } from '../xl.js';
-import { bytesOfText, readGlobalConfig, writeBytes } from '../xl-conf.js';
-import { bringUp, configOptions, parseOrFail, printConfig, readConfigFile, refuseUnmodelled } from '../xl-domain.js';
 
 export default class Create extends XlCommand {
   static override summary = 'Create a domain from config file <filename>';

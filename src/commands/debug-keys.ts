@@ -1,7 +1,7 @@
 import * as Args from '@oclif/core/args';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { withSession, XlCommand } from '../cli/xl-command.js';
 import { sendDebugKeys } from '../libxl/info.js';
-import { withSession, XlCommand } from '../xl.js';
 
 export default class DebugKeys extends XlCommand {
   static override summary = 'Send debug keys to Xen';

@@ -1,9 +1,9 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { LibxlError } from '../libxl/ctx.js';
 import { domainDestroy } from '../libxl/destroy.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class Destroy extends XlCommand {
   static override summary = 'Terminate a domain immediately';

@@ -3,9 +3,9 @@ import { closeSync, existsSync, openSync, renameSync, writeSync } from 'node:fs'
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { withDom0, withSession, XlCommand } from '../cli/xl-command.js';
 import { deviceEventsHandler } from '../libxl/devd.js';
-import { withDom0, withSession, XlCommand } from '../xl.js';
 
 /** Older logs that are kept, as libxl keeps them. */
 const logsKeptMax = 10;

@@ -1,7 +1,7 @@
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { withSession, XlCommand } from '../cli/xl-command.js';
 import { readXenConsole } from '../libxl/info.js';
-import { withSession, XlCommand } from '../xl.js';
 
 export default class Dmesg extends XlCommand {
   static override summary = 'Read and/or clear dmesg buffer';

@@ -1,8 +1,8 @@
 import * as Args from '@oclif/core/args';
-import type { XlLayout } from '../argv.js';
-import { domid } from '../quick/domid.js';
-import { withSession } from '../session.js';
-import { XlCommand } from '../xl.js';
+import type { XlLayout } from '../cli/argv.js';
+import { domid } from '../cli/quick/domid.js';
+import { withSession } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 
 export default class Domid extends XlCommand {
   static override summary = 'Convert a domain name to domain id';

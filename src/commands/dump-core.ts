@@ -1,8 +1,8 @@
 import * as Args from '@oclif/core/args';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { domainCoreDump } from '../libxl/core-dump.js';
 import { LibxlError } from '../libxl/ctx.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class DumpCore extends XlCommand {
   static override summary = 'Core dump a domain';

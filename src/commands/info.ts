@@ -1,9 +1,9 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { printJson, withSession, XlCommand } from '../cli/xl-command.js';
 import { type HostInfo, hostInfo, numaInfo } from '../libxl/info.js';
 import { cpuPlaces, virtCapNames, xenVersion } from '../xenbus/machine.js';
-import { printJson, withSession, XlCommand } from '../xl.js';
 
 export default class Info extends XlCommand {
   static override summary = 'Get information about Xen host';

@@ -1,9 +1,9 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
-import { list } from '../quick/list.js';
-import { withSession } from '../session.js';
-import { XlCommand } from '../xl.js';
+import type { XlLayout } from '../cli/argv.js';
+import { list } from '../cli/quick/list.js';
+import { withSession } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 
 export default class List extends XlCommand {
   static override summary = 'List information about all/some domains';

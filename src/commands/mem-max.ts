@@ -1,8 +1,8 @@
 import * as Args from '@oclif/core/args';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { LibxlError } from '../libxl/ctx.js';
 import { domainSetMaxMem, parseMemSizeKb } from '../libxl/memory.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class MemMax extends XlCommand {
   static override summary = 'Set the maximum amount reservation for a domain';

@@ -1,13 +1,13 @@
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { bringUp, type LifeFlags, printConfig, refuseUnmodelledConfig } from '../cli/bring-up.js';
+import { expectMessage, giveUp, messages, type Peer, sendMessage } from '../cli/migration.js';
+import { configOf, readFrom, readHeader, say, writeTo } from '../cli/save-file.js';
+import { bareLog, type Session, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { type Ctx, LibxlError } from '../libxl/ctx.js';
 import { domainDestroy } from '../libxl/destroy.js';
 import { domainRename, domainUnpause } from '../libxl/domain.js';
 import { losslessText } from '../xenbus/xs-client.js';
-import { bareLog, type Session, withSession, XlCommand, XlFailure } from '../xl.js';
-import { bringUp, type LifeFlags, printConfig, refuseUnmodelledConfig } from '../xl-domain.js';
-import { expectMessage, giveUp, messages, type Peer, sendMessage } from '../xl-migrate.js';
-import { configOf, readFrom, readHeader, say, writeTo } from '../xl-save.js';
 
 const ackStream = 'migration ack stream';
 

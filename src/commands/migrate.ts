@@ -1,11 +1,6 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
-import { type Ctx, LibxlError, Rc } from '../libxl/ctx.js';
-import { domainDestroy } from '../libxl/destroy.js';
-import { domainRename } from '../libxl/domain.js';
-import { domainResume, domainSuspend } from '../libxl/suspend.js';
-import { findNamed, ignoringFailure, withSession, XlCommand, XlFailure } from '../xl.js';
+import type { XlLayout } from '../cli/argv.js';
 import {
   expectMessage,
   giveUp,
@@ -16,8 +11,13 @@ import {
   sendMessage,
   startTransport,
   type Transport,
-} from '../xl-migrate.js';
-import { configToSend, say, writeHeader } from '../xl-save.js';
+} from '../cli/migration.js';
+import { configToSend, say, writeHeader } from '../cli/save-file.js';
+import { findNamed, ignoringFailure, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { type Ctx, LibxlError, Rc } from '../libxl/ctx.js';
+import { domainDestroy } from '../libxl/destroy.js';
+import { domainRename } from '../libxl/domain.js';
+import { domainResume, domainSuspend } from '../libxl/suspend.js';
 
 export default class Migrate extends XlCommand {
   static override summary = 'Migrate a domain to another host';

@@ -1,13 +1,13 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
-import { byFindDomain, checkDomain, operandsOf, orComplain, printDryRun } from '../device-command.js';
+import type { XlLayout } from '../cli/argv.js';
+import { byFindDomain, checkDomain, operandsOf, orComplain, printDryRun } from '../cli/device-command.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { readGlobalConfig } from '../cli/xl-conf.js';
 import { nicAttach } from '../libxl/attach.js';
 import { nicToJson } from '../libxl/json.js';
 import type { Nic } from '../libxl/nic.js';
 import { parseNicWords } from '../libxl/nic-spec.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
-import { readGlobalConfig } from '../xl-conf.js';
 
 export default class NetworkAttach extends XlCommand {
   static override summary = 'Create a new virtual network device';

@@ -1,10 +1,10 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
-import { byFindDomain, left, operandsOf, printListing, right } from '../device-command.js';
+import type { XlLayout } from '../cli/argv.js';
+import { byFindDomain, left, operandsOf, printListing, right } from '../cli/device-command.js';
+import { XlCommand } from '../cli/xl-command.js';
 import type { Ctx } from '../libxl/ctx.js';
 import { listNics, type NicInfo, nicInfo } from '../libxl/device-list.js';
-import { XlCommand } from '../xl.js';
 
 export default class NetworkList extends XlCommand {
   static override summary = 'List virtual network interfaces for a domain';

@@ -1,4 +1,4 @@
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
 import { domainReboot } from '../libxl/domain.js';
 import Shutdown, { type EndWords } from './shutdown.js';
 

@@ -1,8 +1,8 @@
 import * as Args from '@oclif/core/args';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { findNamed, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { LibxlError } from '../libxl/ctx.js';
 import { domainRename } from '../libxl/domain.js';
-import { findNamed, withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class Rename extends XlCommand {
   static override summary = 'Rename a domain';

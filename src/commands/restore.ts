@@ -1,12 +1,12 @@
 import { open } from 'node:fs/promises';
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { bringUp, printConfig, refuseUnmodelledConfig } from '../cli/bring-up.js';
+import { configOf, readFrom, readHeader } from '../cli/save-file.js';
+import { bareLog, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { systemWords } from '../cli/xl-conf.js';
 import { LibxlError } from '../libxl/ctx.js';
-import { bareLog, withSession, XlCommand, XlFailure } from '../xl.js';
-import { systemWords } from '../xl-conf.js';
-import { bringUp, printConfig, refuseUnmodelledConfig } from '../xl-domain.js';
-import { configOf, readFrom, readHeader } from '../xl-save.js';
 
 export default class Restore extends XlCommand {
   static override summary = 'Restore a domain from a saved state';

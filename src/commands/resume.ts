@@ -1,7 +1,7 @@
 import * as Args from '@oclif/core/args';
+import { findDomain, ignoringFailure, withSession } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { domainResume } from '../libxl/suspend.js';
-import { findDomain, ignoringFailure, withSession } from '../session.js';
-import { XlCommand } from '../xl.js';
 
 export default class Resume extends XlCommand {
   static override summary = 'Resume a domain from RAM';

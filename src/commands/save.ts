@@ -1,13 +1,13 @@
 import { open } from 'node:fs/promises';
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { pauseQuietly } from '../cli/bring-up.js';
+import { configToSend, say, writeHeader, writeTo } from '../cli/save-file.js';
+import { findDomain, ignoringFailure, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { LibxlError } from '../libxl/ctx.js';
 import { domainDestroy } from '../libxl/destroy.js';
 import { domainResume, domainSuspend } from '../libxl/suspend.js';
-import { findDomain, ignoringFailure, withSession, XlCommand, XlFailure } from '../xl.js';
-import { pauseQuietly } from '../xl-domain.js';
-import { configToSend, say, writeHeader, writeTo } from '../xl-save.js';
 
 export default class Save extends XlCommand {
   static override summary = 'Save a domain state to restore later';

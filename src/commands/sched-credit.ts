@@ -1,11 +1,11 @@
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { type Credit, failing, listPools, requireCpupool, setDomain, showDomain, showPool } from '../cli/cpus.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import type { Ctx } from '../libxl/ctx.js';
 import { getCreditParams, setCreditParams } from '../libxl/sched.js';
 import { atoi } from '../libxl/strtol.js';
 import type { CreditParams } from '../xenbus/privcmd.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
-import { type Credit, failing, listPools, requireCpupool, setDomain, showDomain, showPool } from '../xl-cpus.js';
 
 export default class SchedCredit extends XlCommand {
   static override summary = 'Get/set credit scheduler parameters';

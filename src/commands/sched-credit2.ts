@@ -1,9 +1,9 @@
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { type Credit, failing, listPools, requireCpupool, setDomain, showDomain, showPool } from '../cli/cpus.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { getCredit2Ratelimit, setCredit2Ratelimit } from '../libxl/sched.js';
 import { atoi } from '../libxl/strtol.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
-import { type Credit, failing, listPools, requireCpupool, setDomain, showDomain, showPool } from '../xl-cpus.js';
 
 export default class SchedCredit2 extends XlCommand {
   static override summary = 'Get/set credit2 scheduler parameters';

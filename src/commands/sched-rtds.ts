@@ -1,10 +1,10 @@
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { failing, requireCpupool, requireDomainSched } from '../cli/cpus.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import type { Ctx } from '../libxl/ctx.js';
 import { getVcpuSched, setVcpuSched, type VcpuSched } from '../libxl/sched.js';
 import { atoi } from '../libxl/strtol.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
-import { failing, requireCpupool, requireDomainSched } from '../xl-cpus.js';
 
 export default class SchedRtds extends XlCommand {
   static override summary = 'Get/set rtds scheduler parameters';

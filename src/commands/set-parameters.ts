@@ -1,8 +1,8 @@
 import * as Args from '@oclif/core/args';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { LibxlError } from '../libxl/ctx.js';
 import { setParameters } from '../libxl/info.js';
-import { withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class SetParameters extends XlCommand {
   static override summary = 'Set hypervisor parameters';

@@ -1,11 +1,11 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { findDomain, printJson, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import type { Ctx } from '../libxl/ctx.js';
 import { domainInfo, domidToName, listDomains } from '../libxl/domain.js';
 import type { DomInfo } from '../xenbus/privcmd.js';
 import { byteString } from '../xenbus/xs-client.js';
-import { findDomain, printJson, withSession, XlCommand, XlFailure } from '../xl.js';
 
 interface Sharing {
   readonly name: string | null;

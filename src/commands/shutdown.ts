@@ -1,9 +1,9 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { type Ctx, LibxlError } from '../libxl/ctx.js';
 import { type DeathWatch, domainShutdown, listDomains, watchDeaths } from '../libxl/domain.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
 
 /** What shutdown and reboot differ in. */
 export interface EndWords {

@@ -1,7 +1,7 @@
 import * as Args from '@oclif/core/args';
+import { findDomain, ignoringFailure, withSession } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { domainSuspendOnly } from '../libxl/suspend.js';
-import { findDomain, ignoringFailure, withSession } from '../session.js';
-import { XlCommand } from '../xl.js';
 
 export default class Suspend extends XlCommand {
   static override summary = 'Suspend a domain to RAM';

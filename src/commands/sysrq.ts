@@ -1,7 +1,7 @@
 import * as Args from '@oclif/core/args';
-import { commandHelp, type XlLayout } from '../argv.js';
+import { commandHelp, type XlLayout } from '../cli/argv.js';
+import { findDomain, ignoringFailure, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { sendSysrq } from '../libxl/info.js';
-import { findDomain, ignoringFailure, withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class Sysrq extends XlCommand {
   static override summary = 'Send a sysrq to a domain';

@@ -1,9 +1,9 @@
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
-import { openTerminal, type Terminal } from '../screen.js';
-import { type Globals, withSession } from '../session.js';
-import { defaultOptions, runBatch, runScreen, type TopOptions } from '../xentop.js';
-import { XlCommand } from '../xl.js';
+import type { XlLayout } from '../cli/argv.js';
+import { openTerminal, type Terminal } from '../cli/screen.js';
+import { type Globals, withSession } from '../cli/session.js';
+import { defaultOptions, runBatch, runScreen, type TopOptions } from '../cli/xentop.js';
+import { XlCommand } from '../cli/xl-command.js';
 
 export const topFlags = {
   delay: Flags.string({ char: 'd', helpValue: 'SECONDS', description: 'time from one sample to the next (default 3)' }),

@@ -1,8 +1,8 @@
 import * as Args from '@oclif/core/args';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { findDomain, ignoringFailure, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { sendTrigger, triggerOf } from '../libxl/info.js';
 import { atoi, strtol } from '../libxl/strtol.js';
-import { findDomain, ignoringFailure, withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class TriggerCommand extends XlCommand {
   static override summary = 'Send a trigger to a domain';

@@ -1,7 +1,7 @@
 import * as Args from '@oclif/core/args';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { findDomain, ignoringFailure, withSession, XlCommand } from '../cli/xl-command.js';
 import { domainUnpause } from '../libxl/domain.js';
-import { findDomain, ignoringFailure, withSession, XlCommand } from '../xl.js';
 
 export default class Unpause extends XlCommand {
   static override summary = 'Unpause a paused domain';

@@ -1,11 +1,11 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { findDomain, printJson, withSession, XlCommand } from '../cli/xl-command.js';
 import type { Ctx } from '../libxl/ctx.js';
 import { domidToName, listDomains } from '../libxl/domain.js';
 import { dom0Uptime, vmStartTime } from '../libxl/info.js';
 import { byteString } from '../xenbus/xs-client.js';
-import { findDomain, printJson, withSession, XlCommand } from '../xl.js';
 
 interface Uptime {
   readonly name: string | null;

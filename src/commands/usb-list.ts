@@ -1,9 +1,9 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
-import { left, operandsOf } from '../device-command.js';
+import type { XlLayout } from '../cli/argv.js';
+import { left, operandsOf } from '../cli/device-command.js';
+import { findDomain, printJson, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { type ListedUsbctrl, listUsbctrls, usbctrlState } from '../libxl/device-list.js';
-import { findDomain, printJson, withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class UsbList extends XlCommand {
   static override summary = 'List information about all USB controllers and devices for a domain';

@@ -1,9 +1,9 @@
 import * as Args from '@oclif/core/args';
-import type { XlLayout } from '../argv.js';
-import { operandsOf, orComplain } from '../device-command.js';
+import type { XlLayout } from '../cli/argv.js';
+import { operandsOf, orComplain } from '../cli/device-command.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { usbctrlAttach } from '../libxl/attach.js';
 import { parseUsbctrlWords } from '../libxl/device-words.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class UsbctrlAttach extends XlCommand {
   static override summary = 'Create a virtual USB controller for a domain';

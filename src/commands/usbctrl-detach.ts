@@ -1,10 +1,10 @@
 import * as Args from '@oclif/core/args';
-import type { XlLayout } from '../argv.js';
-import { orComplain } from '../device-command.js';
+import type { XlLayout } from '../cli/argv.js';
+import { orComplain } from '../cli/device-command.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { deviceRemove } from '../libxl/device.js';
 import { findUsbctrl, usbctrlDevice } from '../libxl/device-list.js';
 import { atoi } from '../libxl/strtol.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class UsbctrlDetach extends XlCommand {
   static override summary = 'Remove the virtual USB controller specified by <DevId> for a domain';

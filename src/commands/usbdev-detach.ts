@@ -1,8 +1,8 @@
 import * as Args from '@oclif/core/args';
-import type { XlLayout } from '../argv.js';
-import { operandsOf } from '../device-command.js';
+import type { XlLayout } from '../cli/argv.js';
+import { operandsOf } from '../cli/device-command.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { atoi } from '../libxl/strtol.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class UsbdevDetach extends XlCommand {
   static override summary = 'Detach a USB device from a domain';

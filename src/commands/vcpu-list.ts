@@ -1,13 +1,13 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { findDomain, printJson, withSession, XlCommand } from '../cli/xl-command.js';
 import { cpuListText } from '../libxl/cpu-list.js';
 import type { Ctx } from '../libxl/ctx.js';
 import { domidToName, listDomains } from '../libxl/domain.js';
 import { listVcpus } from '../libxl/vcpu.js';
 import type { VcpuInfo } from '../xenbus/privcmd.js';
 import { byteString } from '../xenbus/xs-client.js';
-import { findDomain, printJson, withSession, XlCommand } from '../xl.js';
 
 const header = 'Name                                ID  VCPU   CPU State   Time(s) Affinity (Hard / Soft)';
 

@@ -1,12 +1,12 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { cpuList, cpuListText } from '../libxl/cpu-list.js';
 import { type Ctx, LibxlError } from '../libxl/ctx.js';
 import { domainInfo } from '../libxl/domain.js';
 import { isLongOverflow, strtol } from '../libxl/strtol.js';
 import { type Affinity, listVcpus, setVcpuAffinity, setVcpuAffinityAll } from '../libxl/vcpu.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class VcpuPin extends XlCommand {
   static override summary = 'Set which CPUs a VCPU can use';

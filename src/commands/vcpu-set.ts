@@ -1,11 +1,11 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { type Ctx, LibxlError, Rc } from '../libxl/ctx.js';
 import { domainInfo } from '../libxl/domain.js';
 import { asUint64, strtol } from '../libxl/strtol.js';
 import { setVcpusOnline } from '../libxl/vcpu.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
 
 const INT_MAX = 0x7fff_ffff;
 

@@ -1,10 +1,10 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
-import { byFindDomain, checkDomain, operandsOf, orComplain, printDryRun } from '../device-command.js';
+import type { XlLayout } from '../cli/argv.js';
+import { byFindDomain, checkDomain, operandsOf, orComplain, printDryRun } from '../cli/device-command.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { vdisplAttach } from '../libxl/attach.js';
 import { parseVdisplWords, vdisplJson } from '../libxl/device-words.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class VdisplAttach extends XlCommand {
   static override summary = 'Create a new virtual display device';

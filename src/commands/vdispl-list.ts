@@ -1,10 +1,10 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
-import { byQualifier, operandsOf, printListing } from '../device-command.js';
+import type { XlLayout } from '../cli/argv.js';
+import { byQualifier, operandsOf, printListing } from '../cli/device-command.js';
+import { XlCommand } from '../cli/xl-command.js';
 import type { Ctx } from '../libxl/ctx.js';
 import { listVdispls, type VdisplInfo, vdisplInfo } from '../libxl/device-list.js';
-import { XlCommand } from '../xl.js';
 
 export default class VdisplList extends XlCommand {
   static override summary = 'List virtual display devices for a domain';

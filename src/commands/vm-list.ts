@@ -1,8 +1,8 @@
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
+import type { XlLayout } from '../cli/argv.js';
+import { printJson, withSession, XlCommand } from '../cli/xl-command.js';
 import { domidToName, listDomains } from '../libxl/domain.js';
 import { byteString } from '../xenbus/xs-client.js';
-import { printJson, withSession, XlCommand } from '../xl.js';
 
 interface Vm {
   readonly uuid: string;

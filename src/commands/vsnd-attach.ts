@@ -1,11 +1,11 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
-import { byFindDomain, checkDomain, operandsOf, orComplain, printDryRun } from '../device-command.js';
+import type { XlLayout } from '../cli/argv.js';
+import { byFindDomain, checkDomain, operandsOf, orComplain, printDryRun } from '../cli/device-command.js';
+import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { vsndAttach } from '../libxl/attach.js';
 import type { JsonObject } from '../libxl/json.js';
 import { parseSoundCard } from '../libxl/sound-card.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class VsndAttach extends XlCommand {
   static override summary = 'Create a new virtual sound device';

@@ -1,10 +1,10 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
-import { byQualifier, checkDomain, operandsOf, orComplain, printDryRun } from '../device-command.js';
+import type { XlLayout } from '../cli/argv.js';
+import { byQualifier, checkDomain, operandsOf, orComplain, printDryRun } from '../cli/device-command.js';
+import { withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
 import { vtpmAttach } from '../libxl/attach.js';
 import { parseVtpmWords, vtpmJson } from '../libxl/device-words.js';
-import { withSession, XlCommand, XlFailure } from '../xl.js';
 
 export default class VtpmAttach extends XlCommand {
   static override summary = 'Create a new virtual TPM device';

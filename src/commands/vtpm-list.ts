@@ -1,10 +1,10 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
-import { byQualifier, left, operandsOf, printListing, right } from '../device-command.js';
+import type { XlLayout } from '../cli/argv.js';
+import { byQualifier, left, operandsOf, printListing, right } from '../cli/device-command.js';
+import { XlCommand } from '../cli/xl-command.js';
 import type { Ctx } from '../libxl/ctx.js';
 import { listVtpms, type VtpmInfo, vtpmInfo } from '../libxl/device-list.js';
-import { XlCommand } from '../xl.js';
 
 export default class VtpmList extends XlCommand {
   static override summary = 'List virtual TPM devices for a domain';

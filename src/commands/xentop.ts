@@ -1,7 +1,7 @@
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../argv.js';
-import { readOptions, runScreen } from '../xentop.js';
-import { withSession, XlCommand } from '../xl.js';
+import type { XlLayout } from '../cli/argv.js';
+import { readOptions, runScreen } from '../cli/xentop.js';
+import { withSession, XlCommand } from '../cli/xl-command.js';
 import { printBatch, terminalOrComplaint, topFlags } from './top.js';
 
 /** A program of its own on a real host, which `xl top` starts there. */

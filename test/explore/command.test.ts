@@ -1,10 +1,11 @@
 /** The command line of `xl mtwatch explore`, and what it prints, with the world of a page. */
+
+import { XlFailure } from '../../src/cli/xl-command.js';
 import { type ExploreFlags, listText, requestOf } from '../../src/commands/mtwatch/explore.js';
 import type { Campaign } from '../../src/explore/campaign.js';
 import { findingOf, findingText, mostFrequent, reportJson, scenarioTable } from '../../src/explore/report.js';
 import { explore, poolHere, shrinkAll } from '../../src/explore/workers.js';
 import { nearest } from '../../src/xenbus/words.js';
-import { XlFailure } from '../../src/xl.js';
 import { hazards, runSchedule, scenarios, switches } from './toy.js';
 
 const known = { scenarios, switches, hazards };

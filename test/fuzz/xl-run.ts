@@ -6,8 +6,8 @@
  */
 import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
-import type { Table } from '../../src/argv.js';
-import { declined } from '../../src/declined.js';
+import type { Table } from '../../src/cli/argv.js';
+import { declined } from '../../src/cli/declined.js';
 import { SystemClock } from '../../src/xenbus/clock.js';
 import { fuzzXl, inputOf } from './xl.js';
 

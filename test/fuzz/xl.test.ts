@@ -1,7 +1,7 @@
 /** The fuzzer of configs and command lines, a little of it. By hand: `npm run fuzz:xl`. */
 import { readFileSync } from 'node:fs';
-import type { Table } from '../../src/argv.js';
-import { declined } from '../../src/declined.js';
+import type { Table } from '../../src/cli/argv.js';
+import { declined } from '../../src/cli/declined.js';
 import { fuzzXl, inputOf } from './xl.js';
 
 const manifest = readFileSync(new URL('../../oclif.manifest.json', import.meta.url), 'utf8');

@@ -5,7 +5,7 @@
  * is, the parsers come to an end without throwing, say what is wrong or make a value, and the value is printed and read
  * back as the same. `input(seed, n)` is any of them again.
  */
-import { plan, type Table } from '../../src/argv.js';
+import { plan, type Table } from '../../src/cli/argv.js';
 import { parseConfig } from '../../src/libxl/config.js';
 import { parseDiskSpec } from '../../src/libxl/disk.js';
 import { parseGlobalConfig } from '../../src/libxl/global-config.js';

@@ -19,7 +19,7 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { plan, type Table, xlCommands } from '../../src/argv.js';
+import { plan, type Table, xlCommands } from '../../src/cli/argv.js';
 import { type Lab, lab, until } from '../interop/harness.js';
 import { type Answer, difference, type Recording, recordings, withoutDescriptions, words } from './recordings.js';
 

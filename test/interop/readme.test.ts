@@ -97,8 +97,8 @@ test('what README shows of a search is what is found', async () => {
   expect(printed).toEqual(steps.map(({ command, output }) => ({ command, output: speed(output) })));
 });
 
-test('README names every command that there is', async () => {
-  const { stdout } = await l.xl('help');
+test('README names every command of ours', async () => {
+  const [, stdout = ''] = (await l.xl('help')).stdout.split('which is embedded:');
   const commands = [...stdout.matchAll(/^ ([a-z0-9]+)(?: ([a-z]+))?(?= |$)/gm)].map((match) => match[2] ?? match[1] ?? '');
   expect(commands.length).toBeGreaterThan(10);
   expect(commands.filter((name) => !readme.includes(name))).toEqual([]);

@@ -1,7 +1,7 @@
 import * as Flags from '@oclif/core/flags';
+import { printJson, withDom0, XlCommand, XlFailure } from '../../cli/xl-command.js';
 import { dmesgWaitMaxMs, type KernelLog, PrivcmdError } from '../../xenbus/privcmd.js';
 import type { PrivcmdClient } from '../../xenbus/privcmd-client.js';
-import { printJson, withDom0, XlCommand, XlFailure } from '../../xl.js';
 
 /** What a process ends with that Ctrl-C ended: 128 and SIGINT. */
 const interrupted = 130;

@@ -1,8 +1,17 @@
 import { existsSync } from 'node:fs';
 import * as Flags from '@oclif/core/flags';
+import {
+  findDomain,
+  guestStore,
+  runDirOf,
+  type Session,
+  withDom0,
+  withSession,
+  XlCommand,
+  XlFailure,
+} from '../../cli/xl-command.js';
 import { guestSocketPath } from '../../xenbus/run-dir.js';
 import { DOMID_LAST } from '../../xenbus/xenbus.js';
-import { findDomain, guestStore, runDirOf, type Session, withDom0, withSession, XlCommand, XlFailure } from '../../xl.js';
 
 export default class Dom0Env extends XlCommand {
   static override summary = 'Print what xenstore-ls and its like need in the environment';

@@ -1,6 +1,6 @@
 import * as Flags from '@oclif/core/flags';
+import { printJson, runDirOf, tryConnect, XlCommand, XlFailure } from '../../cli/xl-command.js';
 import type { DeadThread, Dom0Status } from '../../xenbus/privcmd.js';
-import { printJson, runDirOf, tryConnect, XlCommand, XlFailure } from '../../xl.js';
 
 export default class Dom0StatusCommand extends XlCommand {
   static override summary = 'Show whether the embedded dom0 runs, and how';

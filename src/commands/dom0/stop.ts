@@ -1,5 +1,5 @@
+import { noAnswer, runDirOf, tryConnect, XlCommand, XlFailure } from '../../cli/xl-command.js';
 import { identityOf, type RunDir, takeRight } from '../../xenbus/run-dir.js';
-import { noAnswer, runDirOf, tryConnect, XlCommand, XlFailure } from '../../xl.js';
 
 /** How long dom0 has to end, in milliseconds. */
 const stopWaitMs = 10_000;

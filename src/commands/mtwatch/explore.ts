@@ -1,6 +1,7 @@
 import { availableParallelism } from 'node:os';
 import * as Flags from '@oclif/core/flags';
 import chalk from 'chalk';
+import { coloured, printJson, XlCommand, XlFailure } from '../../cli/xl-command.js';
 import type { Campaign } from '../../explore/campaign.js';
 import { type LanesOptions, lanes } from '../../explore/lanes.js';
 import { matrix } from '../../explore/matrix.js';
@@ -27,7 +28,6 @@ import { type Exploring, explore, poolHere, poolOf, shrinkAll } from '../../expl
 import * as world from '../../explore/world.js';
 import { SystemClock } from '../../xenbus/clock.js';
 import { nearest } from '../../xenbus/words.js';
-import { coloured, printJson, XlCommand, XlFailure } from '../../xl.js';
 
 /** What there is to explore. */
 export interface World {

@@ -1,7 +1,7 @@
 import * as Flags from '@oclif/core/flags';
-import { foreignRows, ownRows, printRows } from '../../quick/mtwatch-list.js';
-import { foreignStore, runDirOf, withForeignStore, withSession } from '../../session.js';
-import { XlCommand } from '../../xl.js';
+import { foreignRows, ownRows, printRows } from '../../cli/quick/mtwatch-list.js';
+import { foreignStore, runDirOf, withForeignStore, withSession } from '../../cli/session.js';
+import { XlCommand } from '../../cli/xl-command.js';
 
 export default class MtwatchList extends XlCommand {
   static override summary = "List dom0's xenwatch threads";

@@ -1,7 +1,7 @@
 import * as Flags from '@oclif/core/flags';
+import { foreignStore, printJson, runDirOf, withForeignStore, withSession, XlCommand } from '../../cli/xl-command.js';
 import { pruneForeign, pruneOwn } from '../../libxl/mtwatch-nodes.js';
 import { mtwatchPath } from '../../xenbus/paths.js';
-import { foreignStore, printJson, runDirOf, withForeignStore, withSession, XlCommand } from '../../xl.js';
 
 export default class MtwatchPrune extends XlCommand {
   static override summary = 'Remove mtwatch nodes whose domain is gone';

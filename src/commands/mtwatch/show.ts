@@ -1,8 +1,8 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
+import { printJson, withDom0, XlCommand, XlFailure } from '../../cli/xl-command.js';
 import { everyDomain, everyWatchThread, type KernelThread } from '../../xenbus/privcmd.js';
 import { byteString, textOf } from '../../xenbus/xs-client.js';
-import { printJson, withDom0, XlCommand, XlFailure } from '../../xl.js';
 
 /** Entries of the queue, waiters, and threads in a refusal, that are printed; `--json` has more. */
 const printedMax = 20;

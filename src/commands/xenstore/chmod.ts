@@ -1,9 +1,9 @@
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../../argv.js';
+import type { XlLayout } from '../../cli/argv.js';
+import { type Asked, errnoText, readPerms } from '../../cli/xenstore-text.js';
+import { answer, type Outcome, unlessRefused, XenstoreTool } from '../../cli/xenstore-tool.js';
 import type { Xs, XsRequests } from '../../xenbus/xs-client.js';
 import type { Perm } from '../../xenbus/xs-wire.js';
-import { type Asked, errnoText, readPerms } from '../../xenstore-text.js';
-import { answer, type Outcome, unlessRefused, XenstoreTool } from '../../xenstore-tool.js';
 
 export default class XenstoreChmod extends XenstoreTool {
   static override summary = 'Set the permissions of a node of the store';

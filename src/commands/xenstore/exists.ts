@@ -1,7 +1,7 @@
-import type { XlLayout } from '../../argv.js';
+import type { XlLayout } from '../../cli/argv.js';
+import type { Asked } from '../../cli/xenstore-text.js';
+import { type Outcome, unlessRefused, XenstoreTool } from '../../cli/xenstore-tool.js';
 import type { Xs } from '../../xenbus/xs-client.js';
-import type { Asked } from '../../xenstore-text.js';
-import { type Outcome, unlessRefused, XenstoreTool } from '../../xenstore-tool.js';
 
 export default class XenstoreExists extends XenstoreTool {
   static override summary = 'Tell whether nodes of the store are there';

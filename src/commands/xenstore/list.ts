@@ -1,8 +1,8 @@
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../../argv.js';
+import type { XlLayout } from '../../cli/argv.js';
+import type { Asked } from '../../cli/xenstore-text.js';
+import { jsonReport, type Outcome, unlessRefused, XenstoreTool } from '../../cli/xenstore-tool.js';
 import { textOf, type Xs } from '../../xenbus/xs-client.js';
-import type { Asked } from '../../xenstore-text.js';
-import { jsonReport, type Outcome, unlessRefused, XenstoreTool } from '../../xenstore-tool.js';
 
 export default class XenstoreList extends XenstoreTool {
   static override summary = 'List the children of nodes of the store';

@@ -1,9 +1,9 @@
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../../argv.js';
+import type { XlLayout } from '../../cli/argv.js';
+import { type Asked, errnoText, jsonValue, type LsStyle, lsLine, type Shown } from '../../cli/xenstore-text.js';
+import { type Answer, answer, jsonReport, type Outcome, put, unlessRefused, XenstoreTool } from '../../cli/xenstore-tool.js';
 import { textOf, type Xs } from '../../xenbus/xs-client.js';
 import { formatPerm } from '../../xenbus/xs-wire.js';
-import { type Asked, errnoText, jsonValue, type LsStyle, lsLine, type Shown } from '../../xenstore-text.js';
-import { type Answer, answer, jsonReport, type Outcome, put, unlessRefused, XenstoreTool } from '../../xenstore-tool.js';
 
 /** Bytes that are printed at once: a reader who has seen enough must not wait for the whole store. */
 const printedAtOnce = 16_384;

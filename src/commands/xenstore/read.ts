@@ -1,8 +1,8 @@
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../../argv.js';
+import type { XlLayout } from '../../cli/argv.js';
+import { type Asked, escaped, jsonValue } from '../../cli/xenstore-text.js';
+import { jsonReport, type Outcome, unlessRefused, XenstoreTool } from '../../cli/xenstore-tool.js';
 import { textOf, type Xs, type XsRequests } from '../../xenbus/xs-client.js';
-import { type Asked, escaped, jsonValue } from '../../xenstore-text.js';
-import { jsonReport, type Outcome, unlessRefused, XenstoreTool } from '../../xenstore-tool.js';
 
 export default class XenstoreRead extends XenstoreTool {
   static override summary = 'Print values of the store';

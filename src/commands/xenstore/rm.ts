@@ -1,8 +1,8 @@
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../../argv.js';
+import type { XlLayout } from '../../cli/argv.js';
+import type { Asked } from '../../cli/xenstore-text.js';
+import { type Outcome, unlessRefused, XenstoreTool } from '../../cli/xenstore-tool.js';
 import type { Xs, XsRequests } from '../../xenbus/xs-client.js';
-import type { Asked } from '../../xenstore-text.js';
-import { type Outcome, unlessRefused, XenstoreTool } from '../../xenstore-tool.js';
 
 export default class XenstoreRm extends XenstoreTool {
   static override summary = 'Remove nodes from the store';

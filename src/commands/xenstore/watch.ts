@@ -1,8 +1,8 @@
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../../argv.js';
+import type { XlLayout } from '../../cli/argv.js';
+import type { Asked } from '../../cli/xenstore-text.js';
+import { answer, type Outcome, put, XenstoreTool } from '../../cli/xenstore-tool.js';
 import { byteString, textOf, type Xs } from '../../xenbus/xs-client.js';
-import type { Asked } from '../../xenstore-text.js';
-import { answer, type Outcome, put, XenstoreTool } from '../../xenstore-tool.js';
 
 export default class XenstoreWatch extends XenstoreTool {
   static override summary = 'Print the paths that change';

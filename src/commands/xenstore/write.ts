@@ -1,8 +1,8 @@
 import * as Flags from '@oclif/core/flags';
-import type { XlLayout } from '../../argv.js';
+import type { XlLayout } from '../../cli/argv.js';
+import { type Asked, unescaped } from '../../cli/xenstore-text.js';
+import { answer, type Outcome, XenstoreTool } from '../../cli/xenstore-tool.js';
 import type { Xs, XsRequests } from '../../xenbus/xs-client.js';
-import { type Asked, unescaped } from '../../xenstore-text.js';
-import { answer, type Outcome, XenstoreTool } from '../../xenstore-tool.js';
 
 export default class XenstoreWrite extends XenstoreTool {
   static override summary = 'Write values into the store';

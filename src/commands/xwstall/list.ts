@@ -1,6 +1,6 @@
 import * as Flags from '@oclif/core/flags';
+import { printJson, withDom0, XlCommand } from '../../cli/xl-command.js';
 import type { Hold } from '../../xenbus/privcmd.js';
-import { printJson, withDom0, XlCommand } from '../../xl.js';
 
 export default class XwstallList extends XlCommand {
   static override summary = 'List held devices';

@@ -3,9 +3,9 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, openSync, readFileSync } from 'node:fs';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
+import type { PrivcmdClient } from '../xenbus/privcmd-client.js';
+import { inRunDir, prepareRunDir, type RunDir, takeRight } from '../xenbus/run-dir.js';
 import { tryConnect, XlFailure } from './session.js';
-import type { PrivcmdClient } from './xenbus/privcmd-client.js';
-import { inRunDir, prepareRunDir, type RunDir, takeRight } from './xenbus/run-dir.js';
 
 /** How long a command waits for a dom0 that somebody starts. */
 export const startWaitMs = 30_000;
@@ -77,6 +77,7 @@ async function announced(start: () => Promise<number | undefined>): Promise<numb
  */
 async function launch(dir: RunDir, args: readonly string[]): Promise<number | undefined> {
   const log = inRunDir(dir, dir.log, () => openSync(dir.log, 'a', 0o600));
+  // Beside the bundle that this is in.
   const program = fileURLToPath(new URL('./dom0d.js', import.meta.url));
   const child = spawn(process.execPath, [program, '--run-dir', dir.path, '--ready-fd', '3', ...args], {
     detached: true,

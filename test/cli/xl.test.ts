@@ -3,16 +3,16 @@ import { chmodSync, existsSync, mkdirSync, mkdtempSync, realpathSync, rmSync, sy
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { dated, logLineOf } from '../src/commands/dom0/dmesg.js';
-import { assignment } from '../src/commands/dom0/env.js';
-import { statusText } from '../src/commands/dom0/status.js';
-import { threadText } from '../src/commands/mtwatch/show.js';
-import { splitWords } from '../src/launch.js';
-import { type Listed, listTable } from '../src/quick/list.js';
-import { mtwatchTable, type Row } from '../src/quick/mtwatch-list.js';
-import { foreignStore, guestStore, leastLevel, runDirOf, timeoutScaleOf, tryConnect } from '../src/session.js';
-import type { Dom0Status, DomInfo, KernelThread, WatchThread } from '../src/xenbus/privcmd.js';
-import { checkLength, prepareRunDir, type RunDir, RunDirError, runDirAt, takeRight } from '../src/xenbus/run-dir.js';
+import { splitWords } from '../../src/cli/launch.js';
+import { type Listed, listTable } from '../../src/cli/quick/list.js';
+import { mtwatchTable, type Row } from '../../src/cli/quick/mtwatch-list.js';
+import { foreignStore, guestStore, leastLevel, runDirOf, timeoutScaleOf, tryConnect } from '../../src/cli/session.js';
+import { dated, logLineOf } from '../../src/commands/dom0/dmesg.js';
+import { assignment } from '../../src/commands/dom0/env.js';
+import { statusText } from '../../src/commands/dom0/status.js';
+import { threadText } from '../../src/commands/mtwatch/show.js';
+import type { Dom0Status, DomInfo, KernelThread, WatchThread } from '../../src/xenbus/privcmd.js';
+import { checkLength, prepareRunDir, type RunDir, RunDirError, runDirAt, takeRight } from '../../src/xenbus/run-dir.js';
 
 const temp = realpathSync(mkdtempSync(join(tmpdir(), 'xl-test-')));
 afterAll(() => rmSync(temp, { recursive: true, force: true }));

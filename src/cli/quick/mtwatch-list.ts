@@ -1,11 +1,11 @@
 /** `xl mtwatch list`: dom0's watch threads, or what a foreign store tells of them. */
 
-import type { Ctx } from '../libxl/ctx.js';
-import { domidToName } from '../libxl/domain.js';
-import { announcedDomids, orphansNow } from '../libxl/mtwatch-nodes.js';
+import type { Ctx } from '../../libxl/ctx.js';
+import { domidToName } from '../../libxl/domain.js';
+import { announcedDomids, orphansNow } from '../../libxl/mtwatch-nodes.js';
+import { everyDomain, everyWatchThread, type WatchThread } from '../../xenbus/privcmd.js';
+import { byteString, textOf } from '../../xenbus/xs-client.js';
 import { coloured, printJson, type Session } from '../session.js';
-import { everyDomain, everyWatchThread, type WatchThread } from '../xenbus/privcmd.js';
-import { byteString, textOf } from '../xenbus/xs-client.js';
 
 /** A row: a thread of the embedded dom0, or what the nodes of a foreign store tell without any. */
 export interface Row {

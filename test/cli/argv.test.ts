@@ -2,25 +2,25 @@
  * The argv layer against the xl of Xen 4.17: what is expected here was printed by a real one, or stands in golden/.
  * Help texts with a fixed wording are compared whole.
  */
-import type { CommandSpec, Plan, Table } from '../src/argv.js';
-import { plan } from '../src/argv.js';
-import Create from '../src/commands/create.js';
-import Destroy from '../src/commands/destroy.js';
-import Dom0Start from '../src/commands/dom0/start.js';
-import Dom0Stop from '../src/commands/dom0/stop.js';
-import Domid from '../src/commands/domid.js';
-import Domname from '../src/commands/domname.js';
-import List from '../src/commands/list.js';
-import MtwatchList from '../src/commands/mtwatch/list.js';
-import MtwatchShow from '../src/commands/mtwatch/show.js';
-import Pause from '../src/commands/pause.js';
-import Shutdown from '../src/commands/shutdown.js';
-import Unpause from '../src/commands/unpause.js';
-import XenstoreRead from '../src/commands/xenstore/read.js';
-import XwstallFlush from '../src/commands/xwstall/flush.js';
-import XwstallHold from '../src/commands/xwstall/hold.js';
-import { declined } from '../src/declined.js';
-import type { XlCommand } from '../src/xl.js';
+import type { CommandSpec, Plan, Table } from '../../src/cli/argv.js';
+import { plan } from '../../src/cli/argv.js';
+import { declined } from '../../src/cli/declined.js';
+import type { XlCommand } from '../../src/cli/xl-command.js';
+import Create from '../../src/commands/create.js';
+import Destroy from '../../src/commands/destroy.js';
+import Dom0Start from '../../src/commands/dom0/start.js';
+import Dom0Stop from '../../src/commands/dom0/stop.js';
+import Domid from '../../src/commands/domid.js';
+import Domname from '../../src/commands/domname.js';
+import List from '../../src/commands/list.js';
+import MtwatchList from '../../src/commands/mtwatch/list.js';
+import MtwatchShow from '../../src/commands/mtwatch/show.js';
+import Pause from '../../src/commands/pause.js';
+import Shutdown from '../../src/commands/shutdown.js';
+import Unpause from '../../src/commands/unpause.js';
+import XenstoreRead from '../../src/commands/xenstore/read.js';
+import XwstallFlush from '../../src/commands/xwstall/flush.js';
+import XwstallHold from '../../src/commands/xwstall/hold.js';
 
 const classes: Readonly<Record<string, typeof XlCommand>> = {
   create: Create,

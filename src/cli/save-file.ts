@@ -11,17 +11,17 @@
  * xl_saverestore.c, xl_vmcontrol.c and libxl_read_exactly of 4.17. The edge: it reads and writes descriptors.
  */
 import { read as readAt, write as writeAt } from 'node:fs';
-import { type Ctx, Rc } from './libxl/ctx.js';
-import { domainInfo } from './libxl/domain.js';
-import type { DomainConfig } from './libxl/domain-config.js';
-import { fromJson, toJson } from './libxl/json.js';
-import { retrieveConfig } from './libxl/saved-config.js';
-import type { ReadBytes } from './libxl/stream.js';
-import { type WriteBytes, WriteFailed } from './libxl/suspend.js';
-import { byteString } from './xenbus/xs-client.js';
-import { XlFailure } from './xl.js';
+import { type Ctx, Rc } from '../libxl/ctx.js';
+import { domainInfo } from '../libxl/domain.js';
+import type { DomainConfig } from '../libxl/domain-config.js';
+import { fromJson, toJson } from '../libxl/json.js';
+import { retrieveConfig } from '../libxl/saved-config.js';
+import type { ReadBytes } from '../libxl/stream.js';
+import { type WriteBytes, WriteFailed } from '../libxl/suspend.js';
+import { byteString } from '../xenbus/xs-client.js';
+import { configOptions, parseOrFail, readConfigFile, readText } from './bring-up.js';
+import { XlFailure } from './xl-command.js';
 import { readGlobalConfig, systemWords } from './xl-conf.js';
-import { configOptions, parseOrFail, readConfigFile, readText } from './xl-domain.js';
 
 const magic = Buffer.from('Xen saved domain, xl format\n \0 \r', 'latin1');
 const byteorderValue = 0x0102_0304;

@@ -1,11 +1,11 @@
 /** `xl list`: what it asks and how it prints it, byte for byte as xl does. */
-import { cpuListText } from '../libxl/cpu-list.js';
-import { cpupoolName } from '../libxl/cpupool.js';
-import type { Ctx } from '../libxl/ctx.js';
-import { domainInfo, domainNames, listDomains } from '../libxl/domain.js';
+import { cpuListText } from '../../libxl/cpu-list.js';
+import { cpupoolName } from '../../libxl/cpupool.js';
+import type { Ctx } from '../../libxl/ctx.js';
+import { domainInfo, domainNames, listDomains } from '../../libxl/domain.js';
+import type { DomInfo } from '../../xenbus/privcmd.js';
+import { byteString } from '../../xenbus/xs-client.js';
 import { findDomain, printJson, type Session, XlFailure } from '../session.js';
-import type { DomInfo } from '../xenbus/privcmd.js';
-import { byteString } from '../xenbus/xs-client.js';
 
 /** Which columns the table has beside its own. */
 export interface Columns {
@@ -57,8 +57,8 @@ async function oneDomain(ctx: Ctx, text: string): Promise<DomInfo> {
 /** Domains whose config cannot be had are left out, as xl leaves them out. */
 async function longList(ctx: Ctx, infos: readonly DomInfo[]): Promise<string> {
   const [{ configToJson, yajl }, { retrieveConfig }] = await Promise.all([
-    import('../libxl/json.js'),
-    import('../libxl/saved-config.js'),
+    import('../../libxl/json.js'),
+    import('../../libxl/saved-config.js'),
   ]);
   const entries = [];
   for (const { domid } of infos) {

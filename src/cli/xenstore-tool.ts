@@ -7,11 +7,11 @@
  * error; `chmod -r` does not cut a path at 255 bytes, which could be another node's.
  */
 import { readFileSync } from 'node:fs';
+import { abort, byteString, type Xs, type XsRequests } from '../xenbus/xs-client.js';
+import { type XsErrno, XsError } from '../xenbus/xs-wire.js';
 import { type CommandSpec, commandHelp, type XlLayout } from './argv.js';
-import { abort, byteString, type Xs, type XsRequests } from './xenbus/xs-client.js';
-import { type XsErrno, XsError } from './xenbus/xs-wire.js';
 import { type Asked, programName, readToolLine, type ToolName, usageLine } from './xenstore-text.js';
-import { type Globals, withStore, XlCommand, XlFailure } from './xl.js';
+import { type Globals, withStore, XlCommand, XlFailure } from './xl-command.js';
 
 /** How a program ends: what it has printed by then, and its exit code. */
 export interface Outcome {

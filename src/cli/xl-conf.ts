@@ -6,7 +6,7 @@
  */
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
-import { type GlobalConfig, globalDefaults, parseGlobalConfig } from './libxl/global-config.js';
+import { type GlobalConfig, globalDefaults, parseGlobalConfig } from '../libxl/global-config.js';
 import { XlFailure } from './session.js';
 
 /** The processors of the host that is modelled, as in `xl info`. */

@@ -1,5 +1,5 @@
 /** `xl domid` and `xl domname`: from a name to a domid and back. */
-import { domidToName, nameToDomid } from '../libxl/domain.js';
+import { domidToName, nameToDomid } from '../../libxl/domain.js';
 import { type Session, XlFailure } from '../session.js';
 
 export async function domid({ ctx }: Session, name: string): Promise<void> {

@@ -1,8 +1,6 @@
 /** xentop: its options, its table, its screen and its keys. */
-import { domainCreateNew } from '../src/libxl/create.js';
-import { domainUnpause } from '../src/libxl/domain.js';
-import { type DomainStat, type NodeStat, nodeStat } from '../src/libxl/stat.js';
-import { keysOf, paint, Screen, type Terminal } from '../src/screen.js';
+
+import { keysOf, paint, Screen, type Terminal } from '../../src/cli/screen.js';
 import {
   batchText,
   defaultOptions,
@@ -13,8 +11,11 @@ import {
   runBatch,
   runScreen,
   type TopOptions,
-} from '../src/xentop.js';
-import { machine, pvConfig } from './machine.js';
+} from '../../src/cli/xentop.js';
+import { domainCreateNew } from '../../src/libxl/create.js';
+import { domainUnpause } from '../../src/libxl/domain.js';
+import { type DomainStat, type NodeStat, nodeStat } from '../../src/libxl/stat.js';
+import { machine, pvConfig } from '../machine.js';
 
 const none = { bytes: 0, packets: 0, errors: 0, dropped: 0 };
 const quiet = { outOfRequests: 0, reads: 0, writes: 0, readSectors: 0, writeSectors: 0 };

@@ -2,7 +2,7 @@
  * The text of xenstore-ls and its sisters. What is expected here was printed by those of Xen 4.17; that the commands
  * still print it is shown, with the programs at hand, by interop/xenstore-commands.test.ts.
  */
-import type { Perm } from '../src/xenbus/xs-wire.js';
+
 import {
   type Asked,
   escaped,
@@ -15,7 +15,8 @@ import {
   type ToolName,
   unescaped,
   usageLine,
-} from '../src/xenstore-text.js';
+} from '../../src/cli/xenstore-text.js';
+import type { Perm } from '../../src/xenbus/xs-wire.js';
 
 const allBytes = String.fromCharCode(...Array.from({ length: 256 }, (_, i) => i));
 

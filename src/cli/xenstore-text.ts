@@ -7,8 +7,8 @@
  * test runs each command beside its original. `--json` is ours.
  */
 import { isUtf8 } from 'node:buffer';
-import { atoi } from './libxl/strtol.js';
-import { formatPerm, type Perm, type XsErrno } from './xenbus/xs-wire.js';
+import { atoi } from '../libxl/strtol.js';
+import { formatPerm, type Perm, type XsErrno } from '../xenbus/xs-wire.js';
 
 /** What each program takes beside `-h` and `-s`, by the letters of its options, and its usage line behind its name. */
 const tools = {

@@ -4,12 +4,12 @@
  * What is printed goes through a `Put`, on a screen or on stdout: the same lines either way, but that a screen has the summary
  * above them and the list of keys below. In the table the field that it is sorted by is the first one until `s` is pressed.
  */
-import type { Ctx } from './libxl/ctx.js';
-import { type DomainStat, type NodeStat, nodeStat } from './libxl/stat.js';
-import { atoi } from './libxl/strtol.js';
+import type { Ctx } from '../libxl/ctx.js';
+import { type DomainStat, type NodeStat, nodeStat } from '../libxl/stat.js';
+import { atoi } from '../libxl/strtol.js';
+import { ShutdownReason } from '../xenbus/xenbus.js';
+import { byteString } from '../xenbus/xs-client.js';
 import { type Key, Screen, type Style, type Terminal } from './screen.js';
-import { ShutdownReason } from './xenbus/xenbus.js';
-import { byteString } from './xenbus/xs-client.js';
 
 export interface TopOptions {
   readonly networks: boolean;

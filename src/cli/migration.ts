@@ -17,13 +17,12 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { Readable, Writable } from 'node:stream';
-import type { Ctx } from './libxl/ctx.js';
-import type { ReadBytes } from './libxl/stream.js';
-import type { WriteBytes } from './libxl/suspend.js';
-import { XlFailure } from './xl.js';
+import type { Ctx } from '../libxl/ctx.js';
+import type { ReadBytes } from '../libxl/stream.js';
+import type { WriteBytes } from '../libxl/suspend.js';
+import { say, writeFailed } from './save-file.js';
+import { XlFailure } from './xl-command.js';
 import { systemWords } from './xl-conf.js';
-
-import { say, writeFailed } from './xl-save.js';
 
 /** The messages, with what their readers call them. Those but the first end with a NUL. */
 export const messages = {

@@ -1,5 +1,5 @@
-import type { Table } from '../src/argv.js';
-import { coveragePage, overviewPage, xlPage } from '../src/manual.js';
+import type { Table } from '../../src/cli/argv.js';
+import { coveragePage, overviewPage, xlPage } from '../../src/cli/manual.js';
 
 const table: Table = {
   commands: {

@@ -6,18 +6,18 @@
 import { readFileSync, realpathSync } from 'node:fs';
 import { tmpdir, userInfo } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
+import { type Ctx, type Host, LibxlError, type LogLevel, LogLevel as levels, logLine } from '../libxl/ctx.js';
+import { domidToName, nameToDomid } from '../libxl/domain.js';
+import { version } from '../version.js';
+import { SystemClock } from '../xenbus/clock.js';
+import { PrivcmdError, type Xc } from '../xenbus/privcmd.js';
+import { NoAnswer, type PrivcmdClient, ProtocolError, privcmdClient } from '../xenbus/privcmd-client.js';
+import { asRunDirError, checkLength, guestOfPath, type RunDir, RunDirError, runDirAt } from '../xenbus/run-dir.js';
+import { ConnectionEnded, socketTransport } from '../xenbus/transport.js';
+import { type Xs, xsClient } from '../xenbus/xs-client.js';
+import { XsError } from '../xenbus/xs-wire.js';
 import { parseTimeoutScale } from './argv.js';
-import { type Ctx, type Host, LibxlError, type LogLevel, LogLevel as levels, logLine } from './libxl/ctx.js';
-import { domidToName, nameToDomid } from './libxl/domain.js';
 import { spinnerOn } from './progress.js';
-import { version } from './version.js';
-import { SystemClock } from './xenbus/clock.js';
-import { PrivcmdError, type Xc } from './xenbus/privcmd.js';
-import { NoAnswer, type PrivcmdClient, ProtocolError, privcmdClient } from './xenbus/privcmd-client.js';
-import { asRunDirError, checkLength, guestOfPath, type RunDir, RunDirError, runDirAt } from './xenbus/run-dir.js';
-import { ConnectionEnded, socketTransport } from './xenbus/transport.js';
-import { type Xs, xsClient } from './xenbus/xs-client.js';
-import { XsError } from './xenbus/xs-wire.js';
 
 export type Env = Readonly<Record<string, string | undefined>>;
 
@@ -320,7 +320,7 @@ function timestamp(): string {
 /** libxl's view of the machine, made when it is first asked for: most commands look at no file and run no script. */
 function lazyHost(xc: Xc, dir: RunDir): Host {
   const make = async (): Promise<Host> => {
-    const [{ systemHost }, view] = await Promise.all([import('./libxl/hotplug.js'), xc.call('dom0.host', {})]);
+    const [{ systemHost }, view] = await Promise.all([import('../libxl/hotplug.js'), xc.call('dom0.host', {})]);
     return systemHost({
       ...view,
       userdataDir: dir.lib,

@@ -1,4 +1,4 @@
-import { progressText, spinnerOn, waitWords } from '../src/progress.js';
+import { progressText, spinnerOn, waitWords } from '../../src/cli/progress.js';
 
 test.each([
   ['/local/domain/0/backend/vif/1/0/state', 'the backend of vif 0 of domain 1'],

@@ -4,8 +4,8 @@
  * Nothing is shown before half a second has passed, and nothing at all where stderr is no terminal.
  */
 import type { Ora } from 'ora';
-import type { Progress, Wait } from './libxl/ctx.js';
-import { parseDomid } from './xenbus/paths.js';
+import type { Progress, Wait } from '../libxl/ctx.js';
+import { parseDomid } from '../xenbus/paths.js';
 
 /** Waits that are over sooner are not worth a line. */
 export const quietMs = 500;

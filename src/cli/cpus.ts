@@ -2,14 +2,14 @@
  * What the commands about cpupools and schedulers have in common (xl_cpupool.c, xl_sched.c): which pool an argument means,
  * and how the parameters of credit and of credit2 are listed, pool by pool.
  */
-import { cpupoolName, findCpupool, listCpupools } from './libxl/cpupool.js';
-import { type Ctx, LibxlError } from './libxl/ctx.js';
-import { domidToName, listDomains } from './libxl/domain.js';
-import { type DomainSchedChange, getDomainSched, setDomainSched } from './libxl/sched.js';
-import { atoi } from './libxl/strtol.js';
-import type { CreditParams, DomainSched, SchedulerName } from './xenbus/privcmd.js';
-import { byteString } from './xenbus/xs-client.js';
-import { printJson, XlFailure } from './xl.js';
+import { cpupoolName, findCpupool, listCpupools } from '../libxl/cpupool.js';
+import { type Ctx, LibxlError } from '../libxl/ctx.js';
+import { domidToName, listDomains } from '../libxl/domain.js';
+import { type DomainSchedChange, getDomainSched, setDomainSched } from '../libxl/sched.js';
+import { atoi } from '../libxl/strtol.js';
+import type { CreditParams, DomainSched, SchedulerName } from '../xenbus/privcmd.js';
+import { byteString } from '../xenbus/xs-client.js';
+import { printJson, XlFailure } from './xl-command.js';
 
 /** The pool that a `<CPU Pool>` argument means: a name or an id. */
 export async function requireCpupool(ctx: Ctx, text: string): Promise<number> {

@@ -3,21 +3,21 @@
  * monitor (create_domain of xl_vmcontrol.c). And what other commands need of it: the text of a command's help.
  */
 import { open } from 'node:fs/promises';
+import { actionName, configText, type ParsedConfig, type ParseOptions, parseConfig, textOfConfig } from '../libxl/config.js';
+import { type Ctx, Rc } from '../libxl/ctx.js';
+import { domainPause, domainUnpause, formatUuid } from '../libxl/domain.js';
+import type { DomainConfig } from '../libxl/domain-config.js';
+import type { GlobalConfig } from '../libxl/global-config.js';
+import { toJson } from '../libxl/json.js';
+import { createDomain, type Monitored, startMonitor } from '../libxl/monitor.js';
+import { configToSexp } from '../libxl/sexp.js';
+import type { ReadBytes } from '../libxl/stream.js';
+import { refusals } from '../libxl/unmodelled.js';
+import { SystemClock } from '../xenbus/clock.js';
 import { type CommandSpec, commandHelp, type XlLayout } from './argv.js';
-import { actionName, configText, type ParsedConfig, type ParseOptions, parseConfig, textOfConfig } from './libxl/config.js';
-import { type Ctx, Rc } from './libxl/ctx.js';
-import { domainPause, domainUnpause, formatUuid } from './libxl/domain.js';
-import type { DomainConfig } from './libxl/domain-config.js';
-import type { GlobalConfig } from './libxl/global-config.js';
-import { toJson } from './libxl/json.js';
-import { createDomain, type Monitored, startMonitor } from './libxl/monitor.js';
-import { configToSexp } from './libxl/sexp.js';
-import type { ReadBytes } from './libxl/stream.js';
-import { refusals } from './libxl/unmodelled.js';
-import { SystemClock } from './xenbus/clock.js';
-import { type Session, type XlCommand, XlFailure } from './xl.js';
+import { type Attached, attachConsole } from './console.js';
+import { type Session, type XlCommand, XlFailure } from './xl-command.js';
 import { bytesOfText, systemWords, writeBytes } from './xl-conf.js';
-import { type Attached, attachConsole } from './xl-console.js';
 
 /** What a command line says of the domain's life beside its config. */
 export interface LifeFlags {

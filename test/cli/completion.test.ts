@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
-import type { Table } from '../src/argv.js';
-import { completionScript } from '../src/completion.js';
+import type { Table } from '../../src/cli/argv.js';
+import { completionScript } from '../../src/cli/completion.js';
 
 const flag = (char: string | undefined, more = {}) => ({ type: 'boolean' as const, char, description: "it's [one]", ...more });
 const table: Table = {
@@ -71,8 +71,12 @@ describe('bash', () => {
   ])('%j', (words, expected) => expect(offered(...words).sort()).toEqual([...expected].sort()));
 
   test('files, where an operand or a value is one', () => {
-    expect(offered('xl', 'create', `${import.meta.dirname}/levels.te`)).toEqual([`${import.meta.dirname}/levels.test.ts`]);
-    expect(offered('xl', 'create', '-f', `${import.meta.dirname}/levels.te`)).toEqual([`${import.meta.dirname}/levels.test.ts`]);
+    expect(offered('xl', 'create', `${import.meta.dirname}/completion.te`)).toEqual([
+      `${import.meta.dirname}/completion.test.ts`,
+    ]);
+    expect(offered('xl', 'create', '-f', `${import.meta.dirname}/completion.te`)).toEqual([
+      `${import.meta.dirname}/completion.test.ts`,
+    ]);
   });
 });
 

@@ -5,9 +5,9 @@
  * what the guest prints is printed. One at a time: a lock per domain refuses the next.
  */
 import type { ReadStream } from 'node:tty';
-import { domainPath } from './xenbus/paths.js';
-import { takeRight } from './xenbus/run-dir.js';
-import { type Session, XlFailure } from './xl.js';
+import { domainPath } from '../xenbus/paths.js';
+import { takeRight } from '../xenbus/run-dir.js';
+import { type Session, XlFailure } from './xl-command.js';
 
 /** How long a console may take to get its terminal, in milliseconds. */
 const ttyWaitMs = 5_000;

@@ -3,9 +3,9 @@
  * the table of commands that the argv layer works by. Pure; `npm run docs` writes the files.
  */
 
+import { knownKeys } from '../libxl/lint.js';
+import { useless } from '../libxl/unmodelled.js';
 import { type CommandSpec, commandUsage, hasLong, type Table, xlCommands } from './argv.js';
-import { knownKeys } from './libxl/lint.js';
-import { useless } from './libxl/unmodelled.js';
 
 function xls(table: Table): CommandSpec[] {
   return xlCommands.flatMap((name) => table.commands[name] ?? []);
