@@ -16,7 +16,8 @@ import { refusals } from '../libxl/unmodelled.js';
 import { SystemClock } from '../xenbus/clock.js';
 import { type CommandSpec, commandHelp, type XlLayout } from './argv.js';
 import { type Attached, attachConsole } from './console.js';
-import { type Session, type XlCommand, XlFailure } from './xl-command.js';
+import { type Session, XlFailure } from './session.js';
+import type { XlCommand } from './xl-command.js';
 import { bytesOfText, systemWords, writeBytes } from './xl-conf.js';
 
 /** What a command line says of the domain's life beside its config. */

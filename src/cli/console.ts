@@ -7,7 +7,7 @@
 import type { ReadStream } from 'node:tty';
 import { domainPath } from '../xenbus/paths.js';
 import { takeRight } from '../xenbus/run-dir.js';
-import { type Session, XlFailure } from './xl-command.js';
+import { type Session, XlFailure } from './session.js';
 
 /** How long a console may take to get its terminal, in milliseconds. */
 const ttyWaitMs = 5_000;

@@ -9,7 +9,7 @@ import { type DomainSchedChange, getDomainSched, setDomainSched } from '../libxl
 import { atoi } from '../libxl/strtol.js';
 import type { CreditParams, DomainSched, SchedulerName } from '../xenbus/privcmd.js';
 import { byteString } from '../xenbus/xs-client.js';
-import { printJson, XlFailure } from './xl-command.js';
+import { printJson, XlFailure } from './session.js';
 
 /** The pool that a `<CPU Pool>` argument means: a name or an id. */
 export async function requireCpupool(ctx: Ctx, text: string): Promise<number> {

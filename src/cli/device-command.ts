@@ -5,7 +5,8 @@ import type { Ctx, LibxlError } from '../libxl/ctx.js';
 import { LibxlError as Failed } from '../libxl/ctx.js';
 import { qualifierToDomid } from '../libxl/domain.js';
 import { type JsonObject, yajl } from '../libxl/json.js';
-import { findDomain, type Globals, printJson, type Session, withSession, type XlCommand, XlFailure } from './xl-command.js';
+import { findDomain, type Globals, printJson, type Session, withSession, XlFailure } from './session.js';
+import type { XlCommand } from './xl-command.js';
 
 /** The operands in the order they were typed; oclif's own list of them sorts equal ones together. */
 export function operandsOf(raw: readonly { readonly type: string; readonly input: string }[]): string[] {

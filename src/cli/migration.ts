@@ -21,7 +21,7 @@ import type { Ctx } from '../libxl/ctx.js';
 import type { ReadBytes } from '../libxl/stream.js';
 import type { WriteBytes } from '../libxl/suspend.js';
 import { say, writeFailed } from './save-file.js';
-import { XlFailure } from './xl-command.js';
+import { XlFailure } from './session.js';
 import { systemWords } from './xl-conf.js';
 
 /** The messages, with what their readers call them. Those but the first end with a NUL. */

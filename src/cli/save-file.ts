@@ -20,7 +20,7 @@ import type { ReadBytes } from '../libxl/stream.js';
 import { type WriteBytes, WriteFailed } from '../libxl/suspend.js';
 import { byteString } from '../xenbus/xs-client.js';
 import { configOptions, parseOrFail, readConfigFile, readText } from './bring-up.js';
-import { XlFailure } from './xl-command.js';
+import { XlFailure } from './session.js';
 import { readGlobalConfig, systemWords } from './xl-conf.js';
 
 const magic = Buffer.from('Xen saved domain, xl format\n \0 \r', 'latin1');

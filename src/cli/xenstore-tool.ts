@@ -10,8 +10,9 @@ import { readFileSync } from 'node:fs';
 import { abort, byteString, type Xs, type XsRequests } from '../xenbus/xs-client.js';
 import { type XsErrno, XsError } from '../xenbus/xs-wire.js';
 import { type CommandSpec, commandHelp, type XlLayout } from './argv.js';
+import { type Globals, withStore, XlFailure } from './session.js';
 import { type Asked, programName, readToolLine, type ToolName, usageLine } from './xenstore-text.js';
-import { type Globals, withStore, XlCommand, XlFailure } from './xl-command.js';
+import { XlCommand } from './xl-command.js';
 
 /** How a program ends: what it has printed by then, and its exit code. */
 export interface Outcome {

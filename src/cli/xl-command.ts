@@ -7,8 +7,6 @@ import { settings } from '@oclif/core/settings';
 import { parseTimeoutScale, type XlLayout } from './argv.js';
 import { asFailure } from './session.js';
 
-export * from './session.js';
-
 settings.enableAutoTranspile = false;
 
 /** What the argv layer reads of the commands, beside the bundle that this is in. */

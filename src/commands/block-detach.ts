@@ -2,7 +2,8 @@ import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
 import { orComplain } from '../cli/device-command.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { findDomain, withSession, XlFailure } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { deviceRemove } from '../libxl/device.js';
 import { findDisk, listedDiskDevice } from '../libxl/device-list.js';
 

@@ -1,7 +1,8 @@
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
 import { type Listed, listTable } from '../cli/quick/list.js';
-import { printJson, withSession, XlCommand } from '../cli/xl-command.js';
+import { printJson, withSession } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { domainNames, listDomains } from '../libxl/domain.js';
 
 const plain = { verbose: false, context: false, cpupool: false, numa: false };

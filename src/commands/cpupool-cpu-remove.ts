@@ -1,7 +1,8 @@
 import * as Args from '@oclif/core/args';
 import type { XlLayout } from '../cli/argv.js';
 import { requireCpupool } from '../cli/cpus.js';
-import { withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { withSession, XlFailure } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { cpuList } from '../libxl/cpu-list.js';
 import { cpupoolCpus } from '../libxl/cpupool.js';
 import { LibxlError } from '../libxl/ctx.js';

@@ -1,7 +1,8 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
-import { printJson, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { printJson, withSession, XlFailure } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { type Cpupool, listCpupools } from '../libxl/cpupool.js';
 import { byteString } from '../xenbus/xs-client.js';
 

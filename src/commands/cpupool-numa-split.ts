@@ -1,5 +1,6 @@
 import type { XlLayout } from '../cli/argv.js';
-import { withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { withSession, XlFailure } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { cpupoolCpus, cpupoolRename, listCpupools } from '../libxl/cpupool.js';
 import { LibxlError } from '../libxl/ctx.js';
 

@@ -1,6 +1,7 @@
 import * as Args from '@oclif/core/args';
 import type { XlLayout } from '../cli/argv.js';
-import { withSession, XlCommand } from '../cli/xl-command.js';
+import { withSession } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { sendDebugKeys } from '../libxl/info.js';
 
 export default class DebugKeys extends XlCommand {

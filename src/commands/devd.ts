@@ -4,7 +4,8 @@ import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
-import { withDom0, withSession, XlCommand } from '../cli/xl-command.js';
+import { withDom0, withSession } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { deviceEventsHandler } from '../libxl/devd.js';
 
 /** Older logs that are kept, as libxl keeps them. */

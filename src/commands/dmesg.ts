@@ -1,6 +1,7 @@
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
-import { withSession, XlCommand } from '../cli/xl-command.js';
+import { withSession } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { readXenConsole } from '../libxl/info.js';
 
 export default class Dmesg extends XlCommand {

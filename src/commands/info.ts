@@ -1,7 +1,8 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
-import { printJson, withSession, XlCommand } from '../cli/xl-command.js';
+import { printJson, withSession } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { type HostInfo, hostInfo, numaInfo } from '../libxl/info.js';
 import { cpuPlaces, virtCapNames, xenVersion } from '../xenbus/machine.js';
 

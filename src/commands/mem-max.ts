@@ -1,6 +1,7 @@
 import * as Args from '@oclif/core/args';
 import type { XlLayout } from '../cli/argv.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { findDomain, withSession, XlFailure } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { LibxlError } from '../libxl/ctx.js';
 import { domainSetMaxMem, parseMemSizeKb } from '../libxl/memory.js';
 

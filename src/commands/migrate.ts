@@ -13,7 +13,8 @@ import {
   type Transport,
 } from '../cli/migration.js';
 import { configToSend, say, writeHeader } from '../cli/save-file.js';
-import { findNamed, ignoringFailure, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { findNamed, ignoringFailure, withSession, XlFailure } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { type Ctx, LibxlError, Rc } from '../libxl/ctx.js';
 import { domainDestroy } from '../libxl/destroy.js';
 import { domainRename } from '../libxl/domain.js';

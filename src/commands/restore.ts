@@ -4,7 +4,8 @@ import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
 import { bringUp, printConfig, refuseUnmodelledConfig } from '../cli/bring-up.js';
 import { configOf, readFrom, readHeader } from '../cli/save-file.js';
-import { bareLog, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { bareLog, withSession, XlFailure } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { systemWords } from '../cli/xl-conf.js';
 import { LibxlError } from '../libxl/ctx.js';
 

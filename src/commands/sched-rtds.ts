@@ -1,7 +1,8 @@
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
 import { failing, requireCpupool, requireDomainSched } from '../cli/cpus.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { findDomain, withSession, XlFailure } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import type { Ctx } from '../libxl/ctx.js';
 import { getVcpuSched, setVcpuSched, type VcpuSched } from '../libxl/sched.js';
 import { atoi } from '../libxl/strtol.js';

@@ -1,7 +1,8 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
-import { findDomain, printJson, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { findDomain, printJson, withSession, XlFailure } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import type { Ctx } from '../libxl/ctx.js';
 import { domainInfo, domidToName, listDomains } from '../libxl/domain.js';
 import type { DomInfo } from '../xenbus/privcmd.js';

@@ -1,6 +1,7 @@
 import * as Args from '@oclif/core/args';
 import { commandHelp, type XlLayout } from '../cli/argv.js';
-import { findDomain, ignoringFailure, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { findDomain, ignoringFailure, withSession, XlFailure } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { sendSysrq } from '../libxl/info.js';
 
 export default class Sysrq extends XlCommand {

@@ -1,6 +1,7 @@
 import * as Args from '@oclif/core/args';
 import type { XlLayout } from '../cli/argv.js';
-import { findDomain, ignoringFailure, withSession, XlCommand } from '../cli/xl-command.js';
+import { findDomain, ignoringFailure, withSession } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { domainUnpause } from '../libxl/domain.js';
 
 export default class Unpause extends XlCommand {

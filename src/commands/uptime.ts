@@ -1,7 +1,8 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
-import { findDomain, printJson, withSession, XlCommand } from '../cli/xl-command.js';
+import { findDomain, printJson, withSession } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import type { Ctx } from '../libxl/ctx.js';
 import { domidToName, listDomains } from '../libxl/domain.js';
 import { dom0Uptime, vmStartTime } from '../libxl/info.js';

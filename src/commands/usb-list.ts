@@ -2,7 +2,8 @@ import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
 import { left, operandsOf } from '../cli/device-command.js';
-import { findDomain, printJson, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { findDomain, printJson, withSession, XlFailure } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { type ListedUsbctrl, listUsbctrls, usbctrlState } from '../libxl/device-list.js';
 
 export default class UsbList extends XlCommand {

@@ -1,7 +1,8 @@
 import * as Args from '@oclif/core/args';
 import type { XlLayout } from '../cli/argv.js';
 import { operandsOf, orComplain } from '../cli/device-command.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { findDomain, withSession, XlFailure } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { usbdevAttach } from '../libxl/attach.js';
 import { parseUsbdevWords } from '../libxl/device-words.js';
 

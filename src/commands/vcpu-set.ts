@@ -1,7 +1,8 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { findDomain, withSession, XlFailure } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { type Ctx, LibxlError, Rc } from '../libxl/ctx.js';
 import { domainInfo } from '../libxl/domain.js';
 import { asUint64, strtol } from '../libxl/strtol.js';

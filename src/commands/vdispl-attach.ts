@@ -2,7 +2,8 @@ import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
 import { byFindDomain, checkDomain, operandsOf, orComplain, printDryRun } from '../cli/device-command.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { findDomain, withSession, XlFailure } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { vdisplAttach } from '../libxl/attach.js';
 import { parseVdisplWords, vdisplJson } from '../libxl/device-words.js';
 

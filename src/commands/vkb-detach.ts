@@ -1,7 +1,8 @@
 import * as Args from '@oclif/core/args';
 import type { XlLayout } from '../cli/argv.js';
 import { orComplain } from '../cli/device-command.js';
-import { findDomain, withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { findDomain, withSession, XlFailure } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { deviceRemove } from '../libxl/device.js';
 import { deviceOf, listVkbs } from '../libxl/device-list.js';
 import { atoi } from '../libxl/strtol.js';

@@ -1,6 +1,7 @@
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
-import { printJson, withSession, XlCommand } from '../cli/xl-command.js';
+import { printJson, withSession } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { domidToName, listDomains } from '../libxl/domain.js';
 import { byteString } from '../xenbus/xs-client.js';
 

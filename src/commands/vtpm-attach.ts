@@ -2,7 +2,8 @@ import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
 import { byQualifier, checkDomain, operandsOf, orComplain, printDryRun } from '../cli/device-command.js';
-import { withSession, XlCommand, XlFailure } from '../cli/xl-command.js';
+import { withSession, XlFailure } from '../cli/session.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { vtpmAttach } from '../libxl/attach.js';
 import { parseVtpmWords, vtpmJson } from '../libxl/device-words.js';
 

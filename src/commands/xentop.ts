@@ -1,7 +1,8 @@
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
+import { withSession } from '../cli/session.js';
 import { readOptions, runScreen } from '../cli/xentop.js';
-import { withSession, XlCommand } from '../cli/xl-command.js';
+import { XlCommand } from '../cli/xl-command.js';
 import { printBatch, terminalOrComplaint, topFlags } from './top.js';
 
 /** A program of its own on a real host, which `xl top` starts there. */

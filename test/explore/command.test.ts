@@ -1,6 +1,6 @@
 /** The command line of `xl mtwatch explore`, and what it prints, with the world of a page. */
 
-import { XlFailure } from '../../src/cli/xl-command.js';
+import { XlFailure } from '../../src/cli/session.js';
 import { type ExploreFlags, listText, requestOf } from '../../src/commands/mtwatch/explore.js';
 import type { Campaign } from '../../src/explore/campaign.js';
 import { findingOf, findingText, mostFrequent, reportJson, scenarioTable } from '../../src/explore/report.js';

@@ -1,5 +1,6 @@
 import * as Flags from '@oclif/core/flags';
-import { printJson, withDom0, XlCommand, XlFailure } from '../../cli/xl-command.js';
+import { printJson, withDom0, XlFailure } from '../../cli/session.js';
+import { XlCommand } from '../../cli/xl-command.js';
 import { dmesgWaitMaxMs, type KernelLog, PrivcmdError } from '../../xenbus/privcmd.js';
 import type { PrivcmdClient } from '../../xenbus/privcmd-client.js';
 

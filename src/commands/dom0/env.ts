@@ -1,15 +1,7 @@
 import { existsSync } from 'node:fs';
 import * as Flags from '@oclif/core/flags';
-import {
-  findDomain,
-  guestStore,
-  runDirOf,
-  type Session,
-  withDom0,
-  withSession,
-  XlCommand,
-  XlFailure,
-} from '../../cli/xl-command.js';
+import { findDomain, guestStore, runDirOf, type Session, withDom0, withSession, XlFailure } from '../../cli/session.js';
+import { XlCommand } from '../../cli/xl-command.js';
 import { guestSocketPath } from '../../xenbus/run-dir.js';
 import { DOMID_LAST } from '../../xenbus/xenbus.js';
 

@@ -1,7 +1,8 @@
 import { resolve } from 'node:path';
 import * as Flags from '@oclif/core/flags';
 import { startDom0 } from '../../cli/launch.js';
-import { runDirOf, tryConnect, XlCommand, XlFailure } from '../../cli/xl-command.js';
+import { runDirOf, tryConnect, XlFailure } from '../../cli/session.js';
+import { XlCommand } from '../../cli/xl-command.js';
 
 export default class Dom0Start extends XlCommand {
   static override summary = 'Start the embedded dom0';

@@ -1,5 +1,6 @@
 import * as Flags from '@oclif/core/flags';
-import { printJson, runDirOf, tryConnect, XlCommand, XlFailure } from '../../cli/xl-command.js';
+import { printJson, runDirOf, tryConnect, XlFailure } from '../../cli/session.js';
+import { XlCommand } from '../../cli/xl-command.js';
 import type { DeadThread, Dom0Status } from '../../xenbus/privcmd.js';
 
 export default class Dom0StatusCommand extends XlCommand {

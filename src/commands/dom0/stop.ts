@@ -1,4 +1,5 @@
-import { noAnswer, runDirOf, tryConnect, XlCommand, XlFailure } from '../../cli/xl-command.js';
+import { noAnswer, runDirOf, tryConnect, XlFailure } from '../../cli/session.js';
+import { XlCommand } from '../../cli/xl-command.js';
 import { identityOf, type RunDir, takeRight } from '../../xenbus/run-dir.js';
 
 /** How long dom0 has to end, in milliseconds. */

@@ -1,7 +1,8 @@
 import { availableParallelism } from 'node:os';
 import * as Flags from '@oclif/core/flags';
 import chalk from 'chalk';
-import { coloured, printJson, XlCommand, XlFailure } from '../../cli/xl-command.js';
+import { coloured, printJson, XlFailure } from '../../cli/session.js';
+import { XlCommand } from '../../cli/xl-command.js';
 import type { Campaign } from '../../explore/campaign.js';
 import { type LanesOptions, lanes } from '../../explore/lanes.js';
 import { matrix } from '../../explore/matrix.js';

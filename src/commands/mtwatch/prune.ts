@@ -1,5 +1,6 @@
 import * as Flags from '@oclif/core/flags';
-import { foreignStore, printJson, runDirOf, withForeignStore, withSession, XlCommand } from '../../cli/xl-command.js';
+import { foreignStore, printJson, runDirOf, withForeignStore, withSession } from '../../cli/session.js';
+import { XlCommand } from '../../cli/xl-command.js';
 import { pruneForeign, pruneOwn } from '../../libxl/mtwatch-nodes.js';
 import { mtwatchPath } from '../../xenbus/paths.js';
 

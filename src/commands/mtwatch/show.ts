@@ -1,6 +1,7 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import { printJson, withDom0, XlCommand, XlFailure } from '../../cli/xl-command.js';
+import { printJson, withDom0, XlFailure } from '../../cli/session.js';
+import { XlCommand } from '../../cli/xl-command.js';
 import { everyDomain, everyWatchThread, type KernelThread } from '../../xenbus/privcmd.js';
 import { byteString, textOf } from '../../xenbus/xs-client.js';
 

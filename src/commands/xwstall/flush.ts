@@ -1,5 +1,6 @@
 import * as Args from '@oclif/core/args';
-import { withDom0, XlCommand } from '../../cli/xl-command.js';
+import { withDom0 } from '../../cli/session.js';
+import { XlCommand } from '../../cli/xl-command.js';
 import { holdLine } from './list.js';
 
 export default class XwstallFlush extends XlCommand {

@@ -1,6 +1,7 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import { withDom0, XlCommand, XlFailure } from '../../cli/xl-command.js';
+import { withDom0, XlFailure } from '../../cli/session.js';
+import { XlCommand } from '../../cli/xl-command.js';
 
 const modes = ['connect', 'io', 'grants', 'bio'] as const;
 

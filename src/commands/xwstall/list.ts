@@ -1,5 +1,6 @@
 import * as Flags from '@oclif/core/flags';
-import { printJson, withDom0, XlCommand } from '../../cli/xl-command.js';
+import { printJson, withDom0 } from '../../cli/session.js';
+import { XlCommand } from '../../cli/xl-command.js';
 import type { Hold } from '../../xenbus/privcmd.js';
 
 export default class XwstallList extends XlCommand {
