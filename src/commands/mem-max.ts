@@ -1,34 +1,12 @@
-import * as Args from '@oclif/core/args';
-import type { XlLayout } from '../cli/argv.js';
-import { findDomain, withSession, XlFailure } from '../cli/session.js';
-import { XlCommand } from '../cli/xl-command.js';
-import { LibxlError } from '../libxl/ctx.js';
-import { domainSetMaxMem, parseMemSizeKb } from '../libxl/memory.js';
+import { domainSetMaxMem } from '../libxl/memory.js';
+import MemSet from './mem-set.js';
 
-export default class MemMax extends XlCommand {
+export default class MemMax extends MemSet {
   static override summary = 'Set the maximum amount reservation for a domain';
   static override examples = ['<%= config.bin %> mem-max web 96', '<%= config.bin %> mem-max web 131072k'];
-  static override args = {
-    domain: Args.string({ required: true, ignoreStdin: true, description: 'name or domid' }),
-    memory: Args.string({ required: true, ignoreStdin: true, description: 'a size, in MiB unless it says otherwise' }),
-  };
-  static override xl: XlLayout = {
-    usage: "<Domain> <MemMB['b'[bytes]|'k'[KB]|'m'[MB]|'g'[GB]|'t'[TB]]>",
-    modifies: true,
-  };
+  static override args = MemSet.args;
+  static override xl = MemSet.xl;
 
-  async run(): Promise<void> {
-    const { args, flags } = await this.parse(MemMax);
-    await withSession(this, flags, async ({ ctx }) => {
-      const domid = await findDomain(ctx, args.domain);
-      const kb = parseMemSizeKb(args.memory);
-      if (kb === undefined) throw new XlFailure(1, `invalid memory size: ${args.memory}`);
-      try {
-        await domainSetMaxMem(ctx, domid, kb);
-      } catch (error) {
-        if (!(error instanceof LibxlError)) throw error;
-        throw new XlFailure(1, `cannot set domid ${domid} static max memory to : ${args.memory}`);
-      }
-    });
-  }
+  protected override readonly limit = 'static';
+  protected override readonly set = domainSetMaxMem;
 }

@@ -2,7 +2,7 @@ import * as Args from '@oclif/core/args';
 import type { XlLayout } from '../cli/argv.js';
 import { findDomain, withSession, XlFailure } from '../cli/session.js';
 import { XlCommand } from '../cli/xl-command.js';
-import { LibxlError } from '../libxl/ctx.js';
+import { type Ctx, LibxlError } from '../libxl/ctx.js';
 import { parseMemSizeKb, setMemoryTarget } from '../libxl/memory.js';
 
 export default class MemSet extends XlCommand {
@@ -17,6 +17,10 @@ export default class MemSet extends XlCommand {
     modifies: true,
   };
 
+  /** What is set, in xl's words, and by what. */
+  protected readonly limit: string = 'dynamic';
+  protected readonly set: (ctx: Ctx, domid: number, kb: bigint) => Promise<void> = setMemoryTarget;
+
   async run(): Promise<void> {
     const { args, flags } = await this.parse(MemSet);
     await withSession(this, flags, async ({ ctx }) => {
@@ -24,10 +28,10 @@ export default class MemSet extends XlCommand {
       const kb = parseMemSizeKb(args.memory);
       if (kb === undefined) throw new XlFailure(1, `invalid memory size: ${args.memory}`);
       try {
-        await setMemoryTarget(ctx, domid, kb);
+        await this.set(ctx, domid, kb);
       } catch (error) {
         if (!(error instanceof LibxlError)) throw error;
-        throw new XlFailure(1, `cannot set domid ${domid} dynamic max memory to : ${args.memory}`);
+        throw new XlFailure(1, `cannot set domid ${domid} ${this.limit} max memory to : ${args.memory}`);
       }
     });
   }
