@@ -22,8 +22,9 @@ const tsc = spawnSync(
 );
 if (tsc.status !== 0) process.exit(tsc.status ?? 1);
 
-// `xl` starts from bundles: to find and read a hundred small files takes longer than most commands do. What commands
-// share is in chunks; what is to be quickest is one file each, and leaves what it imports later to the chunks.
+// `xl` starts from bundles: to find and read a hundred small files takes longer than most commands do. There is one for
+// the command line's rules, one for the commands that run without oclif, and one for all the others, of which only what
+// a command needs is run. They are CommonJS, which Node reads faster. Chunks are for what is large and rare.
 const src = join(root, 'src');
 const { version, oclif } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
 const common = {
@@ -41,8 +42,19 @@ const versionWrittenIn = {
   setup: ({ onLoad }) =>
     onLoad({ filter: /[/\\]src[/\\]version\.ts$/ }, () => ({ contents: `export const version = ${JSON.stringify(version)};` })),
 };
-const laterImportsOutside = {
-  name: 'later imports',
+const chunked = 'mtwatch/explore';
+/** Libraries that are not always needed stay where they are, and the chunks are beside the bundles. */
+const laterOutside = {
+  name: 'later',
+  setup: ({ onResolve }) =>
+    onResolve({ filter: /./ }, ({ kind, path }) => {
+      if (kind !== 'dynamic-import') return undefined;
+      return path.startsWith('.') && !path.includes(chunked) ? undefined : { path, external: true };
+    }),
+};
+/** The quickest leave all that they import later to others: it is what they do not do themselves. */
+const allLaterOutside = {
+  name: 'all later',
   setup: ({ onResolve }) =>
     onResolve({ filter: /./ }, ({ kind, path }) => (kind === 'dynamic-import' ? { path, external: true } : undefined)),
 };
@@ -54,22 +66,44 @@ const unused = {
     onLoad({ filter: /./, namespace: 'unused' }, () => ({ contents: 'module.exports = {}' }));
   },
 };
-const commandFiles = readdirSync(join(src, 'commands'), { recursive: true }).filter((file) => file.endsWith('.ts'));
+const cjs = {
+  format: 'cjs',
+  outExtension: { '.js': '.cjs' },
+  define: { 'import.meta.url': 'bundleUrl' },
+  banner: { js: "const bundleUrl=require('node:url').pathToFileURL(__filename).href;" },
+};
+const ids = readdirSync(join(src, 'commands'), { recursive: true })
+  .filter((file) => file.endsWith('.ts'))
+  .map((file) => file.slice(0, -'.ts'.length).replaceAll('\\', '/'));
+const loaders = ids.map((id) => `${JSON.stringify(id.replaceAll('/', ':'))}: () => import('./commands/${id}.js')`);
 await Promise.all([
   esbuild({
     ...common,
+    ...cjs,
     entryPoints: [join(src, 'cli/argv.ts'), join(src, 'cli/quick.ts')],
-    format: 'cjs',
-    outExtension: { '.js': '.cjs' },
-    plugins: [versionWrittenIn, laterImportsOutside],
+    plugins: [versionWrittenIn, allLaterOutside],
+  }),
+  esbuild({
+    ...common,
+    ...cjs,
+    outdir: undefined,
+    outExtension: undefined,
+    outfile: join(root, 'dist/bundle/xl.cjs'),
+    stdin: {
+      resolveDir: src,
+      loader: 'ts',
+      contents: `import { runCommand } from './cli/xl-command.js';
+        const commands = { ${loaders.join(', ')} };
+        export const run = (id, argv) => runCommand(id, commands[id], argv);`,
+    },
+    plugins: [versionWrittenIn, unused, laterOutside],
   }),
   esbuild({
     ...common,
     entryPoints: [
-      { in: join(src, 'cli/xl-command.ts'), out: 'xl' },
       { in: join(src, 'dom0d.ts'), out: 'dom0d' },
       { in: join(src, 'explore/worker.ts'), out: 'worker' },
-      ...commandFiles.map((file) => ({ in: join(src, 'commands', file), out: `commands/${file.slice(0, -'.ts'.length)}` })),
+      { in: join(src, `commands/${chunked}.ts`), out: `commands/${chunked}` },
     ],
     format: 'esm',
     splitting: true,

@@ -10,7 +10,7 @@ const { join } = require('node:path');
 process.env.NODE_ENV ??= 'production';
 require('node:module').enableCompileCache?.();
 
-const { plan } = require('../dist/bundle/argv.cjs');
+const { plan, quickCommands } = require('../dist/bundle/argv.cjs');
 
 for (const stream of [process.stdout, process.stderr]) {
   // A pipe reports a failed write as an event, a file throws.
@@ -50,8 +50,6 @@ if (planned.do === 'print') {
 
 /** A command that scripts call in loops runs by itself, any other one through oclif. */
 async function run(id, argv) {
-  const exit = await require('../dist/bundle/quick.cjs').runQuick(id, argv);
-  if (exit !== undefined) return exit;
-  const { runCommand } = await import('../dist/bundle/xl.js');
-  return runCommand(id, argv);
+  const exit = quickCommands.includes(id) ? await require('../dist/bundle/quick.cjs').runQuick(id, argv) : undefined;
+  return exit ?? require('../dist/bundle/xl.cjs').run(id, argv);
 }

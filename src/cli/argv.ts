@@ -103,6 +103,9 @@ export const xlCommands: readonly string[] = [
   ...['usbctrl-detach', 'usbdev-attach', 'usbdev-detach', 'usb-list', 'qemu-monitor-command'],
 ];
 
+/** Commands that `quick.ts` has without oclif. */
+export const quickCommands: readonly string[] = ['domid', 'domname', 'list', 'mtwatch:list'];
+
 interface Globals {
   verbosity: number;
   dryrun: boolean;

@@ -190,9 +190,16 @@ export async function withRunning(globals: Globals, body: (session: Session) => 
   if (process.env['XENSTORED_PATH']) return false;
   const dir = runDirOf(process.env);
   checkLength(dir);
-  const xc = await tryConnect(dir);
-  if (xc) await withClient(xc, dir, () => inSession(xc, dir, globals, body));
-  return xc !== undefined;
+  const store = openStore(dir, dir.store.xl);
+  const [xc, xs] = await Promise.all([tryConnect(dir), store.catch(() => undefined)]);
+  try {
+    if (!xc || !xs) return false;
+    await withClient(xc, dir, () => body({ ctx: makeCtx(xc, xs, dir, globals), xc, dir }));
+    return true;
+  } finally {
+    xc?.close();
+    xs?.close();
+  }
 }
 
 /** A store connection of the running dom0. Without its socket something else has been at the run directory. */

@@ -53,18 +53,20 @@ class PlainConfig extends Config {
   }
 }
 
-/** Runs the command with that id. Answers with the exit code. A bad environment is refused before anything is done. */
-export async function runCommand(id: string, argv: readonly string[]): Promise<number> {
+/** A module under commands/. */
+interface CommandModule {
+  readonly default: new (argv: string[], config: Config) => { _run(): Promise<unknown> } & { id?: string };
+}
+
+/** Runs the command with that id, which `load` brings. Answers with the exit code. A bad environment is refused first. */
+export async function runCommand(id: string, load: () => Promise<CommandModule>, argv: readonly string[]): Promise<number> {
   const scale = parseTimeoutScale(process.env['XL_TIMEOUT_SCALE']);
   if (typeof scale === 'string') {
     process.stderr.write(`xl: ${scale}\n`);
     return 1;
   }
-  const module = (await import(new URL(`./commands/${id.replaceAll(':', '/')}.js`, import.meta.url).href)) as {
-    default: new (argv: string[], config: Config) => { _run(): Promise<unknown> } & { id?: string };
-  };
+  const { default: Given } = await load();
   const root = fileURLToPath(new URL('..', import.meta.url));
-  const { default: Given } = module;
   const command = new Given([...argv], new PlainConfig({ root }));
   command.id = id;
   await command._run();

@@ -4,7 +4,6 @@
  * `SystemClock` is the machine's; `SimClock` is virtual: it stands still while anybody can run and jumps to the next
  * timer when nobody can, so that a test never waits and a seed replays exactly.
  */
-import { randomBytes } from 'node:crypto';
 
 /** Milliseconds from some fixed start, never going back. */
 export type Ms = number;
@@ -47,7 +46,7 @@ export class SystemClock implements Clock {
   }
 
   random(n: number): Uint8Array {
-    return randomBytes(n);
+    return crypto.getRandomValues(new Uint8Array(n));
   }
 }
 

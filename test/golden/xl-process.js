@@ -5,7 +5,7 @@
 import { createRequire } from 'node:module';
 
 const { runQuick } = createRequire(import.meta.url)('../../dist/bundle/quick.cjs');
-const { runCommand } = await import('../../dist/bundle/xl.js');
+const { run: runCommand } = createRequire(import.meta.url)('../../dist/bundle/xl.cjs');
 
 /** A command has called process.exit. */
 class Exited extends Error {}

@@ -33,7 +33,7 @@ export interface Lab {
 }
 
 export function lab(env: Readonly<Record<string, string>> = {}): Lab {
-  if (!existsSync(fileURLToPath(new URL('../../dist/bundle/xl.js', import.meta.url))))
+  if (!existsSync(fileURLToPath(new URL('../../dist/bundle/xl.cjs', import.meta.url))))
     throw new Error('there is no dist: npm run build');
   const dir = mkdtempSync(join(tmpdir(), 'xl-lab-'));
   const runDir = join(dir, 'run');
