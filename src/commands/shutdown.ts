@@ -48,7 +48,7 @@ export default class Shutdown extends XlCommand {
         await this.#end(ctx, domid);
         if (waits > 0) await deaths.add(domid);
       }
-      if (waits > 0) await waitForAll(deaths, domids.length, waits > 1);
+      if (waits > 0) await waitForAll(ctx, deaths, domids.length, waits > 1);
       await deaths.close();
     });
   }
@@ -71,11 +71,13 @@ async function guests(ctx: Ctx): Promise<number[]> {
 }
 
 /** Each domain counts once, whether it shut down or was destroyed; with `untilGone` only the latter counts. */
-async function waitForAll(deaths: DeathWatch, count: number, untilGone: boolean): Promise<void> {
+async function waitForAll(ctx: Ctx, deaths: DeathWatch, count: number, untilGone: boolean): Promise<void> {
   process.stderr.write(`Waiting for ${count} domains\n`);
   const ended = new Set<number>();
   while (ended.size < count) {
-    const event = await deaths.next();
+    const left = count - ended.size;
+    const over = ctx.progress?.wait({ on: left === 1 ? 'the domain to end' : `${left} domains to end` });
+    const event = await deaths.next().finally(over);
     if (ended.has(event.domid)) continue;
     const how = event.on === 'shutdown' ? `shut down, reason code ${event.reason}` : 'destroyed';
     process.stderr.write(`Domain ${event.domid} has been ${how}\n`);
