@@ -92,7 +92,7 @@ async function contents(ctx: Ctx, file: string): Promise<string> {
     const why = strerrors[code] ?? code;
     throw code === 'ENOENT' ? fail(why) : fail(why, 336, `failed to open ${file}: ${why}`);
   }
-  throw fail('Inappropriate ioctl for device', 346, `${file} is not a plain file: Inappropriate ioctl for device`);
+  throw fail('Inappropriate ioctl for device', 346, `${file} is not a plain file: Success`);
 }
 
 const strerrors: Readonly<Record<string, string>> = {

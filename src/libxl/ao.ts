@@ -53,6 +53,7 @@ const strerrors: Readonly<Partial<Record<XsErrno | PrivcmdError['errno'], string
   ENOSPC: 'No space left on device',
   ENOSYS: 'Function not implemented',
   EPERM: 'Operation not permitted',
+  EDOM: 'Numerical argument out of domain',
   ERANGE: 'Numerical result out of range',
   ESRCH: 'No such process',
 };

@@ -266,10 +266,12 @@ async function blockRemove(io: ScriptIo, run: ScriptRun, params: string): Promis
 /** `vif-bridge online|offline`: puts a vif on its bridge and tells the guest the mtu, or takes it off. */
 async function vifBridge(io: ScriptIo, run: ScriptRun): Promise<void> {
   const backend = backendOf(run);
-  const vif = (await read(io, `${backend}/vifname`)) || (run.env['vif'] ?? '');
+  const device = run.env['vif'] ?? '';
+  const vif = (await read(io, `${backend}/vifname`)) || device;
+  const add = run.args[0] === 'online';
+  if (add && vif !== device) await renameVif(io, run, device, vif);
   const bridge = await read(io, `${backend}/bridge`);
   if (!bridge) return fail(io, run, 'Could not find bridge, and none was specified');
-  const add = run.args[0] === 'online';
   try {
     await io.xc.call('dom0.bridge', { bridge, vif, add });
   } catch (error) {
@@ -281,4 +283,19 @@ async function vifBridge(io: ScriptIo, run: ScriptRun): Promise<void> {
   const [, domid, devid] = /^backend\/vif\/(\d+)\/(\d+)$/.exec(backend) ?? [];
   await write(io, `/local/domain/${domid}/device/vif/${devid}/mtu`, mtu);
   await write(io, `${backend}/hotplug-status`, 'connected');
+}
+
+/** A name that another device has is not taken from it: most likely the configuration is wrong. */
+async function renameVif(io: ScriptIo, run: ScriptRun, device: string, name: string): Promise<void> {
+  try {
+    await io.xc.call('dom0.rename_vif', { vif: device, name });
+  } catch (error) {
+    if (!(error instanceof PrivcmdError)) throw error;
+    const why = `An interface with name ${name} already exists.`;
+    await fail(
+      io,
+      run,
+      error.errno === 'EEXIST' ? `Cannot rename interface ${device}. ${why}` : `ip link set ${device} name ${name} failed`,
+    );
+  }
 }

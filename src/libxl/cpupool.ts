@@ -40,7 +40,7 @@ export async function nameToCpupool(ctx: Ctx, name: string): Promise<number | un
 
 /** The pool that a `<CPU Pool>` argument means, by id or by name; undefined when it has no name in the store. */
 export async function findCpupool(ctx: Ctx, text: string): Promise<number | undefined> {
-  const poolId = /^\d*$/.test(text) ? Number(text) % 2 ** 32 : await nameToCpupool(ctx, text);
+  const poolId = /^\d+$/.test(text) ? Number(text) % 2 ** 32 : await nameToCpupool(ctx, text);
   return poolId !== undefined && (await cpupoolName(ctx, poolId)) !== undefined ? poolId : undefined;
 }
 

@@ -100,7 +100,13 @@ export async function getVcpuSched(ctx: Ctx, domid: number, all: boolean): Promi
 export async function setVcpuSched(ctx: Ctx, domid: number, vcpus: readonly VcpuSched[], all: boolean): Promise<void> {
   const [line, name] = all ? [705, 'sched_rtds_vcpu_set_all'] : [653, 'sched_rtds_vcpu_set'];
   // libxl does not look whether it was told of this domain or of the next one.
-  const last = ((await listDomains(ctx)).find((each) => each.domid >= domid)?.maxVcpus ?? 1) - 1;
+  const next = (await listDomains(ctx)).find((each) => each.domid >= domid);
+  if (!next && !all) {
+    const message = `Getting domain info: ${strerror('ESRCH')}`;
+    ctx.log('error', `libxl_sched.c:614:${name}`, domid, message);
+    throw new LibxlError(Rc.FAIL, message);
+  }
+  const last = (next?.maxVcpus ?? 1) - 1;
   for (const { vcpu, period, budget } of vcpus) {
     if (!all && (vcpu < 0 || vcpu > last)) {
       throw invalid(ctx, 627, name, domid, `Invalid VCPU ${vcpu}: valid range is [0, ${last}]`);

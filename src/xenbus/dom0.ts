@@ -536,6 +536,7 @@ export class Dom0 implements StorePort {
         return blocks.device(path, sectors, major !== undefined && minor !== undefined ? { major, minor } : undefined);
       },
       'dom0.block_detach': ({ node }) => act(() => blocks.detach(node)),
+      'dom0.rename_vif': ({ vif, name }) => act(() => this.#netdevs.rename(vif, name)),
       'dom0.bridge': ({ bridge, vif, add }) => act(() => void this.#netdevs.bridge(bridge, vif, add)),
     };
   }

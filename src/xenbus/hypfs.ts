@@ -33,12 +33,12 @@ const intMax = 0x7fff_ffff;
 export class Hypfs {
   readonly #values = new Map<string, string>();
 
-  /** Sets a parameter: ENOENT for one that Xen has not, EINVAL and ERANGE for what is no value of it. */
+  /** Sets a parameter: ENOENT for one that Xen has not; EINVAL, ERANGE and, of a switch, EDOM for what is no value of it. */
   write(path: string, value: string): void {
     const name = path.startsWith('/params/') ? path.slice('/params/'.length) : '';
     const like = Object.hasOwn(parameters, name) ? parameters[name] : undefined;
     if (!like) throw new PrivcmdError('ENOENT', `no parameter ${path}`);
-    if (!like.test(value)) throw new PrivcmdError('EINVAL', `${name} cannot be "${value}"`);
+    if (!like.test(value)) throw new PrivcmdError(like === bool ? 'EDOM' : 'EINVAL', `${name} cannot be "${value}"`);
     if (name.startsWith('gnttab_') && Number(value) > intMax) throw new PrivcmdError('ERANGE', `${name}: ${value} is too large`);
     this.#values.set(name, value);
   }

@@ -197,6 +197,7 @@ const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
   'dom0.sync': {},
   'dom0.block_attach': { path: 'string', as: ['device', 'loop'], sectors: 'number', major: 'number?', minor: 'number?' },
   'dom0.block_detach': { node: 'string' },
+  'dom0.rename_vif': { vif: 'string', name: 'string' },
   'dom0.bridge': { bridge: 'string', vif: 'string', add: 'boolean' },
 };
 

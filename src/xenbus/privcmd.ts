@@ -324,6 +324,8 @@ export interface PrivcmdOps {
   'dom0.block_attach': [{ path: string; as: 'device' | 'loop'; sectors: number; major?: number; minor?: number }, BlockDevice];
   /** Undoes a loop attach; a device is left alone. */
   'dom0.block_detach': [{ node: string }, null];
+  /** Gives a vif another name. EEXIST when there is a device of that name. */
+  'dom0.rename_vif': [{ vif: string; name: string }, null];
   /** Puts a vif on a bridge, or takes it off. ENOENT when there is no such bridge. */
   'dom0.bridge': [{ bridge: string; vif: string; add: boolean }, null];
 }
@@ -331,7 +333,7 @@ export type PrivcmdOp = keyof PrivcmdOps;
 
 export type PrivcmdErrno =
   | ('ENOENT' | 'ESRCH' | 'EINVAL' | 'EBUSY' | 'EEXIST' | 'ENOMEM' | 'ENOSYS' | 'EIO')
-  | ('EPERM' | 'ENODEV' | 'ENOSPC' | 'EADDRNOTAVAIL' | 'ERANGE');
+  | ('EPERM' | 'ENODEV' | 'ENOSPC' | 'EADDRNOTAVAIL' | 'ERANGE' | 'EDOM');
 
 /** A refusal: an errno name, and words for a person. */
 export class PrivcmdError extends Error {

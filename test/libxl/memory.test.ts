@@ -89,7 +89,7 @@ describe('mem-set', () => {
     expect(info(1).currentKb).toBe(131_072);
     await m.run(domainUnpause(m.ctx, 1));
     await m.settle();
-    expect(info(1).currentKb).toBe(77 * 1024);
+    expect(info(1).currentKb).toBe(86 * 1024);
   });
 
   test('is refused over the maximum, without a change', async () => {

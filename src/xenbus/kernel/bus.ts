@@ -35,6 +35,7 @@ export const errno = {
   EINVAL: 22,
   ENOSPC: 28,
   EROFS: 30,
+  EDOM: 33,
   ERANGE: 34,
   ENOSYS: 38,
   ENOTEMPTY: 39,

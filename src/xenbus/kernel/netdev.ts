@@ -14,6 +14,8 @@ export class NetDevices {
   readonly #rtnl = mutex('rtnl_mutex');
   /** By name: whether there is a carrier. */
   readonly #carriers = new Map<string, boolean>();
+  /** What a device is called now, by the name that its driver gave it. */
+  readonly #renamed = new Map<string, string>();
   /** The ports of each bridge, by device. */
   readonly #bridges: ReadonlyMap<string, Map<string, number>>;
 
@@ -25,15 +27,27 @@ export class NetDevices {
   /** `register_netdev`; false when there is one of that name. */
   *register(name: string): Task<boolean> {
     return yield* this.locked(() => {
-      if (this.#carriers.has(name)) return false;
+      if (this.#carriers.has(name) || this.#renamed.has(name)) return false;
       this.#carriers.set(name, false);
       return true;
     });
   }
 
+  /** `ip link set vif1.0 name web0`: EEXIST when there is a device of that name. */
+  rename(device: string, name: string): void {
+    const carrier = this.#carriers.get(device);
+    if (this.#carriers.has(name) || this.#bridges.has(name)) throw new PrivcmdError('EEXIST', `there is a ${name}`);
+    if (carrier === undefined) throw new PrivcmdError('ENODEV', `no device ${device}`);
+    this.#carriers.delete(device);
+    this.#carriers.set(name, carrier);
+    this.#renamed.set(device, name);
+  }
+
   /** `unregister_netdev`: it leaves its bridge. */
-  *unregister(name: string): Task {
+  *unregister(registered: string): Task {
     yield* this.locked(() => {
+      const name = this.#renamed.get(registered) ?? registered;
+      this.#renamed.delete(registered);
       this.#carriers.delete(name);
       for (const bridge of this.#bridges.keys()) {
         const port = this.bridge(bridge, name, false);
@@ -43,7 +57,8 @@ export class NetDevices {
   }
 
   /** `netif_carrier_on` or `_off`, and what the bridge makes of it. */
-  carrier(name: string, on: boolean): void {
+  carrier(registered: string, on: boolean): void {
+    const name = this.#renamed.get(registered) ?? registered;
     if (this.#carriers.get(name) !== !on) return;
     this.#carriers.set(name, on);
     if (on) this.#kernel.printk(`IPv6: ADDRCONF(NETDEV_CHANGE): ${name}: link becomes ready`);
