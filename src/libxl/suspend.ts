@@ -52,6 +52,9 @@ function progressOf(ctx: Ctx): (what: string, done: number, total: number) => vo
   };
 }
 
+/** The frame of dom0's shared info page, as a host of 6 GiB has it. */
+const dom0SharedInfo = 0xbfda7;
+
 export interface SuspendOptions {
   /** A migration does not say how far it is. */
   readonly quiet?: boolean;
@@ -76,6 +79,11 @@ export async function domainSuspend(ctx: Ctx, domid: number, write: WriteBytes, 
       throw new LibxlError(Rc.FAIL, line);
     });
     ctx.xcLog(`xc: info: Saving domain ${domid}, type x86 PV`, 'info');
+    if (domid === 0) {
+      // Xen gives nobody the frames of dom0, dom0 included.
+      xcError(ctx, `Failed to map shared info frame at mfn 0x${dom0SharedInfo.toString(16)} (3 = ${strerror('ESRCH')})`);
+      throw fail(Rc.FAIL, 3, strerror('ESRCH'));
+    }
     const suspended = await suspendGuest(ctx, domid, () => {
       responded = true;
     });
@@ -224,6 +232,9 @@ export async function domainResume(ctx: Ctx, domid: number): Promise<void> {
 }
 
 /** What libxc says of a domain's end: whether, and why. */
+/** SHUTDOWN_CODE_INVALID, as far as domctl has room for it: what a domain has that never shut down. */
+const shutdownCodeInvalid = 255;
+
 function shutdownWords(reason: ShutdownReason | null | undefined): string {
-  return `shutdown ${typeof reason === 'number' ? 1 : 0}, reason ${reason ?? 0}`;
+  return `shutdown ${typeof reason === 'number' ? 1 : 0}, reason ${reason ?? shutdownCodeInvalid}`;
 }

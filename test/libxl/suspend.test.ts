@@ -142,14 +142,14 @@ test('a guest that does not take the request has it taken back after a minute', 
   expect(await rejection(saved(domid))).toMatchObject({ rc: Rc.GUEST_TIMEDOUT });
   expect(m.lines).toEqual([
     "libxl: error: libxl_dom_suspend.c:269:domain_suspend_common_pvcontrol_suspending: Domain 1:guest didn't acknowledge suspend, cancelling request",
-    'xc: error: Domain has not been suspended: shutdown 0, reason 0: Internal error',
+    'xc: error: Domain has not been suspended: shutdown 0, reason 255: Internal error',
     'xc: error: Save failed (0 = Success): Internal error',
     'libxl: error: libxl_stream_write.c:347:libxl__xc_domain_save_done: Domain 1:saving domain: domain did not respond to suspend request: Success',
   ]);
   expect(await m.run(m.ctx.xs.read(`/local/domain/${domid}/control/shutdown`))).toBe('');
   m.lines.length = 0;
   expect(await rejection(domainResume(m.ctx, domid))).toBeInstanceOf(LibxlError);
-  expect(m.lines[0]).toBe('xc: error: Dom 1 not suspended: (shutdown 0, reason 0): Internal error');
+  expect(m.lines[0]).toBe('xc: error: Dom 1 not suspended: (shutdown 0, reason 255): Internal error');
   // What was not taken does not come true later.
   await m.run(domainUnpause(m.ctx, domid));
   await m.settle();
