@@ -8,16 +8,16 @@
  *
  * By hand, for any directory of recordings (one each file, or many with `=== name` lines):
  *
- *   GOLDEN_DIR=DIR [GOLDEN_SETUP='create -p pv.cfg; unpause pv'] [GOLDEN_DOMID=N] \
+ *   GOLDEN_DIR=DIR [GOLDEN_SETUP='create -p pv.cfg; unpause pv'] [GOLDEN_DOMID=N] [GOLDEN_FILES=1] \
  *     node --experimental-vm-modules node_modules/jest/bin/jest.js test/golden/commands.test.ts
  *
  * prints which recordings match and which differ, with a diff (`-` theirs, `+` ours). Without GOLDEN_SETUP a recording is
  * tried on a dom0 alone, with `pv` running, created paused and paused, and the least difference counts. GOLDEN_DOMID is the
- * domid that `pv` gets. `xl top -b` is not among the recordings: a real xl refuses xentop's options, and ours takes them. Config files are looked up in DIR, in DIR/cfg and in DIR/../cfg.
+ * domid that `pv` gets; with GOLDEN_FILES the host has the files of `hostFiles`, else all. `xl top -b` is not among the recordings: a real xl refuses xentop's options, and ours takes them. Config files are looked up in DIR, in DIR/cfg and in DIR/../cfg.
  */
 import { type ChildProcess, fork } from 'node:child_process';
-import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { plan, type Table, xlCommands } from '../../src/cli/argv.js';
 import { type Lab, lab, until } from '../interop/harness.js';
@@ -92,6 +92,47 @@ function xlProcess(): Xl {
 }
 
 const pvCfg = readFileSync(here('data/pv.cfg'), 'utf8');
+/** What the config files of the recordings were made of, by their names. */
+const configs: Readonly<Record<string, (pv: string) => string>> = {
+  'pv.cfg': (pv) => pv,
+  'pvb.cfg': (pv) => pv.replace('"pv"', '"pvb"'),
+  'a.cfg': (pv) =>
+    pv.replace('"pv"', '"a"').replace('vcpus = 2', 'vcpus = 1').replace('loop0', 'loop1').replace('00:00:01', '00:00:0f'),
+  'e.cfg': (pv) => pv.replace('"pv"', '"e"').replace('vcpus = 2', 'vcpus = 1').replace('00:00:01', '00:00:0e'),
+  'm96.cfg': (pv) => pv.replace('128', '96'),
+  'small.cfg': (pv) => pv.replace('128', '16'),
+  'nok.cfg': (pv) => pv.replace('vmlinux', 'nosuch'),
+  'nor.cfg': (pv) => pv.replace('domu.initrd', 'nosuch'),
+  'badk.cfg': (pv) => pv.replace('/boot/vmlinux', '/etc/passwd'),
+  'nod.cfg': (pv) => pv.replace('loop0', 'nosuch'),
+  'nof.cfg': (pv) => pv.replace('phy:/dev/loop0', 'file:/root/nosuch.img'),
+  'nob.cfg': (pv) => pv.replace('xenbr0', 'nosuchbr'),
+  'syn.cfg': () => 'name = "x"\nmemory = = 5\n',
+  'unk.cfg': (pv) => `${pv.replace('"pv"', '"unk"').replace('loop0', 'loop1').replace('00:00:01', '00:00:0c')}nosuchkey = 1\n`,
+  'x.cfg': () => 'name="x"\n',
+  'text.save': () => 'text\n',
+};
+/** The files of a host, with how big each is. A kernel is known by how it begins, whatever it is. */
+const hostFiles: Readonly<Record<string, number>> = {
+  'boot/vmlinux': 65_906_612,
+  'boot/domu.initrd': 1_162_747,
+  'etc/passwd': 1024,
+  ...Object.fromEntries([0, 1, 2, 3].map((minor) => [`dev/loop${minor}`, 16 * 2 ** 20])),
+  ...Object.fromEntries([0, 1, 2, 3].map((number) => [`root/img/d${number}.img`, 16 * 2 ** 20])),
+};
+const elfMagic = Buffer.from('\x7fELF\x02\x01\x01', 'latin1');
+
+/** Makes the files of a host below a directory, and has dom0 look for files there. */
+function makeHostFiles({ dir, env }: Lab): void {
+  for (const [name, bytes] of Object.entries(hostFiles)) {
+    const path = join(dir, 'host', name);
+    mkdirSync(dirname(path), { recursive: true });
+    writeFileSync(path, name === 'boot/vmlinux' ? elfMagic : '');
+    truncateSync(path, bytes);
+  }
+  env['XL_DOM0_ARGS'] = `--root ${join(dir, 'host')} --strict-files`;
+}
+
 const paCfg = pvCfg
   .replace('"pv"', '"pa"')
   .replace('128', '96')
@@ -101,8 +142,9 @@ const paCfg = pvCfg
   .replace('00:00:01', '00:00:02');
 
 /** A dom0 after these commands, with a guest that runs idle. `pv` gets `domid`. */
-async function prepared(setup: readonly string[], domid = 1): Promise<Xl> {
+async function prepared({ setup, domid = 1, files = false }: Omit<Session, 'name' | 'about'>): Promise<Xl> {
   const xl = xlProcess();
+  if (files) makeHostFiles(xl.lab);
   try {
     await prepare(xl, setup, domid);
     return xl;
@@ -113,7 +155,7 @@ async function prepared(setup: readonly string[], domid = 1): Promise<Xl> {
 }
 
 async function prepare(xl: Xl, setup: readonly string[], domid: number): Promise<void> {
-  writeFileSync(join(xl.lab.dir, 'pv.cfg'), pvCfg);
+  for (const [name, of] of Object.entries(configs)) writeFileSync(join(xl.lab.dir, name), of(pvCfg));
   writeFileSync(join(xl.lab.dir, 'pa.cfg'), paCfg);
   const must = async (line: string) => {
     const answer = await xl(words(line) ?? []);
@@ -126,9 +168,13 @@ async function prepare(xl: Xl, setup: readonly string[], domid: number): Promise
   }
   for (const line of setup) {
     await must(line);
-    // Until its devices are connected a guest is on a processor now and then.
-    if (line === 'create pv.cfg') await until(async () => (await must('list pv')).includes('-b----'));
+    if (/^create (?!-p)/.test(line)) await idle(xl);
   }
+}
+
+/** Waits until no guest runs: until its devices are connected it is on a processor now and then. */
+async function idle(xl: Xl): Promise<void> {
+  await until(async () => !/^(?!Domain-0).* [r-]-----/m.test((await xl(['list'])).stdout));
 }
 
 /** The command that a line is about, by its name or the beginning of it; that of `help list` is `list`. */
@@ -163,6 +209,8 @@ interface Session {
   readonly about: string;
   readonly setup: readonly string[];
   readonly domid?: number;
+  /** On a host that has `hostFiles` and no others. Elsewhere every file is taken to be there. */
+  readonly files?: boolean;
 }
 
 const running = ['create pv.cfg'];
@@ -182,13 +230,16 @@ const sessions: readonly Session[] = [
   { name: 'dom0-sched-credit2', about: 'the scheduler with domain 0 alone', setup: [] },
   { name: 'dom0-vcpu-mem', about: "domain 0's processors and memory", setup: [] },
   { name: 'create-paused', about: 'create -p, too little memory', setup: [], domid: 4 },
-  { name: 'running', about: 'what shows a guest that runs', setup: running },
+  { name: 'running', about: 'what shows a guest that runs, until it is shut down', setup: running },
   { name: 'guests-listed', about: 'what shows a guest that runs and one that is paused', setup: both, domid: 3 },
   { name: 'guests-sched', about: 'the scheduler with guests', setup: both, domid: 3 },
   { name: 'life', about: 'names, triggers, pauses and ends', setup: both, domid: 3 },
   { name: 'pause', about: 'pause and unpause', setup: running },
-  { name: 'block-attach', about: 'disks come and go', setup: running },
+  { name: 'block-attach', about: 'disks come and go', setup: running, files: true },
   { name: 'running-refused', about: 'what a running PV guest has not', setup: running },
+  { name: 'create-refused', about: 'create of what is not there', setup: [], domid: 8, files: true },
+  { name: 'file-image', about: 'a disk that is a file', setup: [], domid: 24, files: true },
+  { name: 'preserve', about: 'a guest that is kept when it shuts down', setup: [], domid: 34 },
   { name: 'paused', about: 'what shows a paused guest, and its end', setup: paused, domid: 4 },
 ];
 
@@ -203,16 +254,27 @@ const differs: readonly { readonly why: string; readonly which: (recording: Reco
     which: ({ argv, exit }) => argv?.[0] === 'set-parameters' && exit === 139,
   },
   {
-    why: 'a kernel that is assumed to be there has no size, and fits',
-    which: ({ name }, session) => session === 'create-paused' && name.startsWith('create-p-memory64'),
+    why: 'a kernel is not read, and so has no segments: it fits',
+    which: ({ name }) => name.startsWith('create-p-memory64') || name === 'create-too-little-memory',
   },
 ];
 
+/** Whether a guest starts up after it. */
+function boots({ argv, exit }: Recording): boolean {
+  const command = argv && commandOf(argv);
+  return (
+    exit === 0 && command !== undefined && ['create', 'restore', 'reboot', 'unpause'].includes(command) && !argv?.includes('-p')
+  );
+}
+
 async function replay(session: Session): Promise<Map<string, string>> {
   const found = new Map<string, string>();
-  const xl = await prepared(session.setup, session.domid);
+  const xl = await prepared(session);
   try {
-    for (const recording of held(session)) found.set(recording.name, difference(recording, await xl(recording.argv ?? [])));
+    for (const recording of held(session)) {
+      found.set(recording.name, difference(recording, await xl(recording.argv ?? [])));
+      if (boots(recording)) await idle(xl);
+    }
   } finally {
     await xl.close();
   }
@@ -290,6 +352,7 @@ async function report(path: string): Promise<string> {
       const xl = made[index] as Xl;
       const asRecorded = given === undefined && command?.startsWith('help') ? withoutDescriptions : (text: string) => text;
       const differed = difference({ ...recording, stdout: asRecorded(recording.stdout) }, await xl(argv));
+      if (boots(recording)) await idle(xl);
       if (least === undefined || differed.length < least.length) least = differed;
       if (!once && command !== undefined && !looking.test(command)) {
         await xl.close();
@@ -305,7 +368,7 @@ async function report(path: string): Promise<string> {
 }
 
 async function fresh(setup: readonly string[], domid: number, path: string): Promise<Xl> {
-  const xl = await prepared(setup, domid);
+  const xl = await prepared({ setup, domid, files: process.env['GOLDEN_FILES'] !== undefined });
   for (const from of [path, join(path, 'cfg'), join(path, '..', 'cfg')]) {
     if (!existsSync(from) || from.endsWith('.txt')) continue;
     for (const name of readdirSync(from)) if (name.endsWith('.cfg')) cpSync(join(from, name), join(xl.lab.dir, name));
