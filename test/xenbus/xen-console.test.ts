@@ -116,7 +116,7 @@ describe('parameters', () => {
     ['/params/toString', '1', 'ENOENT'],
     ['/buildinfo/changeset', 'x', 'ENOENT'],
     ['/params/loglvl', 'loud', 'EINVAL'],
-    ['/params/global-pages', 'perhaps', 'EINVAL'],
+    ['/params/global-pages', 'perhaps', 'EDOM'],
     ['/params/gnttab_max_frames', '12x', 'EINVAL'],
     ['/params/gnttab_max_frames', '0x80000000', 'ERANGE'],
   ])('%s = %s is %s', (path, value, errno) => {
