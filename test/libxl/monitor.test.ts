@@ -4,6 +4,7 @@ import type { Ctx } from '../../src/libxl/ctx.js';
 import { domainDestroy } from '../../src/libxl/destroy.js';
 import { domainInfo, domainPause, domainShutdown, domainUnpause, listDomains } from '../../src/libxl/domain.js';
 import { type Monitor, type Monitored, startMonitor } from '../../src/libxl/monitor.js';
+import { domainResume, domainSuspendOnly } from '../../src/libxl/suspend.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
 
 let m: Machine;
@@ -65,6 +66,17 @@ test('an end that came before the monitor is seen all the same', async () => {
   const monitor = await m.run(startMonitor(monitorCtx(), { domid, name: 'pv', actions }, (line) => log.push(line)));
   await m.run(monitor.done);
   expect(log).toEqual([waiting(1), 'Domain 1 has been destroyed.']);
+});
+
+test("a suspension ends it, and of a domain that was resumed a later end is nobody's", async () => {
+  const { domid, monitor } = await monitored();
+  await m.run(domainSuspendOnly(m.ctx, domid));
+  await m.run(monitor.done);
+  expect(log).toEqual([waiting(1), 'Domain 1 has shut down, reason code 2 0x2', 'Domain has suspended.', 'Done. Exiting now']);
+  await m.run(domainResume(m.ctx, domid));
+  await m.run(domainShutdown(m.ctx, domid));
+  await m.settle();
+  expect(await domainInfo(m.ctx, domid)).toMatchObject({ shutdown: 0, dying: false });
 });
 
 test('a preserved domain stays, shut down', async () => {
