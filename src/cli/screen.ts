@@ -143,7 +143,7 @@ export interface Terminal {
 
 /**
  * Takes over the terminal: its alternate screen, and its keys one by one. Ctrl-C ends the process as curses does, Ctrl-Z stops
- * it with the screen given back. A stream that is no terminal is written to all the same, as curses does too.
+ * it with the screen given back.
  */
 export function openTerminal(
   stdin: NodeJS.ReadStream,

@@ -41,6 +41,7 @@ export default class Top extends XlCommand {
     };
     if (options.batch) return printBatch(this, flags, options);
     const terminal = terminalOrComplaint();
+    if (terminal === 'none') return printBatch(this, flags, options);
     // xl ends with the wait status of xentop, and of a failed one the low byte is 0.
     if (!terminal) return;
     try {
@@ -57,9 +58,12 @@ export function printBatch(command: XlCommand, globals: Globals, options: TopOpt
   return withSession(command, globals, ({ ctx }) => runBatch(ctx, options, (text) => process.stdout.write(text)));
 }
 
-/** The terminal; undefined, with curses' own words on stderr, where nothing says which one it is. */
-export function terminalOrComplaint(): Terminal | undefined {
-  if (process.env['TERM']) return openTerminal(process.stdin, process.stdout, process.env);
+/**
+ * The terminal; undefined, with curses' own words on stderr, where nothing says which one it is; `none` where nobody
+ * looks at a screen, and lines will do. (curses would write its sequences into the pipe.)
+ */
+export function terminalOrComplaint(): Terminal | 'none' | undefined {
+  if (process.env['TERM']) return process.stdout.isTTY ? openTerminal(process.stdin, process.stdout, process.env) : 'none';
   process.stderr.write('Error opening terminal: unknown.\n');
   return undefined;
 }

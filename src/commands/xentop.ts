@@ -32,6 +32,7 @@ export default class Xentop extends XlCommand {
     const { options } = asked;
     if (options.batch) return printBatch(this, flags, options);
     const terminal = terminalOrComplaint();
+    if (terminal === 'none') return printBatch(this, flags, options);
     if (!terminal) {
       process.exitCode = 1;
       return;

@@ -73,6 +73,8 @@ test('what is printed for eyes and ears: help, warnings, a terminal that is none
   const table = (await l.xl('top', '-bvi1')).stdout;
   expect(table.split('\n')[0]).toMatch(/^ {6}NAME {2}STATE /);
   expect(table).toMatch(/\n {2}Domain-0 -----r .*\nVCPUs\(sec\): {3}0: +\ds {2}1: +\ds\n/);
+  l.env['TERM'] = 'xterm';
+  expect((await l.xl('top', '-i1')).stdout).toMatch(/^ {6}NAME {2}STATE .*\n {2}Domain-0 -----r /);
   l.env['TERM'] = '';
   expect(await l.xl('top')).toEqual({ stdout: '', stderr: 'Error opening terminal: unknown.\n', exitCode: 0 });
   expect(await l.xl('xentop')).toMatchObject({ stderr: 'Error opening terminal: unknown.\n', exitCode: 1 });
