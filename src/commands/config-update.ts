@@ -1,13 +1,14 @@
 import { readFile } from 'node:fs/promises';
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
-import { configOptions, helpText, parseOrFail, printConfig } from '../cli/bring-up.js';
+import { configOptions, helpText, parseOrFail } from '../cli/bring-up.js';
 import { noDomainInfo, say } from '../cli/save-file.js';
 import { findDomain, withSession, XlFailure } from '../cli/session.js';
 import { XlCommand } from '../cli/xl-command.js';
-import { bytesOfText, readGlobalConfig, systemWords } from '../cli/xl-conf.js';
+import { bytesOfText, readGlobalConfig, systemWords, writeBytes } from '../cli/xl-conf.js';
 import { userdataName } from '../libxl/create.js';
 import { domainInfo } from '../libxl/domain.js';
+import { configToJson, yajl } from '../libxl/json.js';
 import { losslessText } from '../xenbus/xs-client.js';
 import Create from './create.js';
 
@@ -61,7 +62,8 @@ WARNING: xl now has better capability to manage domain configuration, avoid usin
         throw new XlFailure(253, `Failed to read config file: ${file}: ${systemWords(error)}`);
       });
       const { config } = parseOrFail(text, asked.extras, file, configOptions(await readGlobalConfig(process.env)));
-      if (asked.debug || flags.dryrun) printConfig(config, 'json', process.stdout);
+      // As of a domain in a list, which here is none.
+      if (asked.debug || flags.dryrun) writeBytes(process.stdout, yajl({ domid: null, config: configToJson(config) }));
       if (flags.dryrun) return;
       say(`setting dom${domid} configuration`);
       const info = await domainInfo(ctx, domid);

@@ -215,6 +215,8 @@ interface Session {
 
 const running = ['create pv.cfg'];
 const paused = ['create -p pv.cfg'];
+/** What a recording before it left behind: no udev in the guest brings its second vcpu back. */
+const grown = ['mem-max pv 100000', 'vcpu-set pv 1', 'vcpu-set pv 2'];
 /** A guest that runs and one that is paused, on a host of which the pool had been renamed. */
 const both = ['cpupool-numa-split', ...running, 'create -p pa.cfg'];
 const sessions: readonly Session[] = [
@@ -236,6 +238,9 @@ const sessions: readonly Session[] = [
   { name: 'life', about: 'names, triggers, pauses and ends', setup: both, domid: 3 },
   { name: 'pause', about: 'pause and unpause', setup: running },
   { name: 'block-attach', about: 'disks come and go', setup: running, files: true },
+  { name: 'memory-vcpus', about: "a guest's memory and processors", setup: running },
+  { name: 'network', about: 'names, triggers, sysrq, pauses, network interfaces', setup: [...running, ...grown] },
+  { name: 'refused-running', about: 'what a running PV guest refuses, or has not', setup: running, files: true },
   { name: 'running-refused', about: 'what a running PV guest has not', setup: running },
   { name: 'create-refused', about: 'create of what is not there', setup: [], domid: 8, files: true },
   { name: 'file-image', about: 'a disk that is a file', setup: [], domid: 24, files: true },

@@ -88,6 +88,10 @@ export const normalisations: readonly { readonly name: string; readonly of: (tex
         'UUID',
       ),
   },
+  {
+    name: 'MAC addresses that were drawn; those that were given begin with zeroes behind 00:16:3e',
+    of: (text) => text.replace(/\b00:16:3e:(?!00:00)(?:[0-9a-f]{2}:){2}[0-9a-f]{2}\b/g, '00:16:3e:DR:AW:N!'),
+  },
   { name: 'seconds of CPU time, in their column', of: (text) => text.replace(/ +\d+\.\d(?=\s|$)/gm, ' SECONDS') },
   {
     name: "a vCPU's processor and state at that moment",
