@@ -109,6 +109,9 @@ const configs: Readonly<Record<string, (pv: string) => string>> = {
   'nob.cfg': (pv) => pv.replace('xenbr0', 'nosuchbr'),
   'syn.cfg': () => 'name = "x"\nmemory = = 5\n',
   'unk.cfg': (pv) => `${pv.replace('"pv"', '"unk"').replace('loop0', 'loop1').replace('00:00:01', '00:00:0c')}nosuchkey = 1\n`,
+  b1pool: () => 'cpus="0"\n',
+  b1bad: () => 'bad line\n',
+  b1q: () => 'name="B1q"\nfoo=1\nsched=["credit"]\n',
   'x.cfg': () => 'name="x"\n',
   'text.save': () => 'text\n',
 };
@@ -231,6 +234,8 @@ const sessions: readonly Session[] = [
   { name: 'dom0-dmesg', about: "the hypervisor's log and its keys", setup: ['dmesg -c'] },
   { name: 'dom0-sched-credit2', about: 'the scheduler with domain 0 alone', setup: [] },
   { name: 'dom0-vcpu-mem', about: "domain 0's processors and memory", setup: [] },
+  { name: 'cpupools', about: 'cpupools come and go, with their schedulers', setup: [] },
+  { name: 'dom0-pools-refused', about: 'words that are no cpupool, no processor and no parameter', setup: [] },
   { name: 'create-paused', about: 'create -p, too little memory', setup: [], domid: 4 },
   { name: 'running', about: 'what shows a guest that runs, until it is shut down', setup: running },
   { name: 'guests-listed', about: 'what shows a guest that runs and one that is paused', setup: both, domid: 3 },
