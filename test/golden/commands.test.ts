@@ -112,6 +112,8 @@ const configs: Readonly<Record<string, (pv: string) => string>> = {
   b1pool: () => 'cpus="0"\n',
   b1bad: () => 'bad line\n',
   b1q: () => 'name="B1q"\nfoo=1\nsched=["credit"]\n',
+  'bad.cfg': () => 'memory = \n',
+  'ok.cfg': () => 'name="x"\nmemory=32\n',
   'x.cfg': () => 'name="x"\n',
   'text.save': () => 'text\n',
 };
@@ -236,6 +238,7 @@ const sessions: readonly Session[] = [
   { name: 'dom0-vcpu-mem', about: "domain 0's processors and memory", setup: [] },
   { name: 'cpupools', about: 'cpupools come and go, with their schedulers', setup: [] },
   { name: 'dom0-pools-refused', about: 'words that are no cpupool, no processor and no parameter', setup: [] },
+  { name: 'absent', about: 'domains, files and hosts that are not there, where domain 0 is alone', setup: [] },
   { name: 'create-paused', about: 'create -p, too little memory', setup: [], domid: 4 },
   { name: 'running', about: 'what shows a guest that runs, until it is shut down', setup: running },
   { name: 'guests-listed', about: 'what shows a guest that runs and one that is paused', setup: both, domid: 3 },
