@@ -84,3 +84,21 @@ test('who wants rtnl_mutex while another has it waits uninterruptibly', () => {
   settle();
   expect(waiter.exited).toBe(true);
 });
+
+test('a vif goes by its new name, whatever its driver calls it, and gives that name back', () => {
+  run(() => netdevs.register('vif1.0'));
+  netdevs.rename('vif1.0', 'web0');
+  netdevs.bridge('xenbr0', 'web0', true);
+  lines = [];
+  netdevs.carrier('vif1.0', true);
+  expect(lines).toEqual([
+    'IPv6: ADDRCONF(NETDEV_CHANGE): web0: link becomes ready',
+    'xenbr0: port 1(web0) entered blocking state',
+    'xenbr0: port 1(web0) entered forwarding state',
+  ]);
+  run(() => netdevs.register('vif2.0'));
+  expect(() => netdevs.rename('vif2.0', 'web0')).toThrow('there is a web0');
+  expect(() => netdevs.rename('vif2.0', 'xenbr0')).toThrow('there is a xenbr0');
+  run(() => netdevs.unregister('vif1.0'));
+  netdevs.rename('vif2.0', 'web0');
+});
