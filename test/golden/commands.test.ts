@@ -252,6 +252,13 @@ const sessions: readonly Session[] = [
   { name: 'running-refused', about: 'what a running PV guest has not', setup: running },
   { name: 'create-refused', about: 'create of what is not there', setup: [], domid: 8, files: true },
   { name: 'create-odd', about: 'create with what is there twice, unknown, or out of range', setup: [], domid: 2, files: true },
+  {
+    name: 'disks',
+    about: 'disks of all kinds come and go, until the guest is shut down',
+    setup: running,
+    domid: 15,
+    files: true,
+  },
   { name: 'file-image', about: 'a disk that is a file', setup: [], domid: 24, files: true },
   { name: 'preserve', about: 'a guest that is kept when it shuts down', setup: [], domid: 34 },
   { name: 'paused', about: 'what shows a paused guest, and its end', setup: paused, domid: 4 },
