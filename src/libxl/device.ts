@@ -228,9 +228,21 @@ export async function startDeviceRemove(ctx: Ctx, device: Device, force: Force):
   }
 }
 
+/** Whether the store tells dom0 which domain it is (libxl__get_domid). After `xl destroy -f 0` it does not. */
+async function knowsOwnDomid(ctx: Ctx): Promise<boolean> {
+  if ((await ctx.xs.read('domid')) !== undefined) return true;
+  ctx.log('error', 'libxl_domain.c:1639:libxl__get_domid', undefined, 'failed to get own domid (domid)');
+  return false;
+}
+
 /** The requests that ask a backend to close; the rest waits until it has. Nothing is left of a backend that is gone. */
 async function beginRemove(ctx: Ctx, device: Device, force: Force): Promise<Rest> {
   const { frontend, backend } = pathsOf(device);
+  if (!(await knowsOwnDomid(ctx))) {
+    const where = 'libxl_device.c:1019:libxl__initiate_device_generic_remove';
+    ctx.log('error', where, device.domid, 'unable to get my domid');
+    throw new LibxlError(Rc.FAIL, 'unable to get my domid');
+  }
   const info = await ctx.xc.call('xc.domain_getinfo', { domid: device.domid });
   if (!info) {
     const where = 'libxl_device.c:1026:libxl__initiate_device_generic_remove';
@@ -306,6 +318,7 @@ async function finishRemove(ctx: Ctx, device: Device, force: Force, closing: Res
 /** Removes every node of a device in one transaction, without asking anyone (libxl__device_destroy). */
 export async function deviceDestroy(ctx: Ctx, device: Device): Promise<void> {
   const { frontend, libxl, backend } = pathsOf(device);
+  if (!(await knowsOwnDomid(ctx))) throw new LibxlError(Rc.FAIL, 'unable to get my domid');
   await transact(ctx, async (tx) => {
     await pathCleanup(tx, frontend);
     await pathCleanup(tx, libxl);
@@ -373,6 +386,10 @@ interface HotplugCall {
  */
 async function deviceHotplug(ctx: Ctx, device: Device, action: Action): Promise<void> {
   const { backend } = pathsOf(device);
+  if (!(await knowsOwnDomid(ctx))) {
+    ctx.log('error', 'libxl_device.c:1218:device_hotplug', device.domid, 'Failed to get domid');
+    throw new LibxlError(Rc.FAIL, 'Failed to get domid');
+  }
   if (device.backendDomid !== LIBXL_TOOLSTACK_DOMID) {
     if (action === 'remove') await backendGone(ctx, device);
     return;

@@ -63,7 +63,11 @@ export async function retrieveConfig(ctx: Ctx, domid: number): Promise<DomainCon
 
 async function readSaved(ctx: Ctx, { domid, uuid }: DomInfo): Promise<DomainConfig | undefined> {
   const saved = await ctx.host.readUserdata(userdataName(domid, uuid, 'libxl-json'));
-  return saved !== undefined ? fromJson(saved) : domid === 0 ? dom0Config() : undefined;
+  return saved !== undefined
+    ? fromJson(saved)
+    : domid === 0 && (await domidToName(ctx, 0)) !== undefined
+      ? dom0Config()
+      : undefined;
 }
 
 /** Takes the lock on the saved config of a domain (libxl__lock_domain_userdata); the answer lets it go. */
@@ -123,7 +127,7 @@ async function devidsOf(listed: Promise<readonly { readonly devid: number }[] | 
   return ((await listed) ?? []).map(({ devid }) => devid);
 }
 
-/** What xen-init-dom0 saves for domain 0. */
+/** What xen-init-dom0 saves for domain 0; `xl destroy -f 0` takes it away with the domain's nodes. */
 function dom0Config(): DomainConfig {
   return fromJson('{"c_info":{"type":"pv"},"b_info":{"sched_params":{},"type.pv":{},"arch_arm":{},"arch_x86":{}}}');
 }

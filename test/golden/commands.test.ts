@@ -239,6 +239,7 @@ const sessions: readonly Session[] = [
   { name: 'cpupools', about: 'cpupools come and go, with their schedulers', setup: [] },
   { name: 'dom0-pools-refused', about: 'words that are no cpupool, no processor and no parameter', setup: [] },
   { name: 'absent', about: 'domains, files and hosts that are not there, where domain 0 is alone', setup: [] },
+  { name: 'dom0-destroyed', about: 'domain 0 is destroyed by force, and what fails after it', setup: [], domid: 17 },
   { name: 'create-paused', about: 'create -p, too little memory', setup: [], domid: 4 },
   { name: 'running', about: 'what shows a guest that runs, until it is shut down', setup: running },
   { name: 'guests-listed', about: 'what shows a guest that runs and one that is paused', setup: both, domid: 3 },
