@@ -16,6 +16,13 @@ export default class CpupoolCpuAdd extends XlCommand {
   };
   static override xl: XlLayout = { usage: '<CPU Pool> <CPU nr>|node:<node nr>', modifies: true };
 
+  protected readonly change: 'add' | 'remove' = 'add';
+
+  /** What xl says, before it succeeds, of processors that it could not move. */
+  protected complaint(pool: string): string {
+    return `some cpus may not have been added to ${pool}\n`;
+  }
+
   async run(): Promise<void> {
     const { args, flags } = await this.parse(CpupoolCpuAdd);
     await withSession(this, flags, async ({ ctx }) => {
@@ -24,12 +31,10 @@ export default class CpupoolCpuAdd extends XlCommand {
       if (typeof cpus === 'string') throw new XlFailure(1, cpus);
       const poolId = await requireCpupool(ctx, args.pool);
       try {
-        await cpupoolCpus(ctx, 'add', poolId, cpus);
+        await cpupoolCpus(ctx, this.change, poolId, cpus);
       } catch (error) {
         if (!(error instanceof LibxlError)) throw error;
-        // xl says so and succeeds.
-        process.stderr.write(`some cpus may not have been added to ${args.pool}
-`);
+        process.stderr.write(this.complaint(args.pool));
       }
     });
   }
