@@ -13,7 +13,11 @@
  *
  * prints which recordings match and which differ, with a diff (`-` theirs, `+` ours). Without GOLDEN_SETUP a recording is
  * tried on a dom0 alone, with `pv` running, created paused and paused, and the least difference counts. GOLDEN_DOMID is the
- * domid that `pv` gets; with GOLDEN_FILES the host has the files of `hostFiles`, else all. `xl top -b` is not among the recordings: a real xl refuses xentop's options, and ours takes them. Config files are looked up in DIR, in DIR/cfg and in DIR/../cfg.
+ * domid that `pv` gets; with GOLDEN_FILES the host has the files of `hostFiles`, else all. Config files are looked up in
+ * DIR, in DIR/cfg and in DIR/../cfg.
+ *
+ * Two things were done to the recordings: disk images that lay in a home directory are below /srv, and `xl top -b` is
+ * left out, because a real xl refuses xentop's options and ours takes them.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
@@ -105,7 +109,7 @@ const configs: Readonly<Record<string, (pv: string) => string>> = {
   'nor.cfg': (pv) => pv.replace('domu.initrd', 'nosuch'),
   'badk.cfg': (pv) => pv.replace('/boot/vmlinux', '/etc/passwd'),
   'nod.cfg': (pv) => pv.replace('loop0', 'nosuch'),
-  'nof.cfg': (pv) => pv.replace('phy:/dev/loop0', 'file:/root/nosuch.img'),
+  'nof.cfg': (pv) => pv.replace('phy:/dev/loop0', 'file:/srv/nosuch.img'),
   'nob.cfg': (pv) => pv.replace('xenbr0', 'nosuchbr'),
   'syn.cfg': () => 'name = "x"\nmemory = = 5\n',
   'unk.cfg': (pv) => `${pv.replace('"pv"', '"unk"').replace('loop0', 'loop1').replace('00:00:01', '00:00:0c')}nosuchkey = 1\n`,
@@ -123,7 +127,7 @@ const hostFiles: Readonly<Record<string, number>> = {
   'boot/domu.initrd': 1_162_747,
   'etc/passwd': 1024,
   ...Object.fromEntries([0, 1, 2, 3].map((minor) => [`dev/loop${minor}`, 16 * 2 ** 20])),
-  ...Object.fromEntries([0, 1, 2, 3].map((number) => [`root/img/d${number}.img`, 16 * 2 ** 20])),
+  ...Object.fromEntries([0, 1, 2, 3].map((number) => [`srv/img/d${number}.img`, 16 * 2 ** 20])),
 };
 const elfMagic = Buffer.from('\x7fELF\x02\x01\x01', 'latin1');
 
