@@ -227,6 +227,8 @@ async function writeUserdata(dir: string, name: string, contents: string): Promi
 
 /** Between two looks at a lock that another process holds. */
 const lockPollMs = 10;
+/** Of this process, which may wait for several at once. */
+let locksTaken = 0;
 
 /**
  * Takes the lock file of a domain's userdata, as soon as nobody has it. It names its holder: one that is dead has left it
@@ -234,18 +236,24 @@ const lockPollMs = 10;
  */
 async function lockUserdata(dir: string, domid: number, uuid: string, clock: Clock): Promise<() => Promise<void>> {
   const file = path.join(dir, `userdata-l.${domid}.${uuid}.domain-userdata-lock`);
-  const aside = `${file}.${process.pid}`;
+  locksTaken += 1;
+  const mine = `${file}.${process.pid}.${locksTaken}`;
+  const aside = `${mine}.left`;
   await mkdir(dir, { mode: 0o700, recursive: true });
   for (;;) {
+    // It is whole when it gets its name, so that none who is killed leaves a lock that names nobody.
+    await writeFile(mine, `${process.pid}\n`, { mode: 0o600 });
     try {
-      await writeFile(file, `${process.pid}\n`, { flag: 'wx', mode: 0o600 });
+      await link(mine, file);
       return () => rm(file, { force: true });
     } catch (error) {
-      if (!isErrno(error, 'EEXIST')) throw error;
+      // The domain may be destroyed at this moment, with all of its files.
+      if (!isErrno(error, 'EEXIST', 'ENOENT')) throw error;
+    } finally {
+      await rm(mine, { force: true });
     }
     const holder = await readUserdata(file);
-    // One that is just being written names nobody yet.
-    if (holder?.endsWith('\n') && !isAlive(Number.parseInt(holder, 10))) {
+    if (holder !== undefined && !isAlive(Number.parseInt(holder, 10))) {
       await rename(file, aside).catch(() => undefined);
       if ((await readUserdata(aside)) !== holder) await link(aside, file).catch(() => undefined);
       await rm(aside, { force: true });

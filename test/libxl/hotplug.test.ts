@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -269,6 +270,25 @@ describe("this machine's host", () => {
       length: 0x206,
       start: '\x7fELF',
     });
+  });
+
+  test('the lock of userdata is had by one at a time, and a dead holder has none', async () => {
+    const files = () => readdir(path.join(dir, 'lib'));
+    const dead = spawnSync('true').pid;
+    await put(`lib/userdata-l.3.u.domain-userdata-lock`, `${dead}\n`);
+    const order: string[] = [];
+    await Promise.all(
+      ['a', 'b', 'c'].map(async (name) => {
+        const unlock = await host.lockUserdata(3, 'u');
+        order.push(name);
+        expect(await files()).toContain('userdata-l.3.u.domain-userdata-lock');
+        order.push(name);
+        await unlock();
+      }),
+    );
+    expect(order.filter((name, at) => at % 2 === 1 && name !== order[at - 1])).toEqual([]);
+    expect(order).toHaveLength(6);
+    expect(await files()).toEqual([]);
   });
 
   test('keeps userdata in files of its own, and removes those of one domain', async () => {
