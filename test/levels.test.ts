@@ -7,7 +7,7 @@ const src = fileURLToPath(new URL('../src', import.meta.url));
 
 const xenbus = (...names: string[]) => names.map((name) => `xenbus/${name}`);
 const levels: Record<string, readonly string[]> = {
-  'xenbus 0': xenbus('clock', 'xs-wire', 'paths', 'xenbus', 'privcmd', 'transport', 'machine', 'words'),
+  'xenbus 0': xenbus('clock', 'xs-wire', 'paths', 'xenbus', 'privcmd', 'transport', 'machine', 'words', 'keep'),
   'xenbus 1': xenbus(
     'store',
     'transaction',
