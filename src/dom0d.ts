@@ -48,7 +48,7 @@ import {
 import { guestConnectionsMax, listenStore } from './xenbus/server.js';
 import type { TraceLine } from './xenbus/trace.js';
 import { linkTransport, type StorePeer, type StorePort, type Who } from './xenbus/transport.js';
-import { xsClient } from './xenbus/xs-client.js';
+import { backOffOf, xsClient } from './xenbus/xs-client.js';
 
 /** Seconds without a guest and without a client after which dom0d ends, unless `--idle` says otherwise. */
 const idleDefaultSeconds = 600;
@@ -441,7 +441,7 @@ async function monitor(
       );
     }
   };
-  const connect = (who: Who) => xsClient(linkTransport(store, { domid: 0, who }));
+  const connect = (who: Who) => xsClient(linkTransport(store, { domid: 0, who }), { backOff: backOffOf(clock) });
   const xs = connect('monitor');
   const least = Math.max(LogLevel.debug, LogLevel.progress - request.verbosity);
   const ctx: Ctx = {

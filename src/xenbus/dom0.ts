@@ -58,6 +58,7 @@ import {
 import { StoreLoop } from './store-loop.js';
 import { type TraceLine, traceLine } from './trace.js';
 import type { StoreLink, StorePeer, StorePort } from './transport.js';
+import { Turns } from './turns.js';
 import { bootText, pressKeys, XenConsole } from './xen-console.js';
 import { ShutdownReason } from './xenbus.js';
 import { type Consoles, startXenconsoled } from './xenconsoled.js';
@@ -119,6 +120,7 @@ export class Dom0 implements StorePort {
   readonly #consoles: Consoles;
   readonly #ringMappings = new Map<number, () => void>();
   readonly #printk: Printk;
+  readonly #turns: Turns;
   readonly #stopHungTasks: () => void;
   readonly #stalls: StallWatch;
   #xenbus: StorePort | undefined;
@@ -137,6 +139,7 @@ export class Dom0 implements StorePort {
     this.#host = host;
     const boot = clock.now();
     this.#bootMs = boot;
+    this.#turns = new Turns(clock);
     this.#printk = new Printk(() => clock.now() - boot);
     const wake = () => this.#wake();
     const machine = options.machine ?? defaultMachine;
@@ -536,6 +539,8 @@ export class Dom0 implements StorePort {
         return blocks.device(path, sectors, major !== undefined && minor !== undefined ? { major, minor } : undefined);
       },
       'dom0.block_detach': ({ node }) => act(() => blocks.detach(node)),
+      'dom0.turn': () => this.#turns.take(),
+      'dom0.turn_over': ({ turn }) => act(() => this.#turns.over(turn)),
       'dom0.rename_vif': ({ vif, name }) => act(() => this.#netdevs.rename(vif, name)),
       'dom0.bridge': ({ bridge, vif, add }) => act(() => void this.#netdevs.bridge(bridge, vif, add)),
     };
