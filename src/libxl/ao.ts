@@ -70,10 +70,15 @@ const turns = new WeakMap<Xs, Promise<unknown>>();
  * removals of two devices would conflict over the parents they share.
  *
  * One that has met another's way asks dom0 for a turn before it tries again (real toolstacks just try again: of so many at
- * once, each commit undoes the work of all others). Who has no turn, as on an older dom0, backs off.
+ * once, each commit undoes the work of all others). Who has no turn, as on an older dom0, backs off. `first`: any two of
+ * them at once conflict, so the turn is taken before the first try.
  */
-export function transact<T>(ctx: Ctx, body: (tx: XsTransaction) => Promise<T | typeof abort>): Promise<T | typeof abort> {
-  const mine = (turns.get(ctx.xs) ?? Promise.resolve()).then(() => transactInTurn(ctx, body));
+export function transact<T>(
+  ctx: Ctx,
+  body: (tx: XsTransaction) => Promise<T | typeof abort>,
+  { first = false } = {},
+): Promise<T | typeof abort> {
+  const mine = (turns.get(ctx.xs) ?? Promise.resolve()).then(() => transactInTurn(ctx, body, first));
   turns.set(
     ctx.xs,
     mine.catch(() => undefined),
@@ -81,14 +86,20 @@ export function transact<T>(ctx: Ctx, body: (tx: XsTransaction) => Promise<T | t
   return mine;
 }
 
-async function transactInTurn<T>(ctx: Ctx, body: (tx: XsTransaction) => Promise<T | typeof abort>): Promise<T | typeof abort> {
+async function transactInTurn<T>(
+  ctx: Ctx,
+  body: (tx: XsTransaction) => Promise<T | typeof abort>,
+  first: boolean,
+): Promise<T | typeof abort> {
   const waits = backOffOf(ctx.clock);
   let mine: { readonly turn: number } | null = null;
   const takeTurn = async () => {
     mine = await ctx.xc.call('dom0.turn', {}).catch(() => null);
   };
+  const next = (conflicts: number) => (mine === null && conflicts === 1 ? takeTurn() : waits(conflicts));
+  if (first) await takeTurn();
   try {
-    return await ctx.xs.transaction(body, { backOff: (conflicts) => (conflicts === 1 ? takeTurn() : waits(conflicts)) });
+    return await ctx.xs.transaction(body, { backOff: next });
   } finally {
     await giveBack(ctx, mine);
   }

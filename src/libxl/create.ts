@@ -236,7 +236,7 @@ async function domainMake(ctx: Ctx, state: Creating): Promise<void> {
     await createDomain(ctx, state);
     const { domid, config } = state;
     await ctx.xs.write(mtwatchPath(domid), '');
-    await transact(ctx, (tx) => writeDomain(ctx, tx, domid, config));
+    await transact(ctx, (tx) => writeDomain(ctx, tx, domid, config), { first: true });
   } catch (error) {
     const failure = asLibxlError(error, 'libxl__domain_make');
     const where = 'libxl_create.c:1296:initiate_domain_create';

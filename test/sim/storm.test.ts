@@ -10,7 +10,7 @@ import { PrivcmdError } from '../../src/xenbus/privcmd.js';
 import type { XsTransaction } from '../../src/xenbus/xs-client.js';
 import { machine, pvConfig } from '../machine.js';
 
-const toolstacks = 32;
+const toolstacks = 16;
 
 /** Creates and destroys a domain with each of them; answers with how often the unluckiest transaction was begun. */
 async function storm(seed: number, change: (ctx: Ctx) => Ctx) {
@@ -57,7 +57,7 @@ async function storm(seed: number, change: (ctx: Ctx) => Ctx) {
 
 const whole = { domids: toolstacks, connected: new Set(['4']), left: [], lines: [], domains: 0 };
 
-test.each([1, 2, 3])('seed %i: in turns, no transaction is begun more than a few times', async (seed) => {
+test.each([1, 2])('seed %i: in turns, no transaction is begun more than a few times', async (seed) => {
   const { mostTries, ...rest } = await storm(seed, (ctx) => ctx);
   expect(rest).toEqual(whole);
   expect(mostTries).toBeGreaterThan(1);
