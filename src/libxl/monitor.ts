@@ -47,7 +47,7 @@ export interface Monitor {
 }
 
 /** Told of each change of what a monitor waits for, before it acts on it: whoever keeps the last one can go on with it. */
-export type Keep = (now: Monitored) => void;
+export type Moved = (now: Monitored) => void;
 
 /**
  * Begins to wait for the end of a domain, and does then what its actions say. The watch is registered when this
@@ -57,9 +57,9 @@ export async function startMonitor(
   ctx: Ctx,
   monitored: Monitored,
   say: (line: string) => void,
-  keep: Keep = () => undefined,
+  moved: Moved = () => undefined,
 ): Promise<Monitor> {
-  const job: Job = { ctx, say, keep };
+  const job: Job = { ctx, say, moved };
   if (monitored.next) return { done: resume(job, monitored, monitored.next) };
   const life = await watchLife(job, monitored, await readCreated(ctx, monitored.domid));
   return { done: follow(job, life) };
@@ -69,7 +69,7 @@ export async function startMonitor(
 interface Job {
   readonly ctx: Ctx;
   readonly say: (line: string) => void;
-  readonly keep: Keep;
+  readonly moved: Moved;
 }
 
 /** One life of the domain, watched. */
@@ -223,7 +223,7 @@ async function destroyAnyhow(ctx: Ctx, domid: number): Promise<void> {
 async function restart(job: Job, life: Life): Promise<Monitored | undefined> {
   const next = await reloaded(job, life, false);
   if (next === 'refused') return undefined;
-  if (next) job.keep(next);
+  if (next) job.moved(next);
   await cleanUp(job.ctx, life.monitored.domid, job.say);
   return reboots(job, next);
 }
@@ -273,7 +273,7 @@ async function renameRestart(job: Job, life: Life): Promise<Monitored | undefine
     if (!asLibxlError(error, 'preserve')) throw error;
     return undefined;
   }
-  if (next) job.keep(next);
+  if (next) job.moved(next);
   return reboots(job, next);
 }
 
@@ -299,14 +299,14 @@ async function pauseBefore({ ctx, say }: Job): Promise<void> {
 
 /** Brings the next life about, and watches it. A failed one is the end of the monitor, as of xl's. */
 async function rebirth(job: Job, monitored: Monitored): Promise<Life | undefined> {
-  const { ctx, keep } = job;
+  const { ctx, moved } = job;
   const { next, ...rest } = monitored;
   if (!next) return undefined;
   const config = fromJson(next.config);
   const domid = await recreate(ctx, config);
   if (domid === undefined) return undefined;
   const now: Monitored = { ...rest, domid };
-  keep(now);
+  moved(now);
   return watchLife(job, now, (await readCreated(ctx, domid)) ?? config);
 }
 

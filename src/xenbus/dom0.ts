@@ -43,6 +43,8 @@ import {
   consolePageBytes,
   type DeadThread,
   dmesgWaitMaxMs,
+  type GuestEvent,
+  type GuestState,
   type Hold,
   type HostView,
   type KernelLog,
@@ -120,7 +122,7 @@ export class Dom0 implements StorePort {
   readonly #consoles: Consoles;
   readonly #ringMappings = new Map<number, () => void>();
   readonly #printk: Printk;
-  readonly #turns: Turns;
+  readonly #toolstackTurns: Turns;
   readonly #stopHungTasks: () => void;
   readonly #stalls: StallWatch;
   #xenbus: StorePort | undefined;
@@ -139,7 +141,7 @@ export class Dom0 implements StorePort {
     this.#host = host;
     const boot = clock.now();
     this.#bootMs = boot;
-    this.#turns = new Turns(clock);
+    this.#toolstackTurns = new Turns(clock);
     this.#printk = new Printk(() => clock.now() - boot);
     const wake = () => this.#wake();
     const machine = options.machine ?? defaultMachine;
@@ -539,8 +541,10 @@ export class Dom0 implements StorePort {
         return blocks.device(path, sectors, major !== undefined && minor !== undefined ? { major, minor } : undefined);
       },
       'dom0.block_detach': ({ node }) => act(() => blocks.detach(node)),
-      'dom0.turn': () => this.#turns.take(),
-      'dom0.turn_over': ({ turn }) => act(() => this.#turns.over(turn)),
+      'dom0.turn': () => this.#toolstackTurns.take(),
+      'dom0.turn_over': ({ turn }) => act(() => this.#toolstackTurns.over(turn)),
+      'dom0.guest': ({ domid }) => ({ state: this.#guestState(domid) }),
+      'dom0.guest_event': ({ domid, event }) => act(() => this.#guestEvent(domid, event)),
       'dom0.rename_vif': ({ vif, name }) => act(() => this.#netdevs.rename(vif, name)),
       'dom0.bridge': ({ bridge, vif, add }) => act(() => void this.#netdevs.bridge(bridge, vif, add)),
     };
@@ -623,6 +627,40 @@ export class Dom0 implements StorePort {
     const guest = this.#guests.get(domid);
     if (domain && guest) domain.busy = guest.kernel.home.ready > 0;
     return domain;
+  }
+
+  #guestState(domid: number): GuestState {
+    const domain = this.hypervisor.get(domid);
+    if (!domain) throw new PrivcmdError('ESRCH', `there is no domain ${domid}`);
+    if (domid === 0) throw new PrivcmdError('EINVAL', 'domain 0 is no guest');
+    const guest = this.#guests.get(domid);
+    if (domain.dying) return 'dying';
+    if (domain.shutdown !== null) return domain.shutdown === ShutdownReason.suspend ? 'suspended' : 'shut down';
+    if (!guest) return 'building';
+    if (domain.pauseCount > 0) return 'paused';
+    return guest.state === 'booting' ? 'building' : guest.state;
+  }
+
+  /** What comes from inside a guest, or from the timer that watches over it. */
+  #guestEvent(domid: number, event: GuestEvent): void {
+    const state = this.#guestState(domid);
+    const guest = this.#guests.get(domid);
+    const refuse = (errno: 'EBUSY' | 'EINVAL', why: string) => new PrivcmdError(errno, `domain ${domid} ${why}`);
+    if (state === 'dying') throw refuse('EINVAL', 'is dying');
+    if (state === 'suspended') throw refuse('EINVAL', `has suspended itself; \`xl resume ${domid}\` lets it go on`);
+    if (state === 'shut down') throw refuse('EINVAL', `has shut down already; \`xl destroy ${domid}\` ends it`);
+    if (!guest) throw refuse('EBUSY', 'is still being built');
+    if (event === 'hang' || event === 'wake') guest.setHung(event === 'hang');
+    else if (event === 'watchdog') {
+      this.#xenConsole.print(`Watchdog timer fired for domain ${domid}`);
+      this.hypervisor.shutdown(domid, ShutdownReason.watchdog);
+    } else if (state === 'paused') throw refuse('EBUSY', `is paused and does nothing; \`xl unpause ${domid}\` lets it go on`);
+    else if (event === 'crash') guest.panic();
+    else if (state === 'hung') throw refuse('EBUSY', `hangs and does nothing; \`xl guest ${domid} wake\` lets it go on`);
+    else if (state === 'shutting down') throw refuse('EBUSY', 'is shutting down already');
+    else if (event === 'suspend') guest.suspend();
+    else if (event === 'soft-reset') this.hypervisor.shutdown(domid, ShutdownReason.soft_reset);
+    else guest.stop(ShutdownReason[event]);
   }
 
   /** A guest-initiated end, as the guest itself would bring it about. */

@@ -52,6 +52,8 @@ export class Guest {
   /** When its clock was at 0: from when it first runs. */
   #bootMs = 0;
   #started = false;
+  #runnable = false;
+  #hung = false;
   #stopping = false;
   #suspended = false;
 
@@ -81,7 +83,8 @@ export class Guest {
 
   /** The vcpus may run, or may not. The first time is the boot. */
   setRunnable(yes: boolean): void {
-    this.kernel.sched.freeze(this.kernel.home, !yes);
+    this.#runnable = yes;
+    this.kernel.sched.freeze(this.kernel.home, !yes || this.#hung);
     if (yes && this.#suspended) this.kernel.sched.wakeAll(this.#resumed);
     if (!yes || this.#started) return;
     this.#started = true;
@@ -96,6 +99,33 @@ export class Guest {
     this.kernel.printk('Linux version 6.1.0-56-amd64 (modelled by xl-mtwatch)');
     this.kernel.printk(`Command line: ${cmdline}`);
     this.kernel.spawn('swapper/0', 'kernel_init', () => this.#boot());
+  }
+
+  /** What it is doing, whatever its domain is. */
+  get state(): 'booting' | 'running' | 'hung' | 'shutting down' {
+    if (this.#hung) return 'hung';
+    if (this.#stopping) return 'shutting down';
+    return this.#started ? 'running' : 'booting';
+  }
+
+  /**
+   * Its kernel stops, or goes on: no task of it runs meanwhile, so that nothing that the store tells it is read or answered.
+   * Its domain remains as it is.
+   */
+  setHung(yes: boolean): void {
+    this.#hung = yes;
+    this.kernel.sched.freeze(this.kernel.home, !this.#runnable || yes);
+  }
+
+  /** Suspends itself, without having been asked to. */
+  suspend(): void {
+    if (!this.#stopping && !this.#suspended) this.kernel.spawn('xenwatch', 'do_suspend', () => this.#suspend());
+  }
+
+  /** Its kernel has nothing left to do but to say so. */
+  panic(): void {
+    this.kernel.printk('Kernel panic - not syncing: crashed by xl guest');
+    this.#hypervisor.shutdown(this.#domain.domid, ShutdownReason.crash);
   }
 
   /** The domain is dead: nothing in it runs any more. */

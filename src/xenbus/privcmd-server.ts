@@ -7,7 +7,7 @@
 import { chmodSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { SystemClock } from './clock.js';
-import { PRIVCMD_PROTO, PrivcmdError, type PrivcmdHandlers, type PrivcmdOp, type PrivcmdOps } from './privcmd.js';
+import { guestEvents, PRIVCMD_PROTO, PrivcmdError, type PrivcmdHandlers, type PrivcmdOp, type PrivcmdOps } from './privcmd.js';
 import { type Hello, isRecord, parseHello, type Reply, readLines } from './privcmd-client.js';
 
 /** Requests of one connection that are not answered yet. At the bound it is not read until one is. */
@@ -204,6 +204,8 @@ const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
   'dom0.thread': { name: 'string' },
   'dom0.flush': { device: 'string?' },
   'dom0.holds': {},
+  'dom0.guest': { domid: 'number' },
+  'dom0.guest_event': { domid: 'number', event: guestEvents },
   'dom0.monitor': { domid: 'number', name: 'string', verbosity: 'number', actions: 'record of strings' },
   'dom0.sync': {},
   'dom0.turn': {},

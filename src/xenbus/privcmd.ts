@@ -216,6 +216,16 @@ export interface MonitorRequest {
 /** What the toolstack can send a domain's processor (libxl_trigger), but for `s3resume`, which goes to a device model. */
 export type Trigger = 'power' | 'sleep' | 'nmi' | 'init' | 'reset';
 
+/** What a guest can be made to do by itself. */
+export const guestEvents = [
+  ...(['poweroff', 'reboot', 'crash', 'hang', 'wake', 'suspend'] as const),
+  ...(['watchdog', 'soft-reset'] as const),
+] as const;
+export type GuestEvent = (typeof guestEvents)[number];
+
+/** How a guest is. `hung`: its vcpus may run, and its kernel does nothing. */
+export type GuestState = 'building' | 'running' | 'paused' | 'hung' | 'shutting down' | 'suspended' | 'shut down' | 'dying';
+
 /** A backend that dom0's kernel has, as /proc/net/dev and /sys/bus/xen-backend show it. */
 export interface BackendDevice {
   readonly type: 'vif' | 'vbd';
@@ -323,6 +333,9 @@ export interface PrivcmdOps {
   /** Lets go of one device, or of all. Answers with those it let go. */
   'dom0.flush': [{ device?: string }, readonly Hold[]];
   'dom0.holds': [Record<string, never>, readonly Hold[]];
+  'dom0.guest': [{ domid: number }, { state: GuestState }];
+  /** What comes from inside a guest. EBUSY: it is paused, or hangs, and does nothing. EINVAL: it has ended. */
+  'dom0.guest_event': [{ domid: number; event: GuestEvent }, null];
   'dom0.monitor': [MonitorRequest, { pid: number }];
   /** Waits until the trace is on disk. */
   'dom0.sync': [Record<string, never>, null];
