@@ -321,7 +321,11 @@ function removeStale(dir: RunDir): void {
   for (const file of socketsAndPid(dir)) rmSync(file, { force: true });
   for (const domid of guestDirs(dir)) removeGuestDir(dir, domid);
   // Its domains are gone with it, and so is what was saved of them. Anything else in there is not ours to remove.
-  for (const name of readdirSync(dir.lib)) if (name.startsWith('userdata-')) rmSync(join(dir.lib, name), { force: true });
+  // Locks too, whoever had them, and which domids were used lately.
+  const ours = ['userdata-', 'name-lock.', 'domid-history'];
+  for (const name of readdirSync(dir.lib)) {
+    if (ours.some((start) => name.startsWith(start))) rmSync(join(dir.lib, name), { force: true });
+  }
 }
 
 /**

@@ -6,7 +6,7 @@
  */
 import { dirname } from 'node:path';
 import { builtinScripts } from '../src/libxl/builtin-scripts.js';
-import { type Ctx, type FileStat, logLine } from '../src/libxl/ctx.js';
+import { type Ctx, type FileStat, LIBXL_DOMID_REUSE_TIMEOUT, logLine } from '../src/libxl/ctx.js';
 import type { DomainConfig } from '../src/libxl/domain-config.js';
 import { SimClock, seeded } from '../src/xenbus/clock.js';
 import { Dom0, type Dom0Options } from '../src/xenbus/dom0.js';
@@ -21,6 +21,9 @@ import { formatPerm } from '../src/xenbus/xs-wire.js';
 
 /** Deadlines that one `run` may pass before it counts as stuck. */
 const jumpsMax = 200;
+
+/** In memory nobody can tell whether the holder of a lock lives; one that has it for so long was killed. */
+const killedHolderMs = 300_000;
 
 export interface MachineOptions {
   /** dom0's command line; the default is one watch thread a domain. */
@@ -109,7 +112,26 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
   const connect = (who: Who, domid = 0) => xsClient(linkTransport(dom0, { domid, who }), { backOff: backOffOf(clock) });
   const stat = async (path: string): Promise<FileStat | undefined> =>
     missing.includes(path) ? undefined : { kind: 'assumed', block: path.startsWith('/dev/') };
-  const locks = new Map<number, Promise<void>>();
+  const locks = new Map<string, Promise<void>>();
+  const recentDomids = new Map<number, number>();
+  const lock = async (what: string) => {
+    const before = locks.get(what);
+    let unlock = () => {};
+    const mine = new Promise<void>((release) => {
+      unlock = release;
+    });
+    locks.set(what, mine);
+    if (before) {
+      await new Promise<void>((mineNow) => {
+        const cancel = clock.after(killedHolderMs, mineNow);
+        void before.then(cancel).then(mineNow);
+      });
+    }
+    return async () => {
+      if (locks.get(what) === mine) locks.delete(what);
+      unlock();
+    };
+  };
   let pid = 1000;
   const ctx: Ctx = {
     xs: connect('xl'),
@@ -145,18 +167,10 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
         };
         return { file: { write, close: async () => undefined } };
       },
-      lockUserdata: async (domid) => {
-        const before = locks.get(domid) ?? Promise.resolve();
-        let unlock = () => {};
-        locks.set(
-          domid,
-          new Promise((release) => {
-            unlock = release;
-          }),
-        );
-        await before;
-        return async () => unlock();
-      },
+      lockUserdata: (domid) => lock(`domain ${domid}`),
+      lockName: (name) => lock(`name ${name}`),
+      isDomidRecent: async (domid) => clock.now() - (recentDomids.get(domid) ?? -Infinity) <= LIBXL_DOMID_REUSE_TIMEOUT,
+      markDomidRecent: async (domid) => void recentDomids.set(domid, clock.now()),
       removeUserdata: async (domid, uuid) => {
         for (const name of [...files.keys()]) if (name.includes(`.${domid}.${uuid}.`)) files.delete(name);
       },

@@ -355,6 +355,9 @@ function lazyHost(xc: Xc, dir: RunDir): Host {
     readUserdata: (name) => userdata(async () => (await host()).readUserdata(name)),
     writeUserdata: (name, contents) => userdata(async () => (await host()).writeUserdata(name, contents)),
     lockUserdata: (domid, uuid) => userdata(async () => (await host()).lockUserdata(domid, uuid)),
+    lockName: (name) => userdata(async () => (await host()).lockName(name)),
+    isDomidRecent: (domid) => userdata(async () => (await host()).isDomidRecent(domid)),
+    markDomidRecent: (domid) => userdata(async () => (await host()).markDomidRecent(domid)),
     createFile: async (path) => (await host()).createFile(path),
     removeUserdata: (domid, uuid) => userdata(async () => (await host()).removeUserdata(domid, uuid)),
   };

@@ -18,6 +18,7 @@ import { type Ctx, LIBXL_INIT_TIMEOUT, LibxlError, Rc } from './ctx.js';
 import { destroyGuest } from './destroy.js';
 import { checkAlive, type Device, deviceDestroy, genericAdd, startDeviceAdd } from './device.js';
 import { diskBackendKind, diskDevid, diskNodes, needsStat, type ReadyDisk, setDiskDefaults } from './disk.js';
+import { holdingName } from './domain.js';
 import type { DomainConfig } from './domain-config.js';
 import { toJson } from './json.js';
 import { nicNodes, nicObstacle, type ReadyNic, savedNic, setNicDefaults } from './nic.js';
@@ -236,7 +237,8 @@ async function domainMake(ctx: Ctx, state: Creating): Promise<void> {
     await createDomain(ctx, state);
     const { domid, config } = state;
     await ctx.xs.write(mtwatchPath(domid), '');
-    await transact(ctx, (tx) => writeDomain(ctx, tx, domid, config), { first: true });
+    const make = () => transact(ctx, (tx) => writeDomain(ctx, tx, domid, config), { first: true });
+    await holdingName(ctx, config.cInfo.name, make);
   } catch (error) {
     const failure = asLibxlError(error, 'libxl__domain_make');
     const where = 'libxl_create.c:1296:initiate_domain_create';
@@ -245,21 +247,34 @@ async function domainMake(ctx: Ctx, state: Creating): Promise<void> {
   }
 }
 
-/** A domid whose watch thread has not left yet is not given out; one that was asked for by number is refused. */
+/**
+ * A domid that was had lately is not used: a domain that got it is destroyed, and another asked for. One that was asked for
+ * by number is refused, and so is one whose watch thread has not left yet.
+ */
 async function createDomain(ctx: Ctx, state: Creating): Promise<void> {
   const { uuid, domid: policy = 0 } = state.config.cInfo;
   const wanted = policy > 0 && policy <= DOMID_LAST ? { domid: policy } : {};
   const { poolId } = state;
-  try {
-    const made = await ctx.xc.call('xc.domain_create', { uuid, maxVcpus: state.settings.maxVcpus, poolId, ...wanted });
-    state.domid = made.domid;
-  } catch (error) {
-    if (!(error instanceof PrivcmdError)) throw error;
-    const [line, text] =
-      error.errno === 'EBUSY' ? [732, 'domain id recently used'] : [711, `domain creation fail: ${strerror(error.errno)}`];
+  const fail = (line: number, text: string, cause?: unknown) => {
     ctx.log('error', `libxl_create.c:${line}:libxl__domain_make`, wanted.domid, text);
-    throw new LibxlError(Rc.FAIL, text, { cause: error });
+    return new LibxlError(Rc.FAIL, text, { cause });
+  };
+  for (let tries = 0; tries < DOMID_LAST; tries++) {
+    try {
+      const made = await ctx.xc.call('xc.domain_create', { uuid, maxVcpus: state.settings.maxVcpus, poolId, ...wanted });
+      state.domid = made.domid;
+    } catch (error) {
+      if (!(error instanceof PrivcmdError)) throw error;
+      if (error.errno === 'EBUSY') throw fail(732, 'domain id recently used', error);
+      throw fail(711, `domain creation fail: ${strerror(error.errno)}`, error);
+    }
+    const { domid } = state;
+    if (!(await ctx.host.isDomidRecent(domid))) return;
+    if (wanted.domid !== undefined) throw fail(732, 'domain id recently used');
+    state.domid = 0;
+    await ctx.xc.call('xc.domain_destroy', { domid });
   }
+  throw fail(711, 'domain creation fail: every domid was used in the last seconds');
 }
 
 /** Nodes for the guest to write. */
@@ -326,8 +341,8 @@ async function writeDomain(ctx: Ctx, tx: XsTransaction, domid: number, { cInfo }
 }
 
 /**
- * A name must be free (libxl__domain_rename). The names are read outside the transaction, as libxl does: two creations
- * at once may both find theirs free.
+ * A name must be free (libxl__domain_rename). The names are read outside the transaction, as libxl does; that two toolstacks
+ * at once do not both find theirs free is what `holdingName` is for.
  */
 async function checkName(ctx: Ctx, domid: number, name: string): Promise<void> {
   const others = await everyDomain(ctx.xc);

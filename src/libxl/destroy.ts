@@ -112,7 +112,11 @@ async function removeLogged(ctx: Ctx, domid: number, line: number, path: string)
 
 /** Files that cannot be removed are no reason to keep the domain. */
 async function removeFiles(ctx: Ctx, { domid, uuid }: Destroying): Promise<void> {
-  await ctx.host.removeUserdata(domid, uuid).catch((error: unknown) => {
+  const remove = async () => {
+    const unlock = await ctx.host.lockUserdata(domid, uuid);
+    await ctx.host.removeUserdata(domid, uuid).finally(unlock);
+  };
+  await remove().catch((error: unknown) => {
     const reason = error instanceof Error ? error.message : String(error);
     const line = `failed to remove what was saved of the domain: ${reason}`;
     ctx.log('error', '', domid, line);
@@ -120,6 +124,9 @@ async function removeFiles(ctx: Ctx, { domid, uuid }: Destroying): Promise<void>
 }
 
 async function killDomain(ctx: Ctx, { domid }: Destroying): Promise<void> {
+  await ctx.host.markDomidRecent(domid).catch((error: unknown) => {
+    ctx.log('error', '', domid, `its domid may be used again at once: ${error instanceof Error ? error.message : String(error)}`);
+  });
   try {
     await ctx.xc.call('xc.domain_destroy', { domid });
   } catch (error) {

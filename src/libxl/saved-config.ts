@@ -72,7 +72,11 @@ async function readSaved(ctx: Ctx, { domid, uuid }: DomInfo): Promise<DomainConf
 
 /** Takes the lock on the saved config of a domain (libxl__lock_domain_userdata); the answer lets it go. */
 export async function lockConfig(ctx: Ctx, domid: number): Promise<() => Promise<void>> {
-  return ctx.host.lockUserdata(domid, (await existing(ctx, domid)).uuid);
+  const unlock = await ctx.host.lockUserdata(domid, (await existing(ctx, domid)).uuid);
+  // Whoever had it before may have destroyed the domain.
+  if (await domainInfo(ctx, domid)) return unlock;
+  await unlock();
+  throw new LibxlError(Rc.LOCK_FAIL, `domain ${domid} was destroyed meanwhile`);
 }
 
 /** The config as it was saved, to be changed and written again (libxl__get_domain_configuration). */

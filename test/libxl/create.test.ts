@@ -1,6 +1,7 @@
 import { CreateError, domainCreateNew } from '../../src/libxl/create.js';
-import type { Ctx, Host } from '../../src/libxl/ctx.js';
+import type { Ctx, Host, LibxlError } from '../../src/libxl/ctx.js';
 import { domainDestroy } from '../../src/libxl/destroy.js';
+import { domainRename } from '../../src/libxl/domain.js';
 import type { DomainConfig } from '../../src/libxl/domain-config.js';
 import { PrivcmdError } from '../../src/xenbus/privcmd.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
@@ -364,4 +365,88 @@ test('the sharing check of many disks costs each a look at every other one, and 
     ({ who, op, args }) => who === 'hotplug' && op === 'READ' && args[0]?.endsWith('/physical-device'),
   );
   expect(reads.length).toBeLessThanOrEqual(count * (count + 1));
+});
+
+describe('a domid that was had in the last 60 seconds', () => {
+  const createdAndGone = async (domid: number) => {
+    await m.run(domainDestroy(m.ctx, await m.run(domainCreateNew(m.ctx, { ...pvConfig(), ...asked(domid) }))));
+  };
+  const asked = (domid: number) => ({ cInfo: { ...pvConfig().cInfo, domid } });
+
+  test('is passed over, by destroying the domain that got it and asking for another', async () => {
+    m = await machine();
+    await createdAndGone(1);
+    await createdAndGone(2);
+    const from = m.trace.length;
+    expect(await m.run(domainCreateNew(m.ctx, pvConfig()))).toBe(3);
+    // Neither had a node of its own.
+    expect(m.trace.slice(from).filter(({ args }) => /domain\/0\/mtwatch\/[12]$/.test(args[0] ?? ''))).toEqual([]);
+    expect(m.lines).toEqual([]);
+  });
+
+  test('is given again after that', async () => {
+    m = await machine();
+    await createdAndGone(1);
+    await m.run(m.clock.sleep(60_001));
+    expect(await m.run(domainCreateNew(m.ctx, pvConfig()))).toBe(1);
+  });
+
+  test('is refused to whoever asks for it', async () => {
+    m = await machine();
+    await createdAndGone(5);
+    const error = await refused(m.ctx, { ...pvConfig(), ...asked(5) });
+    expect({ rc: error.rc, domid: error.domid, lines: m.lines }).toEqual({
+      rc: -3,
+      domid: 5,
+      lines: [
+        'libxl: error: libxl_create.c:732:libxl__domain_make: Domain 5:domain id recently used',
+        'libxl: error: libxl_create.c:1296:initiate_domain_create: Domain 5:cannot make domain: -3',
+      ],
+    });
+    expect(m.dom0.hypervisor.list().map(({ domid }) => domid)).toEqual([0]);
+    expect((await m.store()).filter((line) => /mtwatch\/|domain\/5/.test(line))).toEqual([]);
+  });
+
+  test('is had even by one whose creation failed', async () => {
+    m = await machine();
+    await refused(m.ctx, { ...pvConfig('pv', build({ kernel: '/nosuch' })), nics: [{ devid: 0, bridge: 'nosuch' }] });
+    expect(await m.ctx.host.isDomidRecent(1)).toBe(true);
+  });
+});
+
+test('of two creations with one name at the same moment one ends with a domain', async () => {
+  m = await machine();
+  const create = (xs: Ctx['xs']) =>
+    domainCreateNew({ ...m.ctx, xs }, pvConfig('a')).then(
+      () => 'created',
+      (error: CreateError) => error.rc,
+    );
+  expect((await m.run(Promise.all([create(m.ctx.xs), create(m.connect('xl'))]))).sort()).toEqual([-3, 'created']);
+  expect(m.lines.filter((line) => line.includes('already exists'))).toEqual([
+    expect.stringMatching(
+      /^libxl: error: libxl_domain.c:81:libxl__domain_rename: Domain \d:Domain with name "a" already exists\.$/,
+    ),
+  ]);
+});
+
+describe('two renames to one name at the same moment', () => {
+  const renames = async (lockName: Host['lockName']) => {
+    m = await machine();
+    for (const name of ['a', 'b']) await m.run(domainCreateNew(m.ctx, pvConfig(name)));
+    const ctx = withHost({ lockName });
+    const rename = (xs: Ctx['xs'], domid: number) =>
+      domainRename({ ...ctx, xs }, domid, undefined, 'c').then(
+        () => 'renamed',
+        (error: LibxlError) => error.rc,
+      );
+    return (await m.run(Promise.all([rename(m.ctx.xs, 1), rename(m.connect('xl'), 2)]))).sort();
+  };
+
+  test('are one after the other, and the second finds it taken', async () => {
+    expect(await renames((name) => m.ctx.host.lockName(name))).toEqual([-6, 'renamed']);
+  });
+
+  test('without the lock both have it, as with real Xen', async () => {
+    expect(await renames(async () => async () => undefined)).toEqual(['renamed', 'renamed']);
+  });
 });
