@@ -11,6 +11,7 @@ import {
   chmodSync,
   closeSync,
   existsSync,
+  openSync,
   readdirSync,
   readFileSync,
   renameSync,
@@ -25,7 +26,7 @@ import { parseArgs } from 'node:util';
 import { parseTimeoutScale } from './cli/argv.js';
 import { type Ctx, LogLevel, logLine } from './libxl/ctx.js';
 import { systemHost } from './libxl/hotplug.js';
-import { startMonitor } from './libxl/monitor.js';
+import { type Monitored, startMonitor } from './libxl/monitor.js';
 import { version } from './version.js';
 import { type Clock, SystemClock } from './xenbus/clock.js';
 import { Dom0 } from './xenbus/dom0.js';
@@ -158,6 +159,8 @@ async function runDom0d(options: Dom0dOptions, log: (line: string) => void): Pro
 }
 
 async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => void): Promise<number> {
+  const lost = lostDomains(dir);
+  if (lost) log(`the dom0 before this one was killed; lost with it: ${lost}`);
   removeStale(dir);
   const clock = new SystemClock();
   const trace = options.trace === undefined ? undefined : await traceTo(options.trace, log);
@@ -221,7 +224,7 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
     else idle.look();
   }, watchRunDirMs);
   log(`listens in ${dir.path} (pid ${process.pid}, version ${version}, command line "${options.cmdline}")`);
-  announce(options.readyFd, { ready: process.pid });
+  announce(options.readyFd, { ready: process.pid, ...(lost ? { lost } : {}) });
   idle.look();
 
   const why = await ended;
@@ -258,7 +261,8 @@ interface Hosting {
 function host(hosting: Hosting): { readonly handlers: PrivcmdHandlers; readonly monitors: number } {
   const { options, dir, clock, dom0, trace, end, changed } = hosting;
   const started = clock.now();
-  let monitors = 0;
+  /** What each monitor waits for now. */
+  const monitors = new Map<object, Followed>();
   const sync = async () => {
     await trace?.flush();
     return null;
@@ -288,19 +292,23 @@ function host(hosting: Hosting): { readonly handlers: PrivcmdHandlers; readonly 
       return null;
     },
     'dom0.monitor': async (request) => {
-      const { done } = await monitor(hosting, xcOf(handlers), request);
-      monitors += 1;
-      void done.finally(() => {
-        monitors -= 1;
-        changed();
-      });
+      await follow({ ...request, log: `xl-${request.name.replaceAll('/', '%2F')}.log` });
       return { pid: process.pid };
     },
+  };
+  /** Starts a monitor, or goes on with one that another process had. */
+  const follow = async (first: Followed, isNew = true) => {
+    const id = {};
+    const { done } = await monitor(hosting, xcOf(handlers), first, isNew, (now) => monitors.set(id, now));
+    void done.finally(() => {
+      monitors.delete(id);
+      changed();
+    });
   };
   return {
     handlers,
     get monitors() {
-      return monitors;
+      return monitors.size;
     },
   };
 }
@@ -314,6 +322,36 @@ function ownership(dir: RunDir): () => boolean {
 
 function socketsAndPid(dir: RunDir): string[] {
   return [dir.privcmd, dir.pidFile, dir.store.client, dir.store.xl, dir.store.hotplug, dir.xenbus];
+}
+
+/** Domains that are named at most when they are lost. */
+const lostNamedMax = 10;
+
+/**
+ * The domains of a dom0 that was killed, by what it left: one that ended by itself has removed its pid file. A domain that
+ * was still being created has no name yet.
+ */
+function lostDomains(dir: RunDir): string | undefined {
+  if (!existsSync(dir.pidFile)) return undefined;
+  const names = new Map(guestDirs(dir).map((domid) => [domid, `domain ${domid}`]));
+  for (const file of readdirSync(dir.lib)) {
+    const domid = /^userdata-d\.(\d+)\.[^.]+\.libxl-json$/.exec(file)?.[1];
+    if (domid !== undefined) names.set(Number(domid), `${nameOf(join(dir.lib, file))} (${domid})`);
+  }
+  const lost = [...names].sort(([a], [b]) => a - b).map(([, name]) => name);
+  if (lost.length === 0) return undefined;
+  const more = lost.length - lostNamedMax;
+  return `${lost.slice(0, lostNamedMax).join(', ')}${more > 0 ? ` and ${more} more` : ''}`;
+}
+
+/** The name in a saved config; one that cannot be read is nobody's loss by now. */
+function nameOf(file: string): string {
+  try {
+    const { c_info } = JSON.parse(readFileSync(file, 'utf8').replace(/\0$/, '')) as { c_info?: { name?: unknown } };
+    return String(c_info?.name ?? '(null)');
+  } catch {
+    return '(null)';
+  }
 }
 
 /** What a dom0 left that was killed. Whoever holds the right may remove it. */
@@ -428,17 +466,29 @@ function xcOf(handlers: PrivcmdHandlers): Xc {
   };
 }
 
-/** Starts the monitor of a domain, with its own store connection and log; answers when it watches. */
+/** All that a monitor is: plain data, from which it can be started again. */
+interface Followed extends Monitored, Pick<MonitorRequest, 'verbosity'> {
+  /** The name of its log. The first name of its domain is in it, whatever that is called later. */
+  readonly log: string;
+}
+
+/**
+ * Starts the monitor of a domain, with its own store connection and log; answers when it watches. `moved` is told what it
+ * waits for, at first and whenever that changes. One that is not new goes on in the log that it has.
+ */
 async function monitor(
   { store, dir, options, clock, log }: Hosting,
   xc: Xc,
-  request: MonitorRequest,
+  request: Followed,
+  isNew: boolean,
+  moved: (now: Followed) => void,
 ): Promise<{ readonly done: Promise<void> }> {
-  const file = join(dir.logs, `xl-${request.name.replaceAll('/', '%2F')}.log`);
-  rotate(file);
+  const file = join(dir.logs, request.log);
+  if (isNew) rotate(file);
+  makeLog(file);
   const print = (line: string) => {
     try {
-      appendFileSync(file, `${line}\n`, { mode: 0o644 });
+      appendFileSync(file, `${line}\n`);
     } catch (error) {
       log(
         `monitor of domain ${request.domid}: ${line} (not in its log: ${error instanceof Error ? error.message : String(error)})`,
@@ -470,8 +520,11 @@ async function monitor(
     },
   };
   try {
-    const started = await startMonitor(ctx, request, print);
+    const { verbosity } = request;
+    const started = await startMonitor(ctx, request, print, (now) => moved({ ...now, verbosity, log: request.log }));
+    moved(request);
     const done = started.done
+      .then(() => undefined)
       .catch((error: unknown) => {
         log(`monitor of domain ${request.domid} failed: ${error instanceof Error ? error.stack : String(error)}`);
       })
@@ -484,6 +537,12 @@ async function monitor(
       `no monitor for domain ${request.domid}: ${error instanceof Error ? error.message : String(error)}`,
     );
   }
+}
+
+/** Like a log of xl's it may be read by all, as far as the directories above it let them. */
+function makeLog(file: string): void {
+  closeSync(openSync(file, 'a', 0o644));
+  chmodSync(file, 0o644);
 }
 
 /** FILE becomes FILE.1, that FILE.2, and so on; the tenth is dropped. */
@@ -550,8 +609,11 @@ async function traceTo(path: string, log: (line: string) => void): Promise<Trace
   };
 }
 
+/** `lost` says what was lost with the dom0 before. */
+type Announcement = { ready: number; lost?: string } | { busy: true } | { error: string };
+
 /** Tells who started us how it went, on the pipe that it gave us, and closes it. */
-function announce(fd: number | undefined, what: { ready: number } | { busy: true } | { error: string }): void {
+function announce(fd: number | undefined, what: Announcement): void {
   if (fd === undefined) {
     if ('error' in what) process.stderr.write(`dom0d: ${what.error}\n`);
     return;

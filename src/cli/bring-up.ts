@@ -102,14 +102,14 @@ export function refuseUnmodelledConfig(config: DomainConfig): void {
 
 /**
  * Creates the domain of a config, which is bytes, or restores it from a stream, and lets it live as the flags say. `ended` resolves when
- * there is nothing more to wait for. Throws what libxl threw.
+ * there is nothing more to wait for, with what xl's create_domain returns then: under 0 it is an rc. Throws what libxl threw.
  */
 export async function bringUp(
   session: Session,
   ofBytes: DomainConfig,
   flags: LifeFlags,
   read?: ReadBytes,
-): Promise<{ readonly domid: number; readonly ended: Promise<void> }> {
+): Promise<{ readonly domid: number; readonly ended: Promise<number> }> {
   const { ctx } = session;
   const config = textOfConfig(ofBytes);
   const domid = await createDomain(ctx, config, read);
@@ -121,11 +121,11 @@ export async function bringUp(
   }
   if (!flags.paused) await domainUnpause(ctx, domid);
   if (!flags.exit && (flags.vncviewer || flags['vncviewer-autopass'])) await failVncviewer(ctx, domid);
-  let done: Promise<void> | undefined;
+  let done: Promise<number> | undefined;
   if (flags.foreground && !flags.exit) {
     ({ done } = await startMonitor(ctx, monitored, (line) => process.stderr.write(`${line}\n`)));
   }
-  return { domid, ended: Promise.all([done, attached?.ended]).then(() => undefined) };
+  return { domid, ended: Promise.all([done, attached?.ended]).then(([rc = 0]) => rc) };
 }
 
 /** A console that is not to be had is told, and no reason to stop. */

@@ -158,6 +158,12 @@ async function withClient<T>(xc: PrivcmdClient, dir: RunDir, body: (xc: PrivcmdC
   try {
     return (await Promise.race([body(xc, dir), lost])) as T;
   } catch (error) {
+    // A dom0 of another version speaks the same protocol and may lack an operation.
+    if (error instanceof PrivcmdError && error.errno === 'ENOSYS' && xc.server.version !== version) {
+      const { version: theirs, pid } = xc.server;
+      const what = `the running dom0 is ${theirs}, this is xl ${version}`;
+      throw new XlFailure(1, `xl: ${error.message}: ${what}; use that xl, or end its dom0 with \`kill ${pid}\``);
+    }
     // Of its two connections either may be the first to go.
     throw error instanceof ConnectionEnded ? ended() : error;
   } finally {

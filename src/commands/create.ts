@@ -84,7 +84,8 @@ export default class Create extends XlCommand {
     refuseUnmodelled(refusals);
     for (const line of notices) process.stderr.write(`${line}\n`);
     try {
-      await withSession(this, flags, async (session) => (await bringUp(session, config, flags)).ended);
+      const rc = await withSession(this, flags, async (session) => (await bringUp(session, config, flags)).ended);
+      if (rc < 0) throw new XlFailure(-rc);
     } catch (error) {
       if (error instanceof LibxlError) throw new XlFailure(-error.rc);
       throw error;

@@ -51,7 +51,8 @@ export default class Restore extends XlCommand {
       const config = await configOf(header, configFile);
       if (flags.debug) printConfig(config, 'json', process.stderr);
       refuseUnmodelledConfig(config);
-      await withSession(this, flags, async (session) => (await bringUp(session, config, flags, read)).ended);
+      const rc = await withSession(this, flags, async (session) => (await bringUp(session, config, flags, read)).ended);
+      if (rc < 0) throw new XlFailure(1);
     } catch (error) {
       // Whatever is wrong, restore ends with 1.
       if (error instanceof LibxlError) throw new XlFailure(1);
