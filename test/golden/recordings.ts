@@ -42,7 +42,8 @@ function one(name: string, text: string): Recording[] {
   const found = /^\$ ?(.*)\n--- exit status: (\d+)\n--- stdout\n([\s\S]*?)--- stderr\n([\s\S]*)$/.exec(text);
   if (!found) return [];
   const [, line = '', exit, stdout = '', stderr = ''] = found;
-  const [program, ...argv] = words(line) ?? [];
+  // Whoever recorded made sure of an end.
+  const [program, ...argv] = words(line.replace(/^timeout \d+ /, '')) ?? [];
   return [{ name, line: `$ ${line}`, argv: program === 'xl' ? argv : undefined, stdout, stderr, exit: Number(exit) }];
 }
 
