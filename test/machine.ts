@@ -37,6 +37,8 @@ export interface MachineOptions {
   readonly released?: (domid: number) => void;
   /** Whether the host has a directory for cores. */
   readonly dumps?: boolean;
+  /** Guests have their drivers built in. */
+  readonly builtInDrivers?: boolean;
   /** Who watches over dom0's kernel. */
   readonly observer?: Observer;
   /** Which of two or more tasks goes on, by its index; goes before `seed`. */
@@ -78,6 +80,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     released,
     observer,
     choose,
+    builtInDrivers = false,
   } = options;
   const clock = new SimClock(seed ?? 1);
   const trace: TraceLine[] = [];
@@ -91,6 +94,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     clock,
     cmdline,
     host,
+    builtInDrivers,
     log: (line) => log.push(line),
     trace: (line) => trace.push(line),
     uevent: (uevent) => uevents.push(uevent),

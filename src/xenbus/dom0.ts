@@ -90,6 +90,8 @@ export interface Dom0Options {
   /** The store has taken up a domain, or let go of it and closed its connections. Whoever asked for it has no reply yet. */
   readonly introduced?: (domid: number) => void;
   readonly released?: (domid: number) => void;
+  /** Guests have their drivers built in, and wait for no device before they go on. */
+  readonly builtInDrivers?: boolean;
   /** dom0's kernel tells user space about a device. */
   readonly uevent?: (uevent: Uevent) => void;
 }
@@ -117,6 +119,7 @@ export class Dom0 implements StorePort {
   readonly #blocks = new BlockDevices();
   readonly #netdevs: NetDevices;
   readonly #guests = new Map<number, Guest>();
+  readonly #builtInDrivers: boolean;
   /** Guests that were put into domains which the store does not know yet. */
   readonly #restored = new Map<number, SavedGuest>();
   readonly #consoles: Consoles;
@@ -139,6 +142,7 @@ export class Dom0 implements StorePort {
     const { clock, cmdline, host, log, choose } = options;
     this.#clock = clock;
     this.#host = host;
+    this.#builtInDrivers = options.builtInDrivers ?? false;
     const boot = clock.now();
     this.#bootMs = boot;
     this.#toolstackTurns = new Turns(clock);
@@ -335,6 +339,7 @@ export class Dom0 implements StorePort {
       store: this.#store,
       console: (text) => this.#consoles.print(domid, text),
       saved: this.#restored.get(domid),
+      builtInDrivers: this.#builtInDrivers,
     });
     this.#guests.set(domid, guest);
     if (domain.pauseCount === 0 && domain.shutdown === null) guest.setRunnable(true);

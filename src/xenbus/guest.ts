@@ -9,7 +9,7 @@ import type { Clock } from './clock.js';
 import { cpuTime, onlineVcpus } from './cpus.js';
 import { type Domain, evtchnPortsMax, type Hypervisor } from './hypervisor.js';
 import { blkfront } from './kernel/blkfront.js';
-import type { XenbusBus } from './kernel/bus.js';
+import type { XenbusBus, XenbusDriver } from './kernel/bus.js';
 import { frontendBus, frontendResources, shutDownDevices, watchDevices, watchFrontends } from './kernel/frontend-bus.js';
 import { Kernel } from './kernel/kernel.js';
 import { watchControl, watchCpus } from './kernel/manage.js';
@@ -24,6 +24,8 @@ import { XsError } from './xs-wire.js';
 
 /** What the kernel of the recordings could not give back: of 128 MiB it kept so much, whatever its target. */
 const keptKb = 86 * 1024;
+/** How long the loading of a driver waits for its devices (wait_for_devices). */
+const devicesWaitMs = 300_000;
 /** Event channels that the interrupts of many vcpus leave for devices: those vcpus that find none stay offline. */
 const devicePorts = 256;
 
@@ -37,6 +39,8 @@ export interface GuestOptions {
   readonly console: (text: string) => void;
   /** What it was when it was saved; it goes on from there instead of booting. */
   readonly saved?: SavedGuest | undefined;
+  /** Its drivers are no modules, and nothing waits for their devices. */
+  readonly builtInDrivers?: boolean;
 }
 
 export class Guest {
@@ -46,6 +50,7 @@ export class Guest {
   readonly #store: StorePort;
   readonly #bus: XenbusBus;
   readonly #saved: SavedGuest | undefined;
+  readonly #builtInDrivers: boolean;
   readonly #uptime: () => number;
   readonly #console: (text: string) => void;
   readonly #resumed = waitQueue('HYPERVISOR_suspend');
@@ -55,9 +60,11 @@ export class Guest {
   #runnable = false;
   #hung = false;
   #stopping = false;
+  #cancelWait: () => void = () => undefined;
   #suspended = false;
 
-  constructor({ domain, hypervisor, sched, clock, store, console, saved }: GuestOptions) {
+  constructor({ domain, hypervisor, sched, clock, store, console, saved, builtInDrivers = false }: GuestOptions) {
+    this.#builtInDrivers = builtInDrivers;
     this.#uptime = () => clock.now() - this.#bootMs;
     this.#saved = saved;
     this.#console = console;
@@ -130,6 +137,7 @@ export class Guest {
 
   /** The domain is dead: nothing in it runs any more. */
   kill(): void {
+    this.#cancelWait();
     this.kernel.sched.kill(this.kernel.home);
     this.kernel.disconnect();
   }
@@ -161,7 +169,7 @@ export class Guest {
       yield* watchDevices(this.#bus);
       // The guest of the recordings has no udev: what it has taken off stays off.
       yield* watchCpus(kernel, watches, this.#domain.cpus.vcpus, { udev: false });
-      yield* this.#registerDrivers();
+      yield* this.#loadDrivers();
     } catch (error) {
       if (!(error instanceof XsError)) throw error;
       kernel.printk(`xenbus: boot: ${error.message}`);
@@ -178,10 +186,29 @@ export class Guest {
     yield* watchControl(this.kernel, this.#bus.watches, (_request, reason) => this.stop(reason), options);
   }
 
-  *#registerDrivers(): Task {
+  /** As a rule they are modules: whoever loads one waits until its devices can be used, and then loads the next. */
+  *#loadDrivers(): Task {
+    for (const driver of this.#drivers()) {
+      yield* this.#bus.registerDriver(driver);
+      if (!this.#builtInDrivers) yield* this.#waitForDevices(driver);
+    }
+  }
+
+  #drivers(): readonly XenbusDriver[] {
     const resources = frontendResources(this.#hypervisor, this.#domain.domid, this.#domain.maxVcpus);
-    yield* this.#bus.registerDriver(blkfront(this.#bus, resources));
-    yield* this.#bus.registerDriver(netfront(this.#bus, resources));
+    return [blkfront(this.#bus, resources, { scans: true }), netfront(this.#bus, resources)];
+  }
+
+  /** `wait_for_devices`. The module stays loaded when they do not come. */
+  *#waitForDevices(driver: XenbusDriver): Task {
+    if (!this.#bus.isConnecting(driver)) return;
+    let over = false;
+    this.#cancelWait = this.kernel.clock.after(devicesWaitMs, () => {
+      over = true;
+      this.kernel.sched.wakeAll(this.#bus.connecting);
+    });
+    yield* waitEvent(this.#bus.connecting, () => over || !this.#bus.isConnecting(driver));
+    this.#cancelWait();
   }
 
   /**
@@ -221,7 +248,7 @@ export class Guest {
     this.#bindInterrupts();
     try {
       this.#resumeGrants();
-      yield* this.#registerDrivers();
+      for (const driver of this.#drivers()) yield* this.#bus.registerDriver(driver);
       yield* watchCpus(kernel, watches, this.#domain.cpus.vcpus, { udev: false, isRestored: true });
       // It would also find a device that the new domain has and the saved one had not.
       yield* watchFrontends(this.#bus);

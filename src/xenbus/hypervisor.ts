@@ -28,7 +28,7 @@ export interface Evtchn {
  * A notification, with the request that lies on the ring behind it: the grant references of its pages. Rings are not
  * modelled as memory, so a request travels with its notification.
  */
-export type Notified = (grants: readonly number[]) => void;
+export type Notified = (grants: readonly number[], ended?: () => void) => void;
 
 export interface Domain {
   readonly domid: number;
@@ -238,8 +238,8 @@ export class Hypervisor {
   }
 
   /** EVTCHNOP_send on a domain's own port; nothing happens while nobody is at the other end. */
-  evtchnSend(domid: number, port: number, grants: readonly number[]): void {
-    this.#domains.get(domid)?.ports.get(port)?.notified?.(grants);
+  evtchnSend(domid: number, port: number, grants: readonly number[], ended?: () => void): void {
+    this.#domains.get(domid)?.ports.get(port)?.notified?.(grants, ended);
   }
 
   /**

@@ -127,11 +127,7 @@ const configs: Readonly<Record<string, (pv: string) => string>> = {
   'third.cfg': (pv) => oneVcpu(pv, 'third', '/dev/loop3', '0c'),
 };
 const oneVcpu = (pv: string, name: string, disk: string, mac: string) =>
-  pv
-    .replace('"pv"', `"${name}"`)
-    .replace('vcpus = 2', 'vcpus = 1')
-    .replace('/dev/loop0', disk)
-    .replace('00:01', `00:${mac}`);
+  pv.replace('"pv"', `"${name}"`).replace('vcpus = 2', 'vcpus = 1').replace('/dev/loop0', disk).replace('00:01', `00:${mac}`);
 /** The files of a host, with how big each is. A kernel is known by how it begins, whatever it is. */
 const hostFiles: Readonly<Record<string, number>> = {
   'boot/vmlinux': 65_906_612,

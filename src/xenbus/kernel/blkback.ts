@@ -36,10 +36,17 @@ const minorBits = 20;
 const VDISK_CDROM = 1;
 const VDISK_READONLY = 4;
 
+interface RingRequest {
+  /** The grant references of its pages. */
+  readonly grants: readonly number[];
+  /** Tells the frontend that it is done. */
+  readonly ended: (() => void) | undefined;
+}
+
 interface Ring {
   readonly wake: WaitQueue;
-  /** Requests that the thread has not taken yet: the grant references of their pages. */
-  readonly requests: (readonly number[])[];
+  /** Requests that the thread has not taken yet. */
+  readonly requests: RingRequest[];
   /** Pages granted persistently, by reference: what unmaps each. */
   readonly persistent: Map<number, () => void>;
   active: boolean;
@@ -215,23 +222,25 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
       if (request) yield* dispatching(blkif, ring, request);
     }
     // A hold stands for a request that had just been taken off the ring.
-    if (faults.holds(busId, 'io') || faults.holds(busId, 'bio')) yield* dispatching(blkif, ring, []);
+    if (faults.holds(busId, 'io') || faults.holds(busId, 'bio'))
+      yield* dispatching(blkif, ring, { grants: [], ended: undefined });
   }
 
-  function dispatching(blkif: Blkif, ring: Ring, grants: readonly number[]): Task {
-    return kernel.call('dispatch_rw_block_io [xen_blkback]', dispatch(blkif, ring, grants));
+  function dispatching(blkif: Blkif, ring: Ring, request: RingRequest): Task {
+    return kernel.call('dispatch_rw_block_io [xen_blkback]', dispatch(blkif, ring, request));
   }
 
   /** One request: its pages are mapped, and the block layer gets it. */
-  function* dispatch(blkif: Blkif, ring: Ring, grants: readonly number[]): Task {
+  function* dispatch(blkif: Blkif, ring: Ring, request: RingRequest): Task {
     const { busId } = blkif.device;
     blkif.references += 1;
     ring.inflight += 1;
-    const pages = mapRequest(blkif, ring, grants);
+    const pages = mapRequest(blkif, ring, request.grants);
     yield* kernel.call('submit_bio', faults.wait(busId, 'io'));
     const ended = () => {
       for (const unmap of pages) unmap();
       ring.inflight -= 1;
+      request.ended?.();
       put(blkif);
     };
     if (!faults.holds(busId, 'bio')) return ended();
@@ -326,8 +335,8 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
     const unbind =
       mapped.length < pages
         ? undefined
-        : hypervisor.evtchnBind(0, domid, port, (grants) => {
-            if (ring.requests.length < ringRequestsMax * pages) ring.requests.push(grants);
+        : hypervisor.evtchnBind(0, domid, port, (grants, ended) => {
+            if (ring.requests.length < ringRequestsMax * pages) ring.requests.push({ grants, ended });
             kernel.sched.wakeAll(ring.wake);
           });
     if (unbind) [ring.pages, ring.unbind] = [mapped, unbind];
