@@ -12,6 +12,7 @@ import { listDisks, listNics, listUsbctrls, listVdispls, listVsnds, listVtpms } 
 import { domainInfo, domidToName } from './domain.js';
 import type { DomainConfig, OtherDeviceList } from './domain-config.js';
 import { fromJson, type JsonObject, toJson } from './json.js';
+import { fillDom0Memory } from './memory.js';
 import { getDomainSched } from './sched.js';
 
 /**
@@ -34,6 +35,7 @@ export async function retrieveConfig(ctx: Ctx, domid: number): Promise<DomainCon
     if ((await ctx.xs.read(`${domainPath(domid)}/cpu/${vcpu}/availability`)) === 'online') availVcpus.push(vcpu);
   }
   const memory = join(domainPath(domid), 'memory');
+  if (domid === 0 && (await ctx.xs.read(join(memory, 'target'))) === undefined) await fillDom0Memory(ctx);
   const maxMemkb = await readNumber(ctx, join(memory, 'static-max'));
   const target = await readNumber(ctx, join(memory, 'target'));
   // Without the node libxl has -1 for it, and adds it all the same.

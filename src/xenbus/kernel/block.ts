@@ -19,11 +19,11 @@ export class BlockDevices {
   readonly #byNode = new Map<string, Disk>();
   readonly #byNumber = new Map<string, Disk>();
 
-  /** A node under /dev, with its own numbers or, if it is only assumed to exist, the next free minor. */
+  /** A node under /dev, with its own numbers or, if it is only assumed to exist, a loop device's: its own, else the next one. */
   device(node: string, sectors: number, numbers?: { readonly major: number; readonly minor: number }): BlockDevice {
     const known = this.#byNode.get(node);
     if (known) return known;
-    return this.#add({ node, ...(numbers ?? { major: LOOP_MAJOR, minor: this.#freeMinor() }), sectors, backing: undefined });
+    return this.#add({ node, ...(numbers ?? { major: LOOP_MAJOR, minor: this.#loopMinor(node) }), sectors, backing: undefined });
   }
 
   /** `losetup -f`: a loop device in front of a file. */
@@ -42,6 +42,11 @@ export class BlockDevices {
 
   find(major: number, minor: number): Disk | undefined {
     return this.#byNumber.get(key(major, minor));
+  }
+
+  #loopMinor(node: string): number {
+    const minor = Number(/^\/dev\/loop(\d{1,5})$/.exec(node)?.[1]);
+    return minor < blockDevicesMax && !this.#byNumber.has(key(LOOP_MAJOR, minor)) ? minor : this.#freeMinor();
   }
 
   #freeMinor(): number {
