@@ -236,6 +236,8 @@ export function watchDeaths(ctx: Ctx): DeathWatch {
     close: async () => {
       await watch?.close();
       watch = undefined;
+      awaited.clear();
+      told.splice(0);
     },
   };
 }

@@ -78,7 +78,7 @@ interface Life {
   /** As xl remembers it from its creation; undefined for a domain of which nothing was saved. */
   readonly config: DomainConfig | undefined;
   readonly deaths: DeathWatch;
-  readonly ejects: readonly XsWatch[];
+  readonly ejects: XsWatch[];
 }
 
 /** From one life of the domain to the next, while it is restarted. */
@@ -124,8 +124,9 @@ async function watchLife(job: Job, monitored: Monitored, config: DomainConfig | 
   return { monitored, config, deaths, ejects };
 }
 
+/** Takes the watches back, once. */
 async function leave({ deaths, ejects }: Life): Promise<void> {
-  for (const watch of [deaths, ...ejects]) await watch.close().catch(() => undefined);
+  for (const watch of [deaths, ...ejects.splice(0)]) await watch.close().catch(() => undefined);
 }
 
 /**
@@ -233,7 +234,7 @@ async function restart(job: Job, life: Life): Promise<Next> {
   if (next === 'refused') return failed;
   if (next) job.moved(next);
   await cleanUp(job.ctx, life.monitored.domid, job.say);
-  return reboots(job, next);
+  return reboots(job, life, next);
 }
 
 /**
@@ -282,26 +283,28 @@ async function renameRestart(job: Job, life: Life): Promise<Next> {
     return failed;
   }
   if (next) job.moved(next);
-  return reboots(job, next);
+  return reboots(job, life, next);
 }
 
 /** A soft reset is for HVM guests (libxl_domain_soft_reset). xl learns that after its pause, and destroys the domain. */
 async function softReset(job: Job, life: Life): Promise<number> {
   const next = await reloaded(job, life, false);
   if (next === 'refused') return failed;
-  await pauseBefore(job);
+  await pauseBefore(job, life);
   await destroyAnyhow(job.ctx, life.monitored.domid);
   return Rc.INVAL;
 }
 
-async function reboots(job: Job, next: Monitored | undefined): Promise<Next> {
+async function reboots(job: Job, life: Life, next: Monitored | undefined): Promise<Next> {
   // Nothing was ever saved of the domain, so there is nothing to create.
   if (!next) return endsHere(job.say);
-  await pauseBefore(job);
+  await pauseBefore(job, life);
   return next;
 }
 
-async function pauseBefore({ ctx, say }: Job): Promise<void> {
+/** Nobody waits for the death of a domain while there is none. */
+async function pauseBefore({ ctx, say }: Job, life: Life): Promise<void> {
+  await leave(life);
   say('Done. Rebooting now');
   await ctx.clock.sleep(rebootPauseMs * ctx.timeoutScale);
 }

@@ -12,16 +12,17 @@
  */
 import { fileURLToPath } from 'node:url';
 import { diskAttach, nicAttach } from '../../src/libxl/attach.js';
-import { type Ctx, logLine } from '../../src/libxl/ctx.js';
+import type { Ctx } from '../../src/libxl/ctx.js';
 import { domainDestroy } from '../../src/libxl/destroy.js';
 import { deviceRemove } from '../../src/libxl/device.js';
 import { findDisk, listedDiskDevice } from '../../src/libxl/device-list.js';
 import { domainShutdown, domainUnpause, listDomains, watchDeaths } from '../../src/libxl/domain.js';
 import type { DomainConfig } from '../../src/libxl/domain-config.js';
-import { createDomain, startMonitor } from '../../src/libxl/monitor.js';
+import { createDomain } from '../../src/libxl/monitor.js';
 import { retrieveConfig } from '../../src/libxl/saved-config.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
 import { failedDestroy } from '../rfc-lines.js';
+import { leaveMonitor, startProcess } from './process.js';
 import { recordings } from './recordings.js';
 import { connections, data, nodes, type Request, recorded, traced, type Unit } from './requests.js';
 
@@ -78,31 +79,9 @@ async function play(cmdline: string): Promise<Episode> {
   const dmesg = new Map<string, readonly string[]>();
   let hung = Number.POSITIVE_INFINITY;
 
-  /** A process of its own, whose lines are `lines`. */
-  const process = (lines: string[]) => {
-    const xs = m.connect('xl');
-    const from = m.trace.length;
-    const ctx: Ctx = {
-      ...m.ctx,
-      xs,
-      log: (level, where, domid, text) => {
-        if (level === 'error') lines.push(logLine('libxl', level, where, domid, text));
-      },
-    };
-    const own = async () => {
-      const mark = `/tool/${from}`;
-      await xs.read(mark);
-      return m.trace.findLast(({ args }) => args[0] === mark)?.conn;
-    };
-    return { ctx, own, close: () => xs.close() };
-  };
-  const unitsOf = (conn: number | undefined, from: number) =>
-    plain(connections(traced(m.trace.slice(from).filter((line) => line.conn === conn)), 'xl', -1)[0] ?? []);
-
   const command = async (name: string, work: (ctx: Ctx) => Promise<unknown>): Promise<boolean> => {
     const lines: string[] = [];
-    const { ctx, own, close } = process(lines);
-    const conn = await m.run(own());
+    const { ctx, units, close } = await m.run(startProcess(m, lines));
     const [from, start] = [m.trace.length, m.clock.now()];
     let tookMs = 0;
     const ended = await m.run(
@@ -117,7 +96,7 @@ async function play(cmdline: string): Promise<Episode> {
     );
     close();
     await m.settle();
-    commands.set(name, { failed: ended, tookMs, lines, units: unitsOf(conn, from) });
+    commands.set(name, { failed: ended, tookMs, lines, units: plain(units(from)) });
     return !ended;
   };
   const create =
@@ -127,13 +106,9 @@ async function play(cmdline: string): Promise<Episode> {
       const domid = await createDomain(ctx, config);
       const log: string[] = [];
       logs.set(name, log);
-      const monitor = process(log);
-      const conn = await monitor.own();
-      const actions = { poweroff: 'destroy', reboot: 'restart', crash: 'destroy', watchdog: 'destroy' } as const;
-      const { done } = await startMonitor(monitor.ctx, { domid, name, actions }, (line) => log.push(line));
       const begun = m.trace.length;
-      void done.then(monitor.close);
-      monitors.set(name, () => unitsOf(conn, Math.max(begun, hung)));
+      const monitor = await leaveMonitor(m, domid, name, log);
+      monitors.set(name, () => plain(monitor.units(Math.max(begun, hung))));
       if (!paused) await domainUnpause(ctx, domid);
     };
   const detach = (vdev: string) => async (ctx: Ctx) => {
