@@ -9,11 +9,13 @@
  * By hand, for any directory of recordings (one each file, or many with `=== name` lines):
  *
  *   GOLDEN_DIR=DIR [GOLDEN_SETUP='create -p pv.cfg; unpause pv'] [GOLDEN_DOMID=N] [GOLDEN_FILES=1] \
+ *     [GOLDEN_CMDLINE='xen_mtwatch'] [GOLDEN_BEFORE='02-unpause=xwstall hold vbd-17-51712 --connect; 18-list=xwstall flush'] \
  *     node --experimental-vm-modules node_modules/jest/bin/jest.js test/golden/commands.test.ts
  *
  * prints which recordings match and which differ, with a diff (`-` theirs, `+` ours). Without GOLDEN_SETUP a recording is
  * tried on a dom0 alone, with `pv` running, created paused and paused, and the least difference counts. GOLDEN_DOMID is the
- * domid that `pv` gets; with GOLDEN_FILES the host has the files of `hostFiles`, else all. Config files are looked up in
+ * domid that `pv`, or the first domain, gets; GOLDEN_CMDLINE is dom0's command line; GOLDEN_BEFORE has commands of ours that go
+ * before recordings, by their names, and needs GOLDEN_SETUP; with GOLDEN_FILES the host has the files of `hostFiles`, else all. Config files are looked up in
  * DIR, in DIR/cfg and in DIR/../cfg.
  *
  * Two things were done to the recordings: disk images that lay in a home directory are below /srv, and `xl top -b` is
@@ -315,10 +317,10 @@ function boots({ argv, exit }: Recording): boolean {
 }
 
 /** How ours differs from a recording. What only looks is asked again for a while: a domain's end takes its time. */
-async function compared(xl: Xl, recording: Recording): Promise<string> {
+async function compared(xl: Xl, recording: Recording, patient = true): Promise<string> {
   const { argv = [], exit } = recording;
   const differed = async () => difference(recording, await xl(argv));
-  const looks = looking.test(commandOf(argv) ?? '') && exit === 0;
+  const looks = patient && looking.test(commandOf(argv) ?? '') && exit === 0;
   let found = await differed();
   for (let again = 0; found !== '' && looks && again < looksMax; again += 1) {
     await new Promise((resolve) => setTimeout(resolve, 20));
@@ -390,6 +392,12 @@ async function report(path: string): Promise<string> {
   const domid = Number(process.env['GOLDEN_DOMID'] ?? 1);
   const setups =
     given === undefined ? [[], running, paused, [...running, 'pause pv']] : [given.split(';').map((line) => line.trim())];
+  const before = Object.fromEntries(
+    (process.env['GOLDEN_BEFORE'] ?? '').split(';').map((each) => {
+      const [name = '', ...line] = each.trim().split('=');
+      return [name, line.join('=')];
+    }),
+  );
   const made: (Xl | undefined)[] = [];
   const lines: string[] = [];
   let matches = 0;
@@ -413,7 +421,9 @@ async function report(path: string): Promise<string> {
       );
       const xl = made[index] as Xl;
       const asRecorded = given === undefined && command?.startsWith('help') ? withoutDescriptions : (text: string) => text;
-      const differed = difference({ ...recording, stdout: asRecorded(recording.stdout) }, await xl(argv));
+      const first = once ? before[name] : undefined;
+      if (first !== undefined) await must(xl, first);
+      const differed = await compared(xl, { ...recording, stdout: asRecorded(recording.stdout) }, once);
       if (boots(recording)) await idle(xl);
       if (least === undefined || differed.length < least.length) least = differed;
       if (!once && command !== undefined && !looking.test(command)) {
@@ -430,7 +440,9 @@ async function report(path: string): Promise<string> {
 }
 
 async function fresh(setup: readonly string[], domid: number, path: string): Promise<Xl> {
-  const xl = await prepared({ setup, domid, files: process.env['GOLDEN_FILES'] !== undefined });
+  const cmdline = process.env['GOLDEN_CMDLINE'];
+  const files = process.env['GOLDEN_FILES'] !== undefined;
+  const xl = await prepared({ setup, domid, files, ...(cmdline === undefined ? {} : { cmdline }) });
   for (const from of [path, join(path, 'cfg'), join(path, '..', 'cfg')]) {
     if (!existsSync(from) || from.endsWith('.txt')) continue;
     for (const name of readdirSync(from)) if (name.endsWith('.cfg')) cpSync(join(from, name), join(xl.lab.dir, name));
