@@ -11,7 +11,18 @@ import { everyDomain, PrivcmdError } from '../xenbus/privcmd.js';
 import { DOMID_LAST } from '../xenbus/xenbus.js';
 import { byteString, type XsTransaction } from '../xenbus/xs-client.js';
 import type { Perm } from '../xenbus/xs-wire.js';
-import { type AoStep, asLibxlError, beginWait, multidev, runAo, strerror, transact, type Writes, writeTogether } from './ao.js';
+import {
+  type AoStep,
+  asLibxlError,
+  beginWait,
+  multidev,
+  type Rest,
+  runAo,
+  strerror,
+  transact,
+  type Writes,
+  writeTogether,
+} from './ao.js';
 import { consoleNodes } from './console.js';
 import { findCpupool } from './cpupool.js';
 import { type Ctx, LIBXL_INIT_TIMEOUT, LibxlError, Rc } from './ctx.js';
@@ -587,13 +598,21 @@ function secondsAndCentiseconds(ms: number): string {
 /** All disks at once: their transactions in the order of the list, then their backends and scripts in parallel. */
 async function addDisks(ctx: Ctx, { domid, disks }: Creating): Promise<void> {
   try {
-    await multidev(disks.map((disk) => () => startDeviceAdd(ctx, diskDevice(ctx, domid, disk), diskNodes(disk, domid))));
+    await multidev(disks.map((disk) => () => startDiskAdd(ctx, domid, disk)));
   } catch (error) {
     if (asLibxlError(error, 'disks')) {
       ctx.log('error', 'libxl_create.c:1672:domcreate_launch_dm', domid, 'unable to add disk devices');
     }
     throw error;
   }
+}
+
+/** libxl settles a disk's backend once more when it adds it. */
+function startDiskAdd(ctx: Ctx, domid: number, disk: ReadyDisk): Promise<Rest> {
+  const { vdev, backend, specification } = disk;
+  const where = 'libxl_device.c:433:libxl__device_disk_set_backend';
+  ctx.log('debug', where, undefined, `Disk vdev=${vdev} spec.backend=${backend} specification=${specification}`);
+  return startDeviceAdd(ctx, diskDevice(ctx, domid, disk), diskNodes(disk, domid));
 }
 
 /** The device of a disk; a vdev that means nothing has none. */

@@ -162,9 +162,10 @@ export async function startDeviceAdd(ctx: Ctx, device: Device, nodes: DeviceNode
 export async function waitDeviceConnection(ctx: Ctx, device: Device): Promise<Rest> {
   if (qemuBackends.has(device.backendKind)) return () => deviceHotplug(ctx, device, 'add');
   const { backend } = pathsOf(device);
-  const state = await beginWaitForState(ctx, `${backend}/state`, XenbusState.InitWait, LIBXL_INIT_TIMEOUT);
+  const ended = backendEnded(ctx, device, 'add');
+  const state = await beginWaitForState(ctx, `${backend}/state`, XenbusState.InitWait, LIBXL_INIT_TIMEOUT, ended);
   return async () => {
-    await settleBackend(ctx, device, 'add', state);
+    await settleBackend(state, ended);
     await deviceHotplug(ctx, device, 'add');
   };
 }
@@ -175,14 +176,26 @@ function existsWhere(kind: string): string {
   return 'libxl_device.c:1998:libxl__device_add_async';
 }
 
-/** Waits for the backend and says so when it does not come (device_backend_callback). */
-async function settleBackend(ctx: Ctx, device: Device, action: Action, state: Rest): Promise<void> {
+/** Says how the wait for a backend ended (device_backend_callback); when force follows, without complaint. */
+function backendEnded(ctx: Ctx, device: Device, action: Action, force: Force = 'off'): (error?: LibxlError) => void {
+  return (error) => {
+    const say = (level: 'debug' | 'error', line: number, text: string) =>
+      ctx.log(level, `libxl_device.c:${line}:device_backend_callback`, device.domid, text);
+    say('debug', 1168, 'calling device_backend_cleanup');
+    if (!error || (force === 'auto' && error.rc === Rc.TIMEDOUT)) return;
+    say('error', 1181, `unable to ${action} device with path ${pathsOf(device).backend}`);
+  };
+}
+
+/** Waits for the backend. A wait that ends by itself has said how. */
+async function settleBackend(state: Rest, ended: (error?: LibxlError) => void): Promise<void> {
   try {
     await state();
   } catch (error) {
-    const doing = `unable to ${action} device with path ${pathsOf(device).backend}`;
-    ctx.log('error', 'libxl_device.c:1181:device_backend_callback', device.domid, doing);
-    throw asLibxlError(error, doing) ?? error;
+    if (error instanceof LibxlError) throw error;
+    const failure = asLibxlError(error, 'wait for a backend');
+    if (failure) ended(failure);
+    throw failure ?? error;
   }
 }
 
@@ -277,15 +290,10 @@ async function beginRemove(ctx: Ctx, device: Device, force: Force): Promise<Rest
     ctx.log('info', where, undefined, `backend ${backend} already removed, cleanup frontend only`);
     return async () => {};
   }
-  const closed = await beginWaitForState(ctx, `${backend}/state`, XenbusState.Closed, LIBXL_DESTROY_TIMEOUT);
+  const ended = backendEnded(ctx, device, 'remove', force);
+  const closed = await beginWaitForState(ctx, `${backend}/state`, XenbusState.Closed, LIBXL_DESTROY_TIMEOUT, ended);
   return async () => {
-    try {
-      await closed();
-    } catch (error) {
-      const failure = asLibxlError(error, `remove ${backend}`);
-      if (failure?.rc === Rc.TIMEDOUT && force === 'auto') throw failure;
-      await settleBackend(ctx, device, 'remove', () => Promise.reject(error));
-    }
+    await settleBackend(closed, ended);
     await deviceHotplug(ctx, device, 'remove');
   };
 }
@@ -408,11 +416,13 @@ async function deviceHotplug(ctx: Ctx, device: Device, action: Action): Promise<
   }
   const call = await hotplugCall(ctx, device, action);
   if (!call) {
-    ctx.log('debug', 'libxl_device.c:1254:device_hotplug', device.domid, 'No hotplug script to execute');
-    return;
+    return sayNoMore(ctx, device, false);
   }
+  const isDisk = device.kind === 'vbd';
+  if (isDisk) ctx.log('debug', 'libxl_linux.c:194:libxl__hotplug_disk', device.domid, 'Args and environment ready');
   logCall(ctx, device, call);
   const what = `${call.script} ${call.args[0]}`;
+  ctx.log('debug', 'libxl_aoutils.c:593:libxl__async_exec_start', undefined, `forking to execute: ${what} `);
   const timeoutMs = LIBXL_HOTPLUG_TIMEOUT * ctx.timeoutScale;
   const over = ctx.progress?.wait({ on: what, timeoutMs });
   const end = await ctx.host.runScript({ ...call, timeoutMs }).finally(over);
@@ -424,13 +434,20 @@ async function deviceHotplug(ctx: Ctx, device: Device, action: Action): Promise<
   }
   const [at, how] =
     'signal' in end ? [127, `died due to fatal signal ${end.signal}`] : [117, `exited with error status ${end.status}`];
-  if ('status' in end && end.status === 0) return;
+  if ('status' in end && end.status === 0) return sayNoMore(ctx, device, isDisk);
   const line = `${what} [${end.pid}] ${how}`;
   ctx.log('error', `libxl_exec.c:${at}:libxl_report_child_exitstatus`, undefined, line);
   const text = await readText(ctx, `${backend}/hotplug-error`);
   const where = 'libxl_device.c:1337:device_hotplug_child_death_cb';
   if (text !== undefined) ctx.log('error', where, undefined, `script: ${text}`);
   if (action === 'add') throw new LibxlError(Rc.FAIL, line);
+}
+
+/** libxl looks for one script more after each, and finds none. */
+function sayNoMore({ log }: Ctx, { domid }: Device, isDisk: boolean): void {
+  const where = 'libxl_linux.c:211:libxl__get_hotplug_script_info';
+  if (isDisk) log('debug', where, domid, 'num_exec 1, not running hotplug scripts');
+  log('debug', 'libxl_device.c:1254:device_hotplug', domid, 'No hotplug script to execute');
 }
 
 /** A driver domain removes its own backend directory; libxl waits for that and leaves the script to it. */

@@ -295,10 +295,6 @@ const sessions: readonly Session[] = [
 /** What ours differ in, and why. */
 const differs: readonly { readonly why: string; readonly which: (recording: Recording, session: string) => boolean }[] = [
   {
-    why: 'libxencall counts its buffers and says so at -vvv; ours has none to count',
-    which: ({ stderr }) => stderr.includes('xencall:buffer: debug'),
-  },
-  {
     why: 'xl 4.17 ends by SIGSEGV when the hypervisor refuses a parameter',
     which: ({ argv, exit }) => argv?.[0] === 'set-parameters' && exit === 139,
   },
