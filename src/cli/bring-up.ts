@@ -12,7 +12,6 @@ import { toJson } from '../libxl/json.js';
 import { actionsOf, createDomain, type Monitored, startMonitor } from '../libxl/monitor.js';
 import { configToSexp } from '../libxl/sexp.js';
 import type { ReadBytes } from '../libxl/stream.js';
-import { refusals } from '../libxl/unmodelled.js';
 import { SystemClock } from '../xenbus/clock.js';
 import { type CommandSpec, commandHelp, type XlLayout } from './argv.js';
 import { type Attached, attachConsole } from './console.js';
@@ -88,16 +87,6 @@ export function parseOrFail(
   const { config } = parsed;
   if (!config) throw new XlFailure(parsed.exit);
   return { ...parsed, config };
-}
-
-/** Refuses a config of which no domain can be made here. A dry run has ended by then. */
-export function refuseUnmodelled(lines: readonly string[]): void {
-  if (lines.length > 0) throw new XlFailure(1, lines.join('\n'));
-}
-
-/** The same for a config that came out of a saved domain. */
-export function refuseUnmodelledConfig(config: DomainConfig): void {
-  refuseUnmodelled(refusals(config));
 }
 
 /**

@@ -153,6 +153,7 @@ export interface Ctx {
 export const LIBXL_INIT_TIMEOUT = 10_000;
 export const LIBXL_DESTROY_TIMEOUT = 10_000;
 export const LIBXL_HOTPLUG_TIMEOUT = 40_000;
+export const LIBXL_DEVICE_MODEL_START_TIMEOUT = 60_000;
 export const LIBXL_QEMU_BODGE_TIMEOUT = 2_000;
 export const LIBXL_PVCONTROL_TIMEOUT = 60_000;
 export const LIBXL_DOMID_REUSE_TIMEOUT = 60_000;

@@ -10,6 +10,7 @@ import { PrivcmdError } from '../xenbus/privcmd.js';
 import { type AoStep, asLibxlError, runAo, strerror } from './ao.js';
 import { type Ctx, LibxlError, Rc } from './ctx.js';
 import { devicesDestroy } from './device.js';
+import { destroyDeviceModel } from './device-model.js';
 
 /** What the steps of one destruction share. */
 interface Destroying {
@@ -22,7 +23,7 @@ interface Destroying {
 export const destroySteps: readonly AoStep<Destroying>[] = [
   { name: 'libxl__destroy_domid', run: checkDomain },
   { name: 'destroy_domid_pci_done', run: pauseDomain },
-  { name: 'libxl__destroy_device_model', run: forgetDeviceModel },
+  { name: 'libxl__destroy_device_model', run: (ctx, { domid }) => destroyDeviceModel(ctx, domid) },
   { name: 'libxl__devices_destroy', run: removeDevices },
   { name: 'devices_destroy_cb', run: removeNodes },
   { name: 'libxl__userdata_destroyall', run: removeFiles },
@@ -69,14 +70,6 @@ async function pauseDomain(ctx: Ctx, { domid }: Destroying): Promise<void> {
     if (!(error instanceof PrivcmdError)) throw error;
     ctx.log('error', 'libxl_domain.c:1219:destroy_domid_pci_done', domid, 'xc_domain_pause failed');
   }
-}
-
-/** No qemu runs in this dom0, so there is none to signal; a node that says otherwise is cleared all the same. */
-async function forgetDeviceModel(ctx: Ctx, { domid }: Destroying): Promise<void> {
-  const image = `${domainPath(domid)}/image`;
-  const pid = await ctx.xs.read(`${image}/device-model-pid`);
-  const stubdom = await ctx.xs.read(`${image}/device-model-domid`);
-  if (pid !== undefined || stubdom !== undefined) await ctx.xs.rm(`/local/domain/0/device-model/${domid}`);
 }
 
 async function removeDevices(ctx: Ctx, { domid }: Destroying): Promise<void> {

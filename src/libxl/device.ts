@@ -56,10 +56,9 @@ const LIBXL_TOOLSTACK_DOMID = 0;
 /** Backends that live in qemu: they reach Connected by themselves, and no script is run for them. */
 const qemuBackends: ReadonlySet<string> = new Set(['qdisk', 'vfb', 'vkbd', 'qusb', '9pfs']);
 
-/** The kinds that libxl knows; directories with another name below `/libxl/N/device` are passed over. */
-const deviceKinds: ReadonlySet<string> = new Set(
-  'vif vbd qdisk pci vfb vkbd console vtpm vusb qusb 9pfs vdispl vuart pvcalls vsnd vinput virtio_disk'.split(' '),
-);
+/** The kinds that libxl knows, by number; directories with another name below `/libxl/N/device` are passed over. */
+const deviceKinds: readonly string[] =
+  'none vif vbd qdisk pci vfb vkbd console vtpm vusb qusb 9pfs vdispl vuart pvcalls vsnd vinput virtio_disk'.split(' ');
 
 export function pathsOf(device: Device): ReturnType<typeof devicePaths> {
   const { domid, backendDomid, kind, backendKind, devid } = device;
@@ -304,10 +303,10 @@ async function beginQemuRemove(ctx: Ctx, device: Device): Promise<Rest> {
   const pause = ctx.clock.sleep(LIBXL_QEMU_BODGE_TIMEOUT * ctx.timeoutScale);
   return async () => {
     await pause;
-    const value = await ctx.xs.read(state);
-    if (value !== undefined && parseState(value) !== XenbusState.Closed) {
-      await ctx.xs.write(state, String(XenbusState.Closed));
-    }
+    await transact(ctx, async (tx) => {
+      const value = await tx.read(state);
+      if (value !== undefined && parseState(value) !== XenbusState.Closed) await tx.write(state, String(XenbusState.Closed));
+    });
     await deviceHotplug(ctx, device, 'remove');
   };
 }
@@ -368,7 +367,7 @@ export async function devicesDestroy(ctx: Ctx, domid: number): Promise<void> {
   const root = `/libxl/${domid}/device`;
   const starts: (() => Promise<Rest>)[] = [];
   for (const kind of (await ctx.xs.directory(root)) ?? []) {
-    if (deviceKinds.has(kind)) starts.push(() => startKindRemove(ctx, domid, kind));
+    if (deviceKinds.indexOf(kind) > 0) starts.push(() => startKindRemove(ctx, domid, kind));
   }
   await multidev(starts);
 }
@@ -468,7 +467,11 @@ async function backendGone(ctx: Ctx, device: Device): Promise<void> {
 /** libxl_linux.c: a vbd has one run, a vif one, other kinds none. The script's path is read back from the backend. */
 async function hotplugCall(ctx: Ctx, device: Device, action: Action): Promise<HotplugCall | undefined> {
   const { domid, devid, backendKind: kind } = device;
-  if (kind !== 'vbd' && kind !== 'vif') return undefined;
+  if (kind !== 'vbd' && kind !== 'vif') {
+    const line = `backend_kind ${deviceKinds.indexOf(kind)}, no need to execute scripts`;
+    ctx.log('debug', 'libxl_linux.c:234:libxl__get_hotplug_script_info', domid, line);
+    return undefined;
+  }
   const { backend } = pathsOf(device);
   const script = await readText(ctx, `${backend}/script`);
   if (script === undefined) {

@@ -57,6 +57,7 @@ import {
   threadListMax,
   type WatchThread,
 } from './privcmd.js';
+import { Qemus } from './qemu.js';
 import { StoreLoop } from './store-loop.js';
 import { type TraceLine, traceLine } from './trace.js';
 import type { StoreLink, StorePeer, StorePort } from './transport.js';
@@ -123,6 +124,7 @@ export class Dom0 implements StorePort {
   /** Guests that were put into domains which the store does not know yet. */
   readonly #restored = new Map<number, SavedGuest>();
   readonly #consoles: Consoles;
+  readonly #qemus: Qemus;
   readonly #ringMappings = new Map<number, () => void>();
   readonly #printk: Printk;
   readonly #toolstackTurns: Turns;
@@ -217,6 +219,7 @@ export class Dom0 implements StorePort {
     }
     this.#boot(machine, options.uevent, sysrqMask(words));
     this.#consoles = startXenconsoled(this.#sched, clock, this.hypervisor, this.#store);
+    this.#qemus = new Qemus(this.#sched, clock, this.#store);
     const scale = (options.hungTaskMs ?? hungTaskTimeoutMs) / hungTaskTimeoutMs;
     this.#stopHungTasks = watchHungTasks(
       this.kernel,
@@ -346,6 +349,7 @@ export class Dom0 implements StorePort {
   }
 
   #released(domid: number): void {
+    if (!this.hypervisor.get(domid) || this.hypervisor.get(domid)?.dying) this.#qemus.bereft(domid);
     this.#ringMappings.get(domid)?.();
     this.#ringMappings.delete(domid);
   }
@@ -550,6 +554,8 @@ export class Dom0 implements StorePort {
       'dom0.turn_over': ({ turn }) => act(() => this.#toolstackTurns.over(turn)),
       'dom0.guest': ({ domid }) => ({ state: this.#guestState(domid) }),
       'dom0.guest_event': ({ domid, event }) => act(() => this.#guestEvent(domid, event)),
+      'dom0.spawn_qemu': (asked) => this.#qemus.spawn(asked),
+      'dom0.kill_qemu': ({ pid }) => act(() => this.#qemus.stop(pid)),
       'dom0.rename_vif': ({ vif, name }) => act(() => this.#netdevs.rename(vif, name)),
       'dom0.bridge': ({ bridge, vif, add }) => act(() => void this.#netdevs.bridge(bridge, vif, add)),
     };

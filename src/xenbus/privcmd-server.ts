@@ -212,6 +212,8 @@ const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
   'dom0.turn_over': { turn: 'number' },
   'dom0.block_attach': { path: 'string', as: ['device', 'loop'], sectors: 'number', major: 'number?', minor: 'number?' },
   'dom0.block_detach': { node: 'string' },
+  'dom0.spawn_qemu': { domid: 'number', vncDisplay: 'number?', vncUnused: 'boolean' },
+  'dom0.kill_qemu': { pid: 'number' },
   'dom0.rename_vif': { vif: 'string', name: 'string' },
   'dom0.bridge': { bridge: 'string', vif: 'string', add: 'boolean' },
 };

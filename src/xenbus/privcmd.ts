@@ -346,6 +346,13 @@ export interface PrivcmdOps {
   'dom0.block_attach': [{ path: string; as: 'device' | 'loop'; sectors: number; major?: number; minor?: number }, BlockDevice];
   /** Undoes a loop attach; a device is left alone. */
   'dom0.block_detach': [{ node: string }, null];
+  /**
+   * Starts a device model for a domain; it says in `device-model/N/state` when it runs. With `vncDisplay` it listens there,
+   * or with `vncUnused` at the next display that is free. EEXIST when the domain has one.
+   */
+  'dom0.spawn_qemu': [{ domid: number; vncDisplay?: number; vncUnused: boolean }, { pid: number; vncPort: number | null }];
+  /** Signals a device model, which ends. ESRCH when there is none of that pid. */
+  'dom0.kill_qemu': [{ pid: number }, null];
   /** Gives a vif another name. EEXIST when there is a device of that name. */
   'dom0.rename_vif': [{ vif: string; name: string }, null];
   /** Puts a vif on a bridge, or takes it off. ENOENT when there is no such bridge. */

@@ -57,16 +57,34 @@ const failures: readonly { what: string; config: DomainConfig; host?: Partial<Ho
     what: 'an emulated interface, which no PV guest can have',
     config: pvConfig('pv', { nics: [{ devid: 0, nictype: 'vif_ioemu' }] }),
     lines: [
-      'libxl: error: libxl_nic.c:107:libxl__device_nic_setdefault: trying to create PV or PVH guest with an emulated interface',
+      'libxl: error: libxl_nic.c:107:libxl__device_nic_setdefault: Domain 1:trying to create PV or PVH guest with an emulated interface',
       'libxl: error: libxl_nic.c:520:libxl__device_nic_set_devids: Domain 1:Unable to set nic defaults for nic 0',
     ],
   },
   {
-    what: 'a backend in another domain, which is not modelled',
+    what: 'a disk whose backend is no domain',
     config: pvConfig('pv', { disks: [{ pdevPath: '/dev/sda', vdev: 'xvda', backendDomname: 'storage' }] }),
+    lines: ['libxl: error: libxl_create.c:1318:initiate_domain_create: Domain 1:Unable to set disk defaults for disk 0'],
+  },
+  {
+    what: 'an interface whose backend is no domain',
+    config: pvConfig('pv', { nics: [{ devid: 0, backendDomname: 'net' }] }),
+    lines: ['libxl: error: libxl_nic.c:520:libxl__device_nic_set_devids: Domain 1:Unable to set nic defaults for nic 0'],
+  },
+  {
+    what: 'a TPM, which nobody serves',
+    config: pvConfig('pv', { vtpms: [{ backend_domname: '0', devid: 0 }] }),
     lines: [
-      'libxl: error: Domain 1:disk xvda: a backend in domain storage is not modelled: leave backend= out, dom0 has it then',
+      'libxl: error: libxl_device.c:1181:device_backend_callback: Domain 1:unable to add device with path /local/domain/0/backend/vtpm/1/0',
+      'libxl: error: libxl_create.c:1921:domcreate_attach_devices: Domain 1:unable to add vtpm devices',
+      'libxl: error: libxl_device.c:1181:device_backend_callback: Domain 1:unable to remove device with path /local/domain/0/backend/vtpm/1/0',
+      'libxl: error: libxl_domain.c:1530:devices_destroy_cb: Domain 1:libxl__devices_destroy failed',
     ],
+  },
+  {
+    what: 'a channel without a name',
+    config: pvConfig('pv', { channels: [{ devid: 0, 'connection.pty': {} }] }),
+    lines: ['libxl: error: libxl_console.c:407:libxl__init_console_from_channel: channel 0 has no name'],
   },
   {
     what: 'more memory than the host has',
@@ -142,10 +160,11 @@ const failures: readonly { what: string; config: DomainConfig; host?: Partial<Ho
     ],
   },
   {
-    what: 'a disk that only qemu can serve',
-    config: pvConfig('pv', { disks: [{ pdevPath: '/data/d.qcow2', vdev: 'xvda', format: 'qcow2' }] }),
+    what: 'a device model that is not there',
+    config: pvConfig('pv', { ...build({ deviceModel: '/boot/nosuch' }), vfbs: [{ devid: 0 }] }),
     lines: [
-      'libxl: error: libxl_dm.c:2909:libxl__spawn_local_dm: Domain 1:device model /usr/libexec/xen-qemu-system-i386 is not executable: No such file or directory',
+      'libxl: error: libxl_dm.c:2909:libxl__spawn_local_dm: Domain 1:device model /boot/nosuch is not executable: No such file or directory',
+      'libxl: error: libxl_dm.c:3158:device_model_spawn_outcome: Domain 1:(null): spawn failed (rc=-3)',
       'libxl: error: libxl_create.c:1896:domcreate_devmodel_started: Domain 1:device model did not start: -3',
     ],
   },
