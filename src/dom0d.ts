@@ -510,6 +510,7 @@ async function monitor(
       pid: process.pid,
       scriptDir: process.env['XEN_SCRIPT_DIR'],
       xenstoredPath: dir.store.hotplug,
+      scriptLog: file,
     }),
     timeoutScale: options.timeoutScale,
     log: (level, where, domid, message) => {

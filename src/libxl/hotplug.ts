@@ -6,7 +6,7 @@
  */
 import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
-import { access, mkdir, open, readdir, readFile, realpath, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { access, type FileHandle, mkdir, open, readdir, readFile, realpath, rename, rm, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { getSystemErrorMap } from 'node:util';
 import { type Clock, SystemClock } from '../xenbus/clock.js';
@@ -35,6 +35,8 @@ export interface SystemHostOptions {
   readonly scriptDir?: string | undefined;
   /** `XENSTORED_PATH` for real scripts: where their `xenstore-*` connect. */
   readonly xenstoredPath?: string | undefined;
+  /** The file that real scripts print to; without it they print where we print errors. */
+  readonly scriptLog?: string;
   /** A pid for the messages of a built-in script. */
   readonly nextPid?: () => number;
   readonly clock?: Clock;
@@ -128,8 +130,25 @@ const signalWords: Readonly<Record<string, string>> = {
  * Whoever waits here may be dom0d's monitor, so nothing that befalls a script is thrown.
  */
 async function runProcess(options: SystemHostOptions, run: ScriptRun, file: string, nextPid: () => number): Promise<ScriptEnd> {
-  const cannotExecute = (code: string | undefined, childPid = nextPid()): ScriptEnd => {
-    process.stderr.write(`libxl: cannot execute ${run.script}: ${execWords[code ?? ''] ?? code}\n`);
+  const log = options.scriptLog === undefined ? undefined : await open(options.scriptLog, 'a', 0o644).catch(() => undefined);
+  try {
+    return await runExecutable(options, run, file, nextPid, log);
+  } finally {
+    await log?.close();
+  }
+}
+
+async function runExecutable(
+  options: SystemHostOptions,
+  run: ScriptRun,
+  file: string,
+  nextPid: () => number,
+  log: FileHandle | undefined,
+): Promise<ScriptEnd> {
+  const cannotExecute = async (code: string | undefined, childPid = nextPid()): Promise<ScriptEnd> => {
+    const line = `libxl: cannot execute ${run.script}: ${execWords[code ?? ''] ?? code}\n`;
+    if (log) await log.write(line);
+    else process.stderr.write(line);
     return { pid: childPid, status: 255 };
   };
   const refused = await access(file, constants.X_OK).then(
@@ -141,7 +160,9 @@ async function runProcess(options: SystemHostOptions, run: ScriptRun, file: stri
   const env = { ...run.env, ...(xenstoredPath === undefined ? {} : { XENSTORED_PATH: xenstoredPath }) };
   // Loaded only here: it takes longer than most commands, and the built-in scripts do without.
   const { execa } = await import('execa');
-  const child = execa(file, run.args, { env, stdin: 'ignore', stdout: 2, stderr: 2, detached: true, reject: false });
+  // execa's types know of no descriptor but the first three; it takes any.
+  const errors = (log?.fd ?? 2) as 2;
+  const child = execa(file, run.args, { env, stdin: 'ignore', stdout: errors, stderr: errors, detached: true, reject: false });
   const childPid = child.pid ?? nextPid();
   let timedOut = false;
   let cancel = () => {};
