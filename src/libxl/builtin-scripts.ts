@@ -1,5 +1,5 @@
 /**
- * The built-in hotplug scripts: `block` and `vif-bridge`.
+ * The built-in hotplug scripts: `block`, `vif-bridge` and their sisters.
  *
  * A runner without Xen has neither loop devices to set up nor bridges to fill, so they do in XenStore what the scripts
  * of xen-utils 4.17 do there, request by request, and ask dom0 for the rest.
@@ -29,7 +29,11 @@ export type BuiltinScript = (io: ScriptIo, run: ScriptRun) => Promise<number>;
 
 export const builtinScripts: ReadonlyMap<string, BuiltinScript> = new Map([
   ['block', guarded(block)],
+  ['block-iscsi', guarded(blockIscsi)],
   ['vif-bridge', guarded(vifBridge)],
+  ['vif-nat', guarded(vifNat)],
+  ['vif-route', guarded(vifRoute)],
+  ['vif-openvswitch', guarded(vifOpenvswitch)],
 ]);
 
 /** Ends a built-in script early. */
@@ -78,9 +82,17 @@ async function withXs<T>(io: ScriptIo, use: (xs: Xs) => Promise<T>): Promise<T> 
   }
 }
 
+/** A node that may be missing, or not be ours to read: a driver domain sees little of the guests that it serves. */
 async function read(io: ScriptIo, node: string): Promise<string | undefined> {
-  const bytes = await withXs(io, (xs) => xs.read(node));
+  const bytes = await withXs(io, (xs) => readable(xs, node));
   return bytes === undefined ? undefined : textOf(bytes);
+}
+
+async function readable(xs: XsRequests, node: string): Promise<string | undefined> {
+  return xs.read(node).catch((error: unknown) => {
+    if (error instanceof XsError) return undefined;
+    throw error;
+  });
 }
 
 /** A node that must be there and say something. */
@@ -244,7 +256,7 @@ async function findSharer(
     if (mode === 'r' && canonicalMode((await xs.read(`${dir}/mode`)) ?? '') !== 'w') continue;
     // Without a vm node the guest is on its way out, and does not stand in the way.
     const [, , domid] = dir.split('/');
-    if (((await xs.read(`/local/domain/${domid}/vm`)) ?? vm) !== vm) return theirs;
+    if (((await readable(xs, `/local/domain/${domid}/vm`)) ?? vm) !== vm) return theirs;
   }
   return undefined;
 }
@@ -266,10 +278,7 @@ async function blockRemove(io: ScriptIo, run: ScriptRun, params: string): Promis
 /** `vif-bridge online|offline`: puts a vif on its bridge and tells the guest the mtu, or takes it off. */
 async function vifBridge(io: ScriptIo, run: ScriptRun): Promise<void> {
   const backend = backendOf(run);
-  const device = run.env['vif'] ?? '';
-  const vif = (await read(io, `${backend}/vifname`)) || device;
-  const add = run.args[0] === 'online';
-  if (add && vif !== device) await renameVif(io, run, device, vif);
+  const { vif, add } = await vifCommon(io, run);
   const bridge = await read(io, `${backend}/bridge`);
   if (!bridge) return fail(io, run, 'Could not find bridge, and none was specified');
   try {
@@ -283,6 +292,44 @@ async function vifBridge(io: ScriptIo, run: ScriptRun): Promise<void> {
   const [, domid, devid] = /^backend\/vif\/(\d+)\/(\d+)$/.exec(backend) ?? [];
   await write(io, `/local/domain/${domid}/device/vif/${devid}/mtu`, mtu);
   await write(io, `${backend}/hotplug-status`, 'connected');
+}
+
+/** What all scripts of interfaces begin with (vif-common.sh): the name that the interface is to have. */
+async function vifCommon(io: ScriptIo, run: ScriptRun): Promise<{ readonly vif: string; readonly add: boolean }> {
+  const device = run.env['vif'] ?? '';
+  const vif = (await read(io, `${backendOf(run)}/vifname`)) || device;
+  const add = run.args[0] === 'online';
+  if (add && vif !== device) await renameVif(io, run, device, vif);
+  return { vif, add };
+}
+
+/** `vif-nat online|offline`: addresses and routes are not modelled, so there is nothing to do but to say that it is done. */
+async function vifNat(io: ScriptIo, run: ScriptRun): Promise<void> {
+  const backend = backendOf(run);
+  const { add } = await vifCommon(io, run);
+  await read(io, `${backend}/ip`);
+  for (const node of ['frontend-id', 'handle']) await readMandatory(io, run, `${backend}/${node}`);
+  if (add) await write(io, `${backend}/hotplug-status`, 'connected');
+}
+
+/** `vif-route online|offline`: it wants an interface with an address to route from, and dom0 has bridges alone. */
+async function vifRoute(io: ScriptIo, run: ScriptRun): Promise<void> {
+  await vifCommon(io, run);
+  await read(io, `${backendOf(run)}/ip`);
+  await trapped(io, run);
+}
+
+/** `vif-openvswitch online|offline`: its tool is not installed, which a removal does without. */
+async function vifOpenvswitch(io: ScriptIo, run: ScriptRun): Promise<void> {
+  const { add } = await vifCommon(io, run);
+  if (add) await fail(io, run, 'Unable to find ovs-vsctl tool');
+}
+
+/** `block-iscsi add|remove`: its tool is not installed either. */
+async function blockIscsi(io: ScriptIo, run: ScriptRun): Promise<void> {
+  const params = await readMandatory(io, run, `${backendOf(run)}/params`);
+  const isWhole = ['iqn=', 'portal='].every((key) => params.split(',').some((item) => item.startsWith(key)));
+  await fail(io, run, isWhole ? 'Unable to find iscsiadm tool' : 'iqn= and portal= are required parameters');
 }
 
 /** A name that another device has is not taken from it: most likely the configuration is wrong. */

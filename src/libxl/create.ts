@@ -276,8 +276,8 @@ function refusePassthrough(ctx: Ctx, { cInfo: { passthrough }, pcidevs = [], dtd
   if (!isNeeded && (passthrough === undefined || passthrough === 'disabled')) return;
   const [line, text] =
     passthrough === 'disabled'
-      ? [1165, 'passthrough disabled but devices are specified']
-      : [1158, 'passthrough not supported on this platform\n'];
+      ? [1167, 'passthrough disabled but devices are specified']
+      : [1160, 'passthrough not supported on this platform\n'];
   ctx.log('error', `libxl_create.c:${line}:libxl__domain_config_setdefault`, undefined, text);
   throw new LibxlError(Rc.INVAL, text.trim());
 }

@@ -7,7 +7,7 @@
 import { devicePaths, domainPath, parentPath } from '../xenbus/paths.js';
 import { parseState, XenbusState } from '../xenbus/xenbus.js';
 import { abort, byteString, textOf, type XsRequests } from '../xenbus/xs-client.js';
-import type { Perm } from '../xenbus/xs-wire.js';
+import { type Perm, XsError } from '../xenbus/xs-wire.js';
 import {
   asLibxlError,
   beginWait,
@@ -29,6 +29,7 @@ import {
   Rc,
 } from './ctx.js';
 import type { DeviceNodes, NodePair } from './nodes.js';
+import { atoi } from './strtol.js';
 
 /** Names a device. `backendKind` differs from `kind` where qemu serves it: a qdisk is a `vbd` to its guest. */
 export interface Device {
@@ -50,7 +51,7 @@ export type Force =
 
 type Action = 'add' | 'remove';
 
-/** The domain of the toolstack; hotplug scripts run there only. */
+/** The domain of the toolstack. A driver domain runs the hotplug scripts of its own devices. */
 const LIBXL_TOOLSTACK_DOMID = 0;
 
 /** Backends that live in qemu: they reach Connected by themselves, and no script is run for them. */
@@ -252,29 +253,33 @@ export async function startDeviceRemove(ctx: Ctx, device: Device, force: Force):
   }
 }
 
-/** Whether the store tells dom0 which domain it is (libxl__get_domid). After `xl destroy -f 0` it does not. */
-async function knowsOwnDomid(ctx: Ctx): Promise<boolean> {
-  if ((await ctx.xs.read('domid')) !== undefined) return true;
+/** Which domain the store says we are in (libxl__get_domid). After `xl destroy -f 0` it does not tell dom0. */
+export async function ownDomid(ctx: Ctx): Promise<number | undefined> {
+  const domid = await ctx.xs.read('domid');
+  if (domid !== undefined) return atoi(domid);
   ctx.log('error', 'libxl_domain.c:1639:libxl__get_domid', undefined, 'failed to get own domid (domid)');
-  return false;
+  return undefined;
 }
 
 /** The requests that ask a backend to close; the rest waits until it has. Nothing is left of a backend that is gone. */
 async function beginRemove(ctx: Ctx, device: Device, force: Force): Promise<Rest> {
   const { frontend, backend } = pathsOf(device);
-  if (!(await knowsOwnDomid(ctx))) {
+  const own = await ownDomid(ctx);
+  if (own === undefined) {
     const where = 'libxl_device.c:1019:libxl__initiate_device_generic_remove';
     ctx.log('error', where, device.domid, 'unable to get my domid');
     throw new LibxlError(Rc.FAIL, 'unable to get my domid');
   }
-  const info = await ctx.xc.call('xc.domain_getinfo', { domid: device.domid });
-  if (!info) {
-    const where = 'libxl_device.c:1026:libxl__initiate_device_generic_remove';
-    ctx.log('error', where, device.domid, `unable to get info for domain ${device.domid}`);
-    throw new LibxlError(Rc.DOMAIN_NOTFOUND, `no domain ${device.domid}`);
-  }
-  if (qemuBackends.has(device.backendKind) && (info.paused || info.dying || info.shutdown !== null)) {
-    return beginQemuRemove(ctx, device);
+  if (own === LIBXL_TOOLSTACK_DOMID) {
+    const info = await ctx.xc.call('xc.domain_getinfo', { domid: device.domid });
+    if (!info) {
+      const where = 'libxl_device.c:1026:libxl__initiate_device_generic_remove';
+      ctx.log('error', where, device.domid, `unable to get info for domain ${device.domid}`);
+      throw new LibxlError(Rc.DOMAIN_NOTFOUND, `no domain ${device.domid}`);
+    }
+    if (qemuBackends.has(device.backendKind) && (info.paused || info.dying || info.shutdown !== null)) {
+      return beginQemuRemove(ctx, device);
+    }
   }
   const asked = await transact(ctx, async (tx) => {
     if (force === 'on') await pathCleanup(tx, frontend);
@@ -334,28 +339,39 @@ async function finishRemove(ctx: Ctx, device: Device, force: Force, closing: Res
   if (failure !== undefined) throw failure;
 }
 
-/** Removes every node of a device in one transaction, without asking anyone (libxl__device_destroy). */
+/**
+ * Removes every node of a device in one transaction, without asking anyone (libxl__device_destroy). A driver domain
+ * removes what is its own, the backend.
+ */
 export async function deviceDestroy(ctx: Ctx, device: Device): Promise<void> {
   const { frontend, libxl, backend } = pathsOf(device);
-  if (!(await knowsOwnDomid(ctx))) throw new LibxlError(Rc.FAIL, 'unable to get my domid');
+  const own = await ownDomid(ctx);
+  if (own === undefined) throw new LibxlError(Rc.FAIL, 'unable to get my domid');
   await transact(ctx, async (tx) => {
-    await pathCleanup(tx, frontend);
-    await pathCleanup(tx, libxl);
-    await pathCleanup(tx, backend);
+    if (own === LIBXL_TOOLSTACK_DOMID) {
+      await pathCleanup(tx, frontend);
+      await pathCleanup(tx, libxl);
+    }
+    if (own === LIBXL_TOOLSTACK_DOMID || own === device.backendDomid) await pathCleanup(tx, backend);
   });
 }
 
 /**
  * Removes a path, then each parent that is left with no value and no children (libxl__xs_path_cleanup). A path that
- * was not there ends the walk without an error.
+ * was not there ends the walk without an error, and so does one that is not ours to remove.
  */
 export async function pathCleanup(xs: XsRequests, path: string): Promise<void> {
-  if (!(await xs.rm(path))) return;
+  const remove = (node: string) =>
+    xs.rm(node).catch((error: unknown) => {
+      if (error instanceof XsError && error.errno === 'EACCES') return false;
+      throw error;
+    });
+  if (!(await remove(path))) return;
   for (let parent = parentPath(path); parent !== '/'; parent = parentPath(parent)) {
     if ((await xs.read(parent)) !== '') return;
     const children = await xs.directory(parent);
     if (!children || children.length > 0) return;
-    if (!(await xs.rm(parent))) return;
+    if (!(await remove(parent))) return;
   }
 }
 
@@ -405,13 +421,16 @@ interface HotplugCall {
  */
 async function deviceHotplug(ctx: Ctx, device: Device, action: Action): Promise<void> {
   const { backend } = pathsOf(device);
-  if (!(await knowsOwnDomid(ctx))) {
+  const own = await ownDomid(ctx);
+  if (own === undefined) {
     ctx.log('error', 'libxl_device.c:1218:device_hotplug', device.domid, 'Failed to get domid');
     throw new LibxlError(Rc.FAIL, 'Failed to get domid');
   }
-  if (device.backendDomid !== LIBXL_TOOLSTACK_DOMID) {
-    if (action === 'remove') await backendGone(ctx, device);
-    return;
+  if (device.backendDomid !== own) {
+    const line = `Backend domid ${device.backendDomid}, domid ${own}, assuming driver domains`;
+    ctx.log('debug', 'libxl_device.c:1222:device_hotplug', device.domid, line);
+    if (action === 'remove') return backendGone(ctx, device);
+    return ctx.log('debug', 'libxl_device.c:1227:device_hotplug', undefined, 'Not a remove, not executing hotplug scripts');
   }
   const call = await hotplugCall(ctx, device, action);
   if (!call) {

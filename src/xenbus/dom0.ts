@@ -341,6 +341,10 @@ export class Dom0 implements StorePort {
       clock: this.#clock,
       store: this.#store,
       console: (text) => this.#consoles.print(domid, text),
+      // Only such a domain has a place of its own for what libxl writes there (driver_domain=1).
+      ...(this.#store.peek(`${domainPath(domid)}/libxl`) === undefined
+        ? {}
+        : { drivers: { blocks: this.#blocks, faults: this.#faults, bridges: this.#host.bridges } }),
       saved: this.#restored.get(domid),
       builtInDrivers: this.#builtInDrivers,
     });
@@ -556,9 +560,16 @@ export class Dom0 implements StorePort {
       'dom0.guest_event': ({ domid, event }) => act(() => this.#guestEvent(domid, event)),
       'dom0.spawn_qemu': (asked) => this.#qemus.spawn(asked),
       'dom0.kill_qemu': ({ pid }) => act(() => this.#qemus.stop(pid)),
-      'dom0.rename_vif': ({ vif, name }) => act(() => this.#netdevs.rename(vif, name)),
-      'dom0.bridge': ({ bridge, vif, add }) => act(() => void this.#netdevs.bridge(bridge, vif, add)),
+      'dom0.rename_vif': ({ vif, name, domid }) => act(() => this.#netdevsOf(domid).rename(vif, name)),
+      'dom0.bridge': ({ bridge, vif, add, domid }) => act(() => void this.#netdevsOf(domid).bridge(bridge, vif, add)),
     };
+  }
+
+  /** The network devices of dom0, or of a driver domain. */
+  #netdevsOf(domid = 0): NetDevices {
+    const netdevs = domid === 0 ? this.#netdevs : this.#guests.get(domid)?.netdevs;
+    if (!netdevs) throw new PrivcmdError('ESRCH', `domain ${domid} is no driver domain`);
+    return netdevs;
   }
 
   #cpuHandlers() {

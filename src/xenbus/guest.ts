@@ -7,12 +7,18 @@
  */
 import type { Clock } from './clock.js';
 import { cpuTime, onlineVcpus } from './cpus.js';
-import { type Domain, evtchnPortsMax, type Hypervisor } from './hypervisor.js';
+import type { Faults } from './fault.js';
+import { type Domain, evtchnPortsMax, type Grants, type Hypervisor } from './hypervisor.js';
+import { backendBus, probeAndWatch } from './kernel/backend-bus.js';
+import { blkback } from './kernel/blkback.js';
 import { blkfront } from './kernel/blkfront.js';
+import type { BlockDevices } from './kernel/block.js';
 import type { XenbusBus, XenbusDriver } from './kernel/bus.js';
 import { frontendBus, frontendResources, shutDownDevices, watchDevices, watchFrontends } from './kernel/frontend-bus.js';
 import { Kernel } from './kernel/kernel.js';
 import { watchControl, watchCpus } from './kernel/manage.js';
+import { netback } from './kernel/netback.js';
+import { NetDevices } from './kernel/netdev.js';
 import { netfront } from './kernel/netfront.js';
 import { Printk } from './kernel/printk.js';
 import { type Sched, type Task, waitEvent, waitQueue } from './kernel/sched.js';
@@ -29,6 +35,14 @@ const devicesWaitMs = 300_000;
 /** Event channels that the interrupts of many vcpus leave for devices: those vcpus that find none stay offline. */
 const devicePorts = 256;
 
+/** What the back ends of a driver domain work with. */
+export interface BackendResources {
+  readonly blocks: BlockDevices;
+  readonly faults: Faults;
+  /** The names of its bridges. */
+  readonly bridges: readonly string[];
+}
+
 export interface GuestOptions {
   readonly domain: Domain;
   readonly hypervisor: Hypervisor;
@@ -37,6 +51,8 @@ export interface GuestOptions {
   readonly store: StorePort;
   /** Where its console's output goes, with the line ends of a terminal. */
   readonly console: (text: string) => void;
+  /** It is a driver domain: its kernel has back ends too. */
+  readonly drivers?: BackendResources | undefined;
   /** What it was when it was saved; it goes on from there instead of booting. */
   readonly saved?: SavedGuest | undefined;
   /** Its drivers are no modules, and nothing waits for their devices. */
@@ -53,6 +69,11 @@ export class Guest {
   readonly #builtInDrivers: boolean;
   readonly #uptime: () => number;
   readonly #console: (text: string) => void;
+  readonly #drivers: BackendResources | undefined;
+  /** What its back ends have mapped and bound: it ends with the domain. */
+  readonly #taken = new Set<() => void>();
+  /** Its network devices, where it has any. */
+  readonly netdevs: NetDevices | undefined;
   readonly #resumed = waitQueue('HYPERVISOR_suspend');
   /** When its clock was at 0: from when it first runs. */
   #bootMs = 0;
@@ -63,7 +84,7 @@ export class Guest {
   #cancelWait: () => void = () => undefined;
   #suspended = false;
 
-  constructor({ domain, hypervisor, sched, clock, store, console, saved, builtInDrivers = false }: GuestOptions) {
+  constructor({ domain, hypervisor, sched, clock, store, console, drivers, saved, builtInDrivers = false }: GuestOptions) {
     this.#builtInDrivers = builtInDrivers;
     this.#uptime = () => clock.now() - this.#bootMs;
     this.#saved = saved;
@@ -85,6 +106,8 @@ export class Guest {
     this.#domain = domain;
     this.#hypervisor = hypervisor;
     this.#store = store;
+    this.#drivers = drivers;
+    this.netdevs = drivers ? new NetDevices(this.kernel, drivers.bridges) : undefined;
     this.#bus = frontendBus(this.kernel, new Watches(this.kernel, new SingleDispatch(this.kernel)));
   }
 
@@ -140,6 +163,7 @@ export class Guest {
     this.#cancelWait();
     this.kernel.sched.kill(this.kernel.home);
     this.kernel.disconnect();
+    for (const release of this.#taken) release();
   }
 
   /** What a restored guest needs of this one, once it has suspended itself; undefined while it has not. */
@@ -164,8 +188,11 @@ export class Guest {
     try {
       const { watches } = this.#bus;
       yield* this.#watchControl(false);
-      yield* kernel.directory('backend');
-      yield* watches.register({ node: 'backend', name: 'backend_changed', callback: () => this.#nothing() });
+      if (this.#drivers) yield* this.#bootBackends(this.#drivers, watches);
+      else {
+        yield* kernel.directory('backend');
+        yield* watches.register({ node: 'backend', name: 'backend_changed', callback: () => this.#nothing() });
+      }
       yield* watchDevices(this.#bus);
       // The guest of the recordings has no udev: what it has taken off stays off.
       yield* watchCpus(kernel, watches, this.#domain.cpus.vcpus, { udev: false });
@@ -174,6 +201,31 @@ export class Guest {
       if (!(error instanceof XsError)) throw error;
       kernel.printk(`xenbus: boot: ${error.message}`);
     }
+  }
+
+  /** The back ends of a driver domain, as dom0 has them: for the devices of other guests. */
+  *#bootBackends({ blocks, faults }: BackendResources, watches: Watches): Task {
+    const bus = backendBus(this.kernel, watches);
+    const shared = { bus, hypervisor: this.#grants(), faults, nrCpus: this.#domain.maxVcpus };
+    yield* bus.registerDriver(blkback({ ...shared, blocks }));
+    if (this.netdevs) yield* bus.registerDriver(netback({ ...shared, netdevs: this.netdevs }));
+    yield* probeAndWatch(bus);
+  }
+
+  #grants(): Grants {
+    const keep = (release: (() => void) | undefined) => {
+      if (!release) return undefined;
+      const once = () => {
+        this.#taken.delete(once);
+        release();
+      };
+      this.#taken.add(once);
+      return once;
+    };
+    return {
+      grantMap: (domid) => keep(this.#hypervisor.grantMap(domid)),
+      evtchnBind: (local, domid, port, notified) => keep(this.#hypervisor.evtchnBind(local, domid, port, notified)),
+    };
   }
 
   *#watchControl(isRestored: boolean): Task {
@@ -188,13 +240,13 @@ export class Guest {
 
   /** As a rule they are modules: whoever loads one waits until its devices can be used, and then loads the next. */
   *#loadDrivers(): Task {
-    for (const driver of this.#drivers()) {
+    for (const driver of this.#frontendDrivers()) {
       yield* this.#bus.registerDriver(driver);
       if (!this.#builtInDrivers) yield* this.#waitForDevices(driver);
     }
   }
 
-  #drivers(): readonly XenbusDriver[] {
+  #frontendDrivers(): readonly XenbusDriver[] {
     const resources = frontendResources(this.#hypervisor, this.#domain.domid, this.#domain.maxVcpus);
     return [blkfront(this.#bus, resources, { scans: true }), netfront(this.#bus, resources)];
   }
@@ -248,7 +300,7 @@ export class Guest {
     this.#bindInterrupts();
     try {
       this.#resumeGrants();
-      for (const driver of this.#drivers()) yield* this.#bus.registerDriver(driver);
+      for (const driver of this.#frontendDrivers()) yield* this.#bus.registerDriver(driver);
       yield* watchCpus(kernel, watches, this.#domain.cpus.vcpus, { udev: false, isRestored: true });
       // It would also find a device that the new domain has and the saved one had not.
       yield* watchFrontends(this.#bus);

@@ -51,6 +51,9 @@ export interface Domain {
   readonly ports: Map<number, Evtchn>;
 }
 
+/** What a back end asks of the hypervisor: to map its guest's pages, and to be notified by it. */
+export type Grants = Pick<Hypervisor, 'grantMap' | 'evtchnBind'>;
+
 export interface HypervisorHooks {
   /** VIRQ_DOM_EXC: some domain shut down, is dying or is gone. */
   virqDomExc(domid: number): void;

@@ -214,8 +214,8 @@ const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
   'dom0.block_detach': { node: 'string' },
   'dom0.spawn_qemu': { domid: 'number', vncDisplay: 'number?', vncUnused: 'boolean' },
   'dom0.kill_qemu': { pid: 'number' },
-  'dom0.rename_vif': { vif: 'string', name: 'string' },
-  'dom0.bridge': { bridge: 'string', vif: 'string', add: 'boolean' },
+  'dom0.rename_vif': { vif: 'string', name: 'string', domid: 'number?' },
+  'dom0.bridge': { bridge: 'string', vif: 'string', add: 'boolean', domid: 'number?' },
 };
 
 /** A saved guest comes out of a file, and whoever gives it may have read another one. */

@@ -353,10 +353,10 @@ export interface PrivcmdOps {
   'dom0.spawn_qemu': [{ domid: number; vncDisplay?: number; vncUnused: boolean }, { pid: number; vncPort: number | null }];
   /** Signals a device model, which ends. ESRCH when there is none of that pid. */
   'dom0.kill_qemu': [{ pid: number }, null];
-  /** Gives a vif another name. EEXIST when there is a device of that name. */
-  'dom0.rename_vif': [{ vif: string; name: string }, null];
-  /** Puts a vif on a bridge, or takes it off. ENOENT when there is no such bridge. */
-  'dom0.bridge': [{ bridge: string; vif: string; add: boolean }, null];
+  /** Gives a vif another name, in dom0 or in a driver domain. EEXIST when there is a device of that name. */
+  'dom0.rename_vif': [{ vif: string; name: string; domid?: number }, null];
+  /** Puts a vif on a bridge there, or takes it off. ENOENT when there is no such bridge. */
+  'dom0.bridge': [{ bridge: string; vif: string; add: boolean; domid?: number }, null];
 }
 export type PrivcmdOp = keyof PrivcmdOps;
 

@@ -114,6 +114,20 @@ const failures: readonly { what: string; config: DomainConfig; host?: Partial<Ho
       'libxl: error: libxl_device.c:1337:device_hotplug_child_death_cb: script: Could not find bridge device nosuchbr',
     ],
   },
+  ...[
+    ['vif-route', '/etc/xen/scripts/vif-route failed; error detected.', ['online', 'offline']],
+    ['vif-openvswitch', 'Unable to find ovs-vsctl tool', ['online']],
+  ].map(([script, why, actions]) => ({
+    what: `an interface that ${script} is to plug in`,
+    config: pvConfig('pv', { nics: [{ mac: '00:16:3e:00:00:01', script: `/etc/xen/scripts/${script}` }] }),
+    lines: [...(actions as string[])].flatMap((action, index) => [
+      `libxl: error: libxl_exec.c:117:libxl_report_child_exitstatus: /etc/xen/scripts/${script} ${action} [${1002 + 2 * index}] exited with error status 1`,
+      `libxl: error: libxl_device.c:1337:device_hotplug_child_death_cb: script: ${why}`,
+      ...(action === 'online'
+        ? ['libxl: error: libxl_create.c:1921:domcreate_attach_devices: Domain 1:unable to add vif devices']
+        : []),
+    ]),
+  })),
   {
     what: 'a hotplug script that hangs',
     config: pvConfig('pv', { nics: [] }),

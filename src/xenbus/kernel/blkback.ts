@@ -16,7 +16,7 @@
  * ends last frees it from a workqueue.
  */
 import type { Faults } from '../fault.js';
-import type { Hypervisor } from '../hypervisor.js';
+import type { Grants } from '../hypervisor.js';
 import { strstate, XenbusState } from '../xenbus.js';
 import type { BlockDevices, Disk } from './block.js';
 import { errno, type XenbusBus, type XenbusDevice, type XenbusDriver } from './bus.js';
@@ -75,7 +75,7 @@ interface Blkif {
 
 export interface BlkbackOptions {
   readonly bus: XenbusBus;
-  readonly hypervisor: Hypervisor;
+  readonly hypervisor: Grants;
   readonly blocks: BlockDevices;
   readonly faults: Faults;
   readonly nrCpus: number;
@@ -335,7 +335,7 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
     const unbind =
       mapped.length < pages
         ? undefined
-        : hypervisor.evtchnBind(0, domid, port, (grants, ended) => {
+        : hypervisor.evtchnBind(kernel.domid, domid, port, (grants, ended) => {
             if (ring.requests.length < ringRequestsMax * pages) ring.requests.push({ grants, ended });
             kernel.sched.wakeAll(ring.wake);
           });

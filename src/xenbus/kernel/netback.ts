@@ -12,7 +12,7 @@
  * is in flight: that is where a held packet stalls whichever watch thread is running this (scenario 1 of the RFC).
  */
 import type { Faults } from '../fault.js';
-import type { Hypervisor } from '../hypervisor.js';
+import type { Grants } from '../hypervisor.js';
 import { strstate, XenbusState } from '../xenbus.js';
 import { errno, type XenbusBus, type XenbusDevice, type XenbusDriver } from './bus.js';
 import type { NetDevices } from './netdev.js';
@@ -99,7 +99,7 @@ interface Vif {
 
 export interface NetbackOptions {
   readonly bus: XenbusBus;
-  readonly hypervisor: Hypervisor;
+  readonly hypervisor: Grants;
   readonly netdevs: NetDevices;
   readonly faults: Faults;
   readonly nrCpus: number;
@@ -275,7 +275,7 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
     if (ref < 0) return 0;
     const port = yield* bus.scan(otherend, 'event-channel-ctrl');
     if (port < 0) return yield* refuse(vif, -port, `reading ${otherend}/event-channel-ctrl`);
-    const taken = take([() => hypervisor.grantMap(otherendId), () => hypervisor.evtchnBind(0, otherendId, port)]);
+    const taken = take([() => hypervisor.grantMap(otherendId), () => hypervisor.evtchnBind(kernel.domid, otherendId, port)]);
     if (!taken) return yield* refuse(vif, errno.EINVAL, `mapping shared-frame ${ref} port ${port}`);
     vif.ctrl = taken;
     return 0;
@@ -298,7 +298,7 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
     if (rxPort < 0) return yield* refused(vif, -rxPort, `reading ${dir}/event-channel(-tx/rx)`);
     const release = take([
       ...[tx, rx].map(() => () => hypervisor.grantMap(otherendId)),
-      ...[...new Set([txPort, rxPort])].map((port) => () => hypervisor.evtchnBind(0, otherendId, port)),
+      ...[...new Set([txPort, rxPort])].map((port) => () => hypervisor.evtchnBind(kernel.domid, otherendId, port)),
     ]);
     if (!release) {
       return yield* refused(vif, errno.EINVAL, `mapping shared-frames ${tx}/${rx} port tx ${txPort} rx ${rxPort}`);
