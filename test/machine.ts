@@ -6,7 +6,7 @@
  */
 import { dirname } from 'node:path';
 import { builtinScripts } from '../src/libxl/builtin-scripts.js';
-import { type Ctx, type FileStat, LIBXL_DOMID_REUSE_TIMEOUT, logLine } from '../src/libxl/ctx.js';
+import { type Ctx, type FileStat, type Host, LIBXL_DOMID_REUSE_TIMEOUT, logLine } from '../src/libxl/ctx.js';
 import type { DomainConfig } from '../src/libxl/domain-config.js';
 import { SimClock, seeded } from '../src/xenbus/clock.js';
 import { Dom0, type Dom0Options } from '../src/xenbus/dom0.js';
@@ -18,11 +18,12 @@ import type { TraceLine } from '../src/xenbus/trace.js';
 import { linkTransport, type Who } from '../src/xenbus/transport.js';
 import { backOffOf, type Xs, xsClient } from '../src/xenbus/xs-client.js';
 import { formatPerm } from '../src/xenbus/xs-wire.js';
+import { type SharedHost, startToolstack, type Toolstack, type ToolstackOptions } from './toolstack.js';
 
 /** Deadlines that one `run` may pass before it counts as stuck. */
 const jumpsMax = 200;
 
-/** In memory nobody can tell whether the holder of a lock lives; one that has it for so long was killed. */
+/** One that has a lock for so long was killed, by a test that did not say so. */
 const killedHolderMs = 300_000;
 
 export interface MachineOptions {
@@ -64,6 +65,10 @@ export interface Machine {
   settle(): Promise<void>;
   /** What libxl has written, by name: userdata and cores. */
   readonly files: Map<string, string>;
+  /** The locks that are held now, as `domain 1` and `name web`. */
+  readonly locks: ReadonlyMap<string, unknown>;
+  /** Another toolstack, with connections of its own, which can be killed. The files are those of this machine. */
+  toolstack(options?: ToolstackOptions): Toolstack;
   threads(): readonly WatchThread[];
   /** Every node with its value and permissions, in the order of the server. */
   store(): Promise<string[]>;
@@ -116,27 +121,14 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
   const connect = (who: Who, domid = 0) => xsClient(linkTransport(dom0, { domid, who }), { backOff: backOffOf(clock) });
   const stat = async (path: string): Promise<FileStat | undefined> =>
     missing.includes(path) ? undefined : { kind: 'assumed', block: path.startsWith('/dev/') };
-  const locks = new Map<string, Promise<void>>();
-  const recentDomids = new Map<number, number>();
-  const lock = async (what: string) => {
-    const before = locks.get(what);
-    let unlock = () => {};
-    const mine = new Promise<void>((release) => {
-      unlock = release;
-    });
-    locks.set(what, mine);
-    if (before) {
-      await new Promise<void>((mineNow) => {
-        const cancel = clock.after(killedHolderMs, mineNow);
-        void before.then(cancel).then(mineNow);
-      });
-    }
-    return async () => {
-      if (locks.get(what) === mine) locks.delete(what);
-      unlock();
-    };
+  const shared = sharedHost(clock, files, stat, [...missing, ...(dumps ? [] : ['/var/lib/xen/dump'])]);
+  const toolstacks: Toolstack[] = [];
+  const toolstack = (asked?: ToolstackOptions) => {
+    const connectAs = (who: Who) => linkTransport(dom0, { domid: 0, who });
+    const started = startToolstack({ clock, xc, host: shared.host, connect: connectAs }, asked);
+    toolstacks.push(started);
+    return started;
   };
-  let pid = 1000;
   const ctx: Ctx = {
     xs: connect('xl'),
     xc,
@@ -148,44 +140,20 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     xcLog: (line, level = 'error') => {
       if (level === 'error') lines.push(line);
     },
-    host: {
-      pid,
-      stat,
-      readMagic: async () => undefined,
-      runScript: async (run) => {
-        const name = run.script.slice(run.script.lastIndexOf('/') + 1);
-        const script = builtinScripts.get(name);
-        if (!script) throw new Error(`no script ${name} in a test`);
-        const io = { openXs: async () => connect('hotplug'), xc, stat, resolve: async (path: string) => path };
-        return { pid: ++pid, status: await script(io, run) };
-      },
-      readUserdata: async (name) => files.get(name),
-      writeUserdata: async (name, contents) => void files.set(name, contents),
-      createFile: async (path) => {
-        if ([...missing, '/var/lib/xen/dump'].includes(dirname(path)) && !dumps)
-          return { errno: 2, words: 'No such file or directory' };
-        files.set(path, '');
-        const write = async (bytes: Uint8Array, at: number) => {
-          const before = files.get(path) ?? '';
-          files.set(path, before.slice(0, at).padEnd(at, '\0') + Buffer.from(bytes).toString('latin1'));
-        };
-        return { file: { write, close: async () => undefined } };
-      },
-      lockUserdata: (domid) => lock(`domain ${domid}`),
-      lockName: (name) => lock(`name ${name}`),
-      isDomidRecent: async (domid) => clock.now() - (recentDomids.get(domid) ?? -Infinity) <= LIBXL_DOMID_REUSE_TIMEOUT,
-      markDomidRecent: async (domid) => void recentDomids.set(domid, clock.now()),
-      removeUserdata: async (domid, uuid) => {
-        for (const name of [...files.keys()]) if (name.includes(`.${domid}.${uuid}.`)) files.delete(name);
-      },
-    },
+    host: shared.host.of(shared.host.nextPid(), async (run) => {
+      const name = run.script.slice(run.script.lastIndexOf('/') + 1);
+      const script = builtinScripts.get(name);
+      if (!script) throw new Error(`no script ${name} in a test`);
+      const io = { openXs: async () => connect('hotplug'), xc, stat, resolve: async (path: string) => path };
+      return { pid: shared.host.nextPid(), status: await script(io, run) };
+    }),
   };
 
   async function settle(): Promise<void> {
     for (let quiet = 0; quiet < 3; ) {
       await dom0.settle();
       await clock.turn();
-      quiet = dom0.idle ? quiet + 1 : 0;
+      quiet = dom0.idle && !toolstacks.some(({ busy }) => busy) ? quiet + 1 : 0;
     }
   }
 
@@ -230,7 +198,95 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
   };
   await settle();
   const openXenbus = () => xsClient(linkTransport(dom0.xenbus, { domid: 0, who: 'client' }));
-  return { dom0, clock, ctx, trace, lines, log, uevents, connect, openXenbus, run, settle, files, threads, store };
+  const { locks } = shared;
+  const seen = { trace, lines, log, uevents, files, locks, threads, store };
+  return { dom0, clock, ctx, connect, openXenbus, toolstack, run, settle, ...seen };
+}
+
+/** Who has a lock, and who waits for it, by pid. */
+interface Lock {
+  readonly holder: number;
+  readonly waiting: { readonly pid: number; take: () => void }[];
+}
+
+/** The files of a machine, for any number of processes. Those below the `absent` directories cannot be made. */
+function sharedHost(
+  clock: SimClock,
+  files: Map<string, string>,
+  stat: Host['stat'],
+  absent: readonly string[],
+): { readonly host: SharedHost; readonly locks: ReadonlyMap<string, Lock> } {
+  const locks = new Map<string, Lock>();
+  let lastPid = 999;
+  const unlock = (pid: number, name: string): void => {
+    if (locks.get(name)?.holder !== pid) return;
+    const waiting = locks.get(name)?.waiting ?? [];
+    locks.delete(name);
+    const [next, ...rest] = waiting;
+    if (!next) return;
+    locks.set(name, { holder: next.pid, waiting: rest });
+    next.take();
+  };
+  const lock = (pid: number, name: string): Promise<void> => {
+    const held = locks.get(name);
+    if (!held) {
+      locks.set(name, { holder: pid, waiting: [] });
+      return Promise.resolve();
+    }
+    return new Promise((take) => {
+      const mine = { pid, take: () => {} };
+      const cancel = clock.after(killedHolderMs, () => {
+        const waiting = locks.get(name)?.waiting ?? [];
+        if (!waiting.includes(mine)) return;
+        locks.set(name, { holder: pid, waiting: waiting.filter((each) => each !== mine) });
+        take();
+      });
+      mine.take = () => {
+        cancel();
+        take();
+      };
+      held.waiting.push(mine);
+    });
+  };
+  const locked = async (pid: number, name: string) => {
+    await lock(pid, name);
+    return async () => unlock(pid, name);
+  };
+  const recentDomids = new Map<number, number>();
+  const host: SharedHost = {
+    nextPid: () => ++lastPid,
+    forget: (pid) => {
+      for (const [name, { holder, waiting }] of [...locks]) {
+        locks.set(name, { holder, waiting: waiting.filter((each) => each.pid !== pid) });
+        if (holder === pid) unlock(pid, name);
+      }
+    },
+    of: (pid, runScript) => ({
+      pid,
+      stat,
+      readMagic: async () => undefined,
+      runScript,
+      readUserdata: async (name) => files.get(name),
+      writeUserdata: async (name, contents) => void files.set(name, contents),
+      createFile: async (path) => {
+        if (absent.includes(dirname(path))) return { errno: 2, words: 'No such file or directory' };
+        files.set(path, '');
+        const write = async (bytes: Uint8Array, at: number) => {
+          const before = files.get(path) ?? '';
+          files.set(path, before.slice(0, at).padEnd(at, '\0') + Buffer.from(bytes).toString('latin1'));
+        };
+        return { file: { write, close: async () => undefined } };
+      },
+      lockUserdata: (domid) => locked(pid, `domain ${domid}`),
+      lockName: (name) => locked(pid, `name ${name}`),
+      isDomidRecent: async (domid) => clock.now() - (recentDomids.get(domid) ?? -Infinity) <= LIBXL_DOMID_REUSE_TIMEOUT,
+      markDomidRecent: async (domid) => void recentDomids.set(domid, clock.now()),
+      removeUserdata: async (domid, uuid) => {
+        for (const name of [...files.keys()]) if (name.includes(`.${domid}.${uuid}.`)) files.delete(name);
+      },
+    }),
+  };
+  return { host, locks };
 }
 
 let uuids = 0;
