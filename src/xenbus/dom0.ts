@@ -40,6 +40,7 @@ import { defaultMachine, type MachineDescription } from './machine.js';
 import { domainPath, mtwatchPath } from './paths.js';
 import {
   type BackendDevice,
+  type Census,
   consolePageBytes,
   type DeadThread,
   dmesgWaitMaxMs,
@@ -58,6 +59,7 @@ import {
   type WatchThread,
 } from './privcmd.js';
 import { Qemus } from './qemu.js';
+import type { Store } from './store.js';
 import { StoreLoop } from './store-loop.js';
 import { type TraceLine, traceLine } from './trace.js';
 import type { StoreLink, StorePeer, StorePort } from './transport.js';
@@ -93,6 +95,8 @@ export interface Dom0Options {
   readonly released?: (domid: number) => void;
   /** Guests have their drivers built in, and wait for no device before they go on. */
   readonly builtInDrivers?: boolean;
+  /** The store has changed, and is whole. */
+  readonly committed?: (store: Store) => void;
   /** dom0's kernel tells user space about a device. */
   readonly uevent?: (uevent: Uevent) => void;
 }
@@ -190,6 +194,7 @@ export class Dom0 implements StorePort {
         this.#released(domid);
         options.released?.(domid);
       },
+      ...(options.committed ? { committed: options.committed } : {}),
       ...(trace
         ? { traced: (conn, who, domid, packet, reply) => trace(traceLine(clock.now() - boot, conn, who, domid, packet, reply)) }
         : {}),
@@ -514,6 +519,24 @@ export class Dom0 implements StorePort {
     return this.#dead;
   }
 
+  /** What there is now, for whoever compares it with what was there before. */
+  census(): Census {
+    const { hypervisor } = this;
+    return {
+      domains: hypervisor.list().map(({ domid, uuid, dying, mappings, ports }) => {
+        return { domid, uuid, dying, mappings, ports: ports.size };
+      }),
+      freeKb: hypervisor.freeKb,
+      store: this.#store.core.usage,
+      tasks: [...this.#sched.tasks].map(({ name }) => name).filter((name) => !name.startsWith('kworker/')),
+      loops: this.#blocks.loops.map(({ node, backing }) => `${node} ${backing}`),
+      netdevs: this.#netdevs.names,
+      bridges: this.#netdevs.ports,
+      backends: [...(this.#backends?.devices.keys() ?? [])],
+      holds: this.#faults.list().map(({ device, mode }) => `${device} ${mode}`),
+    };
+  }
+
   #makeHandlers(): Dom0Handlers {
     const { hypervisor } = this;
     const blocks = this.#blocks;
@@ -542,6 +565,7 @@ export class Dom0 implements StorePort {
       'dom0.dmesg': ({ clear, from, waitMs }) => this.#dmesg(clear, from ?? 0, waitMs ?? 0),
       'dom0.host': () => this.#host,
       'dom0.machine': () => ({ machine: this.#machine, upMs: this.#clock.now() - this.#bootMs }),
+      'dom0.census': () => this.census(),
       'dom0.backends': () => this.#backendDevices(),
       'dom0.mtwatch': ({ from }) => this.#threads(from ?? 0),
       'dom0.thread': ({ name }) => this.#thread(name),
@@ -549,15 +573,16 @@ export class Dom0 implements StorePort {
       'dom0.hold': ({ device, mode }): Hold => faults.hold(device, mode),
       'dom0.flush': ({ device }) => faults.flush(device),
       'dom0.holds': () => faults.list(),
-      'dom0.block_attach': ({ path, as, sectors, major, minor }) => {
-        if (as === 'loop') return blocks.loop(path, sectors);
+      'dom0.block_attach': ({ path, as, sectors, major, minor, owner }) => {
+        if (as === 'loop') return blocks.loop(path, sectors, owner);
         return blocks.device(path, sectors, major !== undefined && minor !== undefined ? { major, minor } : undefined);
       },
-      'dom0.block_detach': ({ node }) => act(() => blocks.detach(node)),
       'dom0.turn': () => this.#toolstackTurns.take(),
       'dom0.turn_over': ({ turn }) => act(() => this.#toolstackTurns.over(turn)),
       'dom0.guest': ({ domid }) => ({ state: this.#guestState(domid) }),
       'dom0.guest_event': ({ domid, event }) => act(() => this.#guestEvent(domid, event)),
+      'dom0.block_detach': ({ node, owner }) =>
+        act(() => (owner === undefined ? blocks.detach(node ?? '') : blocks.detachOf(owner))),
       'dom0.spawn_qemu': (asked) => this.#qemus.spawn(asked),
       'dom0.kill_qemu': ({ pid }) => act(() => this.#qemus.stop(pid)),
       'dom0.rename_vif': ({ vif, name, domid }) => act(() => this.#netdevsOf(domid).rename(vif, name)),

@@ -199,6 +199,37 @@ export interface DeadThread {
   readonly holds: readonly string[];
 }
 
+/** What there is in dom0 beside the nodes of the store. Two of these are equal when nothing has come and nothing has stayed. */
+export interface Census {
+  readonly domains: readonly {
+    readonly domid: number;
+    readonly uuid: string;
+    readonly dying: boolean;
+    /** Pages of it that others have mapped. */
+    readonly mappings: number;
+    /** Its event channels. */
+    readonly ports: number;
+  }[];
+  readonly freeKb: number;
+  /** Of the store, over all peers; `domids` are those that it knows of. */
+  readonly store: {
+    readonly connections: number;
+    readonly watches: number;
+    readonly transactions: number;
+    readonly domids: readonly number[];
+  };
+  /** Tasks of all kernels and of the daemons, by name, but for the workers of a queue, who stay. */
+  readonly tasks: readonly string[];
+  /** Loop devices, as `/dev/loop0 /disk.img`. */
+  readonly loops: readonly string[];
+  readonly netdevs: readonly string[];
+  /** The ports of each bridge. */
+  readonly bridges: Readonly<Record<string, readonly string[]>>;
+  /** Devices that have a driver, by bus id. */
+  readonly backends: readonly string[];
+  readonly holds: readonly string[];
+}
+
 export interface MonitorRequest {
   readonly domid: number;
   readonly name: string;
@@ -320,6 +351,7 @@ export interface PrivcmdOps {
   /** The watch threads, from number `from` on, at most `listPageMax` of them. */
   'dom0.mtwatch': [{ from?: number }, readonly WatchThread[]];
   'dom0.machine': [Record<string, never>, { machine: MachineDescription; upMs: number }];
+  'dom0.census': [Record<string, never>, Census];
   'dom0.backends': [Record<string, never>, readonly BackendDevice[]];
   /** `inflight` is whatever the device has in flight: of a vbd it is `io`. */
   /**
@@ -342,10 +374,16 @@ export interface PrivcmdOps {
   /** Waits for a turn among toolstacks (`turns.ts`); null: too many wait. It is over with the connection, too. */
   'dom0.turn': [Record<string, never>, { turn: number } | null];
   'dom0.turn_over': [{ turn: number }, null];
-  /** The block device of a file (`as: 'loop'`, through a modelled loop device) or of a node under /dev (`as: 'device'`). */
-  'dom0.block_attach': [{ path: string; as: 'device' | 'loop'; sectors: number; major?: number; minor?: number }, BlockDevice];
-  /** Undoes a loop attach; a device is left alone. */
-  'dom0.block_detach': [{ node: string }, null];
+  /**
+   * The block device of a file (`as: 'loop'`, through a modelled loop device, for the backend `owner`) or of a node under /dev
+   * (`as: 'device'`).
+   */
+  'dom0.block_attach': [
+    { path: string; as: 'device' | 'loop'; sectors: number; major?: number; minor?: number; owner?: string },
+    BlockDevice,
+  ];
+  /** Undoes a loop attach; a device is left alone. Instead of the node, all that is for `owner`: ENOENT when there is none. */
+  'dom0.block_detach': [{ node?: string; owner?: string }, null];
   /**
    * Starts a device model for a domain; it says in `device-model/N/state` when it runs. With `vncDisplay` it listens there,
    * or with `vncUnused` at the next display that is free. EEXIST when the domain has one.

@@ -13,6 +13,8 @@ export interface Disk extends BlockDevice {
   readonly sectors: number;
   /** The file behind a loop device. */
   readonly backing: string | undefined;
+  /** The backend that a loop device is for, as `backend/vbd/1/51712`. */
+  readonly owner?: string | undefined;
 }
 
 export class BlockDevices {
@@ -27,9 +29,9 @@ export class BlockDevices {
   }
 
   /** `losetup -f`: a loop device in front of a file. */
-  loop(backing: string, sectors: number): BlockDevice {
+  loop(backing: string, sectors: number, owner?: string): BlockDevice {
     const minor = this.#freeMinor();
-    return this.#add({ node: `/dev/loop${minor}`, major: LOOP_MAJOR, minor, sectors, backing });
+    return this.#add({ node: `/dev/loop${minor}`, major: LOOP_MAJOR, minor, sectors, backing, owner });
   }
 
   /** `losetup -d`. A device that is no loop in front of a file stays. */
@@ -38,6 +40,18 @@ export class BlockDevices {
     if (disk?.backing === undefined) return;
     this.#byNode.delete(node);
     this.#byNumber.delete(key(disk.major, disk.minor));
+  }
+
+  /** `losetup -d` of what is for a backend, by whoever does not know its name. ENOENT when there is none. */
+  detachOf(owner: string): void {
+    const own = this.loops.filter((disk) => disk.owner === owner);
+    if (own.length === 0) throw new PrivcmdError('ENOENT', `no loop device is for ${owner}`);
+    for (const { node } of own) this.detach(node);
+  }
+
+  /** The loop devices that are set up. */
+  get loops(): readonly Disk[] {
+    return [...this.#byNode.values()].filter(({ backing }) => backing !== undefined);
   }
 
   find(major: number, minor: number): Disk | undefined {
