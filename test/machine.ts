@@ -13,7 +13,9 @@ import { Dom0, type Dom0Options } from '../src/xenbus/dom0.js';
 import type { Uevent } from '../src/xenbus/kernel/bus.js';
 import type { Observer } from '../src/xenbus/kernel/kernel.js';
 import type { KTask } from '../src/xenbus/kernel/sched.js';
+import { mtwatchPath } from '../src/xenbus/paths.js';
 import { listPageMax, type PrivcmdOp, type PrivcmdOps, type WatchThread, type Xc } from '../src/xenbus/privcmd.js';
+import type { Store } from '../src/xenbus/store.js';
 import type { TraceLine } from '../src/xenbus/trace.js';
 import { linkTransport, type Who } from '../src/xenbus/transport.js';
 import { backOffOf, type Xs, xsClient } from '../src/xenbus/xs-client.js';
@@ -36,6 +38,8 @@ export interface MachineOptions {
   /** Told when the store takes up a domain, and when it lets go of it. */
   readonly introduced?: (domid: number) => void;
   readonly released?: (domid: number) => void;
+  /** The store has changed, and is whole. */
+  readonly committed?: (store: Store) => void;
   /** Whether the host has a directory for cores. */
   readonly dumps?: boolean;
   /** Guests have their drivers built in. */
@@ -67,11 +71,18 @@ export interface Machine {
   readonly files: Map<string, string>;
   /** The locks that are held now, as `domain 1` and `name web`. */
   readonly locks: ReadonlyMap<string, unknown>;
+  /**
+   * Domids N of which there was a `/local/domain/N` without an `mtwatch/N`, at any generation of the store. It looks after every
+   * single change, not at the ends of operations.
+   */
+  readonly unannounced: ReadonlySet<number>;
   /** Another toolstack, with connections of its own, which can be killed. The files are those of this machine. */
   toolstack(options?: ToolstackOptions): Toolstack;
   threads(): readonly WatchThread[];
   /** Every node with its value and permissions, in the order of the server. */
   store(): Promise<string[]>;
+  /** The same, seen from inside the store and without a request. */
+  nodes(): string[];
 }
 
 export async function machine(options: MachineOptions = {}): Promise<Machine> {
@@ -86,6 +97,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     observer,
     choose,
     builtInDrivers = false,
+    committed,
   } = options;
   const clock = new SimClock(seed ?? 1);
   const trace: TraceLine[] = [];
@@ -93,6 +105,8 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
   const log: string[] = [];
   const lines: string[] = [];
   const uevents: Uevent[] = [];
+  const unannounced = new Set<number>();
+  let tree: Store | undefined;
   const draw = seed === undefined ? undefined : seeded(seed);
   const host = { root: '/', assumeFiles: true, strictFiles: false, bridges };
   const dom0Options: Dom0Options = {
@@ -108,6 +122,11 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     ...(introduced ? { introduced } : {}),
     ...(released ? { released } : {}),
     ...(observer ? { observer } : {}),
+    committed: (store) => {
+      tree = store;
+      for (const domid of unannouncedIn(store)) unannounced.add(domid);
+      committed?.(store);
+    },
   };
   const dom0 = new Dom0(dom0Options);
   const xc: Xc = {
@@ -188,6 +207,20 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     return found;
   }
 
+  const nodes = () => {
+    const found: string[] = [];
+    const visit = (path: string): void => {
+      for (const name of tree?.names(path) ?? []) {
+        const child = path === '/' ? `/${name}` : `${path}/${name}`;
+        const node = tree?.get(child);
+        if (node) found.push(`${child} = "${node.value}"   (${node.perms.map(formatPerm).join(',')})`);
+        visit(child);
+      }
+    };
+    visit('/');
+    return found;
+  };
+
   const threads = () => {
     const all: WatchThread[] = [];
     for (;;) {
@@ -199,8 +232,14 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
   await settle();
   const openXenbus = () => xsClient(linkTransport(dom0.xenbus, { domid: 0, who: 'client' }));
   const { locks } = shared;
-  const seen = { trace, lines, log, uevents, files, locks, threads, store };
+  const seen = { trace, lines, log, uevents, files, locks, unannounced, threads, store, nodes };
   return { dom0, clock, ctx, connect, openXenbus, toolstack, run, settle, ...seen };
+}
+
+/** The domids of the nodes that break the law of mtwatch: whenever `/local/domain/N` is there, `mtwatch/N` is. */
+export function unannouncedIn(store: Store): number[] {
+  const domids = store.names('/local/domain').map(Number);
+  return domids.filter((domid) => domid !== 0 && store.get(mtwatchPath(domid)) === undefined);
 }
 
 /** Who has a lock, and who waits for it, by pid. */

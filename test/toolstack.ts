@@ -45,8 +45,9 @@ export interface ToolstackOptions {
   /**
    * Where hotplug scripts run. `inside` (the default): in the process itself, as xl's built-in ones do; each of their requests
    * is one of its own, and they end with it. `child`: as a process of its own, which goes on when the toolstack is killed.
+   * `slow`: the same, and each of its requests takes seconds.
    */
-  readonly scripts?: 'inside' | 'child';
+  readonly scripts?: 'inside' | 'child' | 'slow';
   /**
    * A kill that is none: it closes the connections, and what waits is told so. Only to check that the checks find it.
    */
@@ -69,6 +70,9 @@ export interface World {
   readonly host: SharedHost;
   connect(who: Who): XsTransport;
 }
+
+/** What a request of a slow script takes. */
+const slowScriptMs = 2_000;
 
 export function startToolstack(world: World, options: ToolstackOptions = {}): Toolstack {
   const { clock } = world;
@@ -203,12 +207,26 @@ export function startToolstack(world: World, options: ToolstackOptions = {}): To
     random: (n) => clock.random(n),
   };
 
+  const hesitate = () => (options.scripts === 'slow' ? clock.sleep(slowScriptMs) : Promise.resolve());
   const childScript = (run: ScriptRun) =>
-    runBuiltin(run, { openXs: async () => xsClient(world.connect('hotplug')), xc: world.xc });
+    runBuiltin(run, {
+      openXs: async () => {
+        await hesitate();
+        return xsClient(world.connect('hotplug'));
+      },
+      xc: {
+        ...world.xc,
+        call: async (op, args) => {
+          await hesitate();
+          return world.xc.call(op, args);
+        },
+      },
+    });
   const shared = world.host.of(pid, async (run) => {
-    const status = await (options.scripts === 'child'
-      ? ask(`${run.script} ${run.args[0]}`, () => childScript(run))
-      : runBuiltin(run, { openXs: async () => connect('hotplug'), xc }));
+    const isInside = (options.scripts ?? 'inside') === 'inside';
+    const status = await (isInside
+      ? runBuiltin(run, { openXs: async () => connect('hotplug'), xc })
+      : ask(`${run.script} ${run.args[0]}`, () => childScript(run)));
     return { pid: world.host.nextPid(), status };
   });
   function runBuiltin(run: ScriptRun, { openXs, xc: to }: { openXs: () => Promise<Xs>; xc: Xc }): Promise<number> {
