@@ -91,9 +91,21 @@ export function startToolstack(world: World, options: ToolstackOptions = {}): To
   let outbox: { readonly name: string | undefined; readonly perform: () => void }[] = [];
   let busy = false;
 
+  /** The turn that it has, which ends with its connection. */
+  let turn: number | undefined;
+  const turnIs = (answer: { readonly turn: number } | null) => {
+    turn = answer?.turn;
+    if (killed) giveBackTurn();
+  };
+  const giveBackTurn = () => {
+    if (turn !== undefined) void world.xc.call('dom0.turn_over', { turn });
+    turn = undefined;
+  };
+
   const kill = () => {
     if (killed) return;
     killed = true;
+    giveBackTurn();
     outbox = [];
     busy = false;
     for (const cancel of cancels) cancel();
@@ -178,7 +190,13 @@ export function startToolstack(world: World, options: ToolstackOptions = {}): To
   };
 
   const xc: Xc = {
-    call: <Op extends PrivcmdOp>(op: Op, args: PrivcmdOps[Op][0]) => ask(op, () => world.xc.call(op, args)),
+    call: <Op extends PrivcmdOp>(op: Op, args: PrivcmdOps[Op][0]) =>
+      ask(op, async () => {
+        const answer = await world.xc.call(op, args);
+        if (op === 'dom0.turn') turnIs(answer as PrivcmdOps['dom0.turn'][1]);
+        if (op === 'dom0.turn_over') turn = undefined;
+        return answer;
+      }),
     close: () => {},
   };
 

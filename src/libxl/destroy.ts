@@ -5,8 +5,8 @@
  * changes nothing else: its nodes go, and the domain goes as far as what still maps its pages allows. The mtwatch node
  * is the last thing that leaves the store, so that `/local/domain/N` is never there without it.
  */
-import { domainPath, libxlPath, mtwatchPath } from '../xenbus/paths.js';
-import { PrivcmdError } from '../xenbus/privcmd.js';
+import { domainPath, libxlPath, mtwatchPath, vmPath } from '../xenbus/paths.js';
+import { everyDomain, PrivcmdError } from '../xenbus/privcmd.js';
 import { type AoStep, asLibxlError, runAo, strerror } from './ao.js';
 import { type Ctx, LibxlError, Rc } from './ctx.js';
 import { devicesDestroy } from './device.js';
@@ -90,12 +90,24 @@ async function removeNodes(ctx: Ctx, state: Destroying): Promise<void> {
   const home = domainPath(domid);
   const vm = await ctx.xs.read(`${home}/vm`);
   if (vm !== undefined) await removeLogged(ctx, domid, 1535, vm);
+  await removeFormerVm(ctx, state, vm);
   await removeLogged(ctx, domid, 1538, home);
   // Another toolstack may have added a device since they were listed. It cannot any more: who adds one looks for the home.
   await removeDevices(ctx, state);
   await ctx.xs.rm(libxlPath(domid));
   await ctx.xs.rm(`${home}/hvmloader`);
   await ctx.xs.rm(mtwatchPath(domid));
+}
+
+/**
+ * A domain that was kept under another uuid has left the `/vm` of its own to a successor. If the successor came to nothing,
+ * because whoever made it was killed, the last of the two removes that. libxl leaves it.
+ */
+async function removeFormerVm(ctx: Ctx, { domid, uuid }: Destroying, vm: string | undefined): Promise<void> {
+  const former = vmPath(uuid);
+  if (vm === former || (await ctx.xs.read(former)) === undefined) return;
+  const others = await everyDomain(ctx.xc);
+  if (others.every((other) => other.domid === domid || other.uuid !== uuid)) await ctx.xs.rm(former);
 }
 
 async function removeLogged(ctx: Ctx, domid: number, line: number, path: string): Promise<void> {

@@ -92,7 +92,7 @@ const remove =
   ({ ctx }: Toolstack) =>
     deviceRemove(ctx, device, force);
 
-const actions = { poweroff: 'destroy', reboot: 'restart', crash: 'rename-restart', watchdog: 'destroy' };
+const actions = { poweroff: 'destroy', reboot: 'restart', crash: 'rename-restart', watchdog: 'destroy', softReset: 'soft-reset' };
 
 /** The monitor of domain 1, which has just been told to end; until there is nothing more to wait for, or another life. */
 const monitored = (how: 'poweroff' | 'reboot' | 'crash') => async (toolstack: Toolstack, m: Machine) => {
