@@ -19,16 +19,17 @@ test('creates and destroys as the toolstack that cannot be killed does, request 
   const packets = (from: Machine) => from.trace.filter(({ who }) => who === 'xl').map(({ op, args }) => [op, args[0]]);
   const sent = (from: Machine) => packets(from).filter(([op, path]) => op !== 'WATCH_EVENT' && !path?.startsWith('/vm/'));
   expect(sent(m)).toEqual(sent(own));
-  expect(toolstack.asked.slice(0, 3)).toEqual(['xc.domain_create', 'WRITE /local/domain/0/mtwatch/1', 'TRANSACTION_START']);
+  expect(toolstack.asked.slice(0, 3)).toEqual(['xc.domain_create', 'read domid history 1', 'WRITE /local/domain/0/mtwatch/1']);
   await m.run(domainDestroy(m.toolstack().ctx, domid));
   expect(m.dom0.domains).toBe(0);
 });
 
 test('counts every request, and is gone after the one that it is killed at', async () => {
   const m = await machine();
-  const toolstack = m.toolstack({ killAfter: 2 });
+  const toolstack = m.toolstack({ killAfter: 3 });
   await runOf(m, toolstack, domainCreateNew(toolstack.ctx, pvConfig()));
-  expect([toolstack.killed, toolstack.asked]).toEqual([true, ['xc.domain_create', 'WRITE /local/domain/0/mtwatch/1']]);
+  const asked = ['xc.domain_create', 'read domid history 1', 'WRITE /local/domain/0/mtwatch/1'];
+  expect([toolstack.killed, toolstack.asked]).toEqual([true, asked]);
   expect(await m.store()).toContain('/local/domain/0/mtwatch/1 = ""   (n0)');
   expect(m.dom0.domains).toBe(1);
 });

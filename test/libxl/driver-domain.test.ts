@@ -88,6 +88,9 @@ test('devices of a driver domain are served there, and its devd runs their scrip
 test('without a devd the backends come up as far as their drivers bring them, and libxl waits for no more', async () => {
   await storage();
   expect(await running('web', served)).toBe(2);
+  expect(await states(...places)).toEqual(['2', '3', '2', '1']);
+  // The guest has waited for its disk long enough, and goes on with its interface.
+  m.clock.advance(300_000);
   expect({ lines: m.lines, states: await states(...places) }).toEqual({ lines: [], states: ['2', '3', '2', '4'] });
 });
 

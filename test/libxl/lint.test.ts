@@ -27,7 +27,7 @@ describe('findings', () => {
     ['type="pvh"\nboot="c"', ["5:1 'boot' is ignored for a guest of type pvh"]],
     ['vif=["foo=1"]', ["4:1 unrecognized argument `foo=1'"]],
     ['ioports=["3f8"]', ["4:1 'ioports' is not modelled and has no effect"]],
-    ['vtpm=["backend=d"]', ["4:1 'vtpm' is not modelled: no domain can be created with it here"]],
+    ['vtpm=["backend=d"]', ["4:1 'vtpm' is served by nobody here: libxl gives up after ten seconds"]],
     ['disk=["x"]', ["4:1 config parsing error in disk specification: no vdev specified in `x'"]],
     ['max_grant_frames="x"', ['4:1 xl gives up here without a word']],
     ['cmdline="a"\nextra="b"', ['5:1 Warning: ignoring root= and extra= in favour of cmdline=']],
@@ -38,7 +38,7 @@ describe('findings', () => {
     [
       'pci=["01:00.0,foo=1"]',
       [
-        "4:1 'pci' is not modelled: no domain can be created with it here",
+        "4:1 'pci' is refused: the host has no IOMMU",
         '4:1 Unknown PCI_SPEC_STRING option: foo',
         "4:1 unable to parse PCI_SPEC_STRING `01:00.0,foo=1' for passthrough",
       ],
