@@ -4,6 +4,7 @@
  * is ours: the mtwatch node, written before anything else of a domain and removed after it.
  */
 
+import { diskAttach, nicAttach } from '../../src/libxl/attach.js';
 import type { Ctx } from '../../src/libxl/ctx.js';
 import { domainDestroy } from '../../src/libxl/destroy.js';
 import { domainReboot, domainShutdown, domainUnpause, watchDeaths } from '../../src/libxl/domain.js';
@@ -95,13 +96,7 @@ describe.each([
   test('shutdown -w, until nothing is left', async () => {
     const there = recorded(data('shutdown.writes.txt'));
     await command(create(false));
-    const { from, process, all } = await command(async (ctx) => {
-      const deaths = watchDeaths(ctx);
-      await domainShutdown(ctx, 1);
-      await deaths.add(1);
-      await deaths.next();
-      await deaths.close();
-    });
+    const { from, process, all } = await command((ctx) => shutDown(ctx, 1));
     expect(process.units(0, 1)).toEqual(theirs(there, '#1', 1));
     for (const who of kernels) expect(units(by(all(), who), 1)).toEqual(mainConnection(there, who, 1));
     // It ends by closing its watch; the node goes before that.
@@ -117,6 +112,26 @@ describe.each([
       'Done. Exiting now',
     ]);
     expect([m.lines, m.dom0.domains]).toEqual([[], 0]);
+  });
+
+  test('shutdown -w of a domain with a disk more, and a vif whose script has failed', async () => {
+    const there = recorded(data('shutdown-half-added.writes.txt'));
+    await command(create(false));
+    await command((ctx) => diskAttach(ctx, 1, { pdevPath: '/dev/loop1', vdev: 'xvdc', format: 'raw', readwrite: true }));
+    await command((ctx) => nicAttach(ctx, 1, { bridge: 'nosuchbr' }).catch(() => undefined));
+    expect(m.lines.splice(0)).toHaveLength(3);
+    const { from, process, all } = await command((ctx) => shutDown(ctx, 1));
+    expect(process.units(0, 1)).toEqual(theirs(there, '#1', 1));
+    const [ofDom0, ofGuest] = kernels.map((who) => units(by(all(), who), 1));
+    expect(ofGuest).toEqual(mainConnection(there, 'domU-kernel', 1));
+    expect(ofDom0).toEqual(mainConnection(there, 'dom0-kernel', 1));
+    // What was recorded ends with the devices; the domain's own nodes go then, and the watch. Their nodes go as their scripts end.
+    const asked = monitor.units(from, 1).slice(0, -6);
+    const askedThere = theirs(there, '#4', 1);
+    const closed = askedThere.findLastIndex((unit) => unit[0]?.startsWith('UNWATCH')) + 1;
+    expect(asked.slice(0, closed)).toEqual(askedThere.slice(0, closed));
+    expect(asked.slice(closed).flat().toSorted()).toEqual(askedThere.slice(closed).flat().toSorted());
+    expect(connections(all(), 'hotplug', 1)).toEqual(connections(there, 'other', 1).slice(1));
   });
 
   test('reboot, until the next life is connected', async () => {
@@ -158,6 +173,15 @@ describe.each([
     expect([m.lines, m.dom0.domains]).toEqual([[], 1]);
   });
 });
+
+/** `xl shutdown -w`. */
+async function shutDown(ctx: Ctx, domid: number): Promise<void> {
+  const deaths = watchDeaths(ctx);
+  await domainShutdown(ctx, domid);
+  await deaths.add(domid);
+  await deaths.next();
+  await deaths.close();
+}
 
 /** Without what a backend says of a disk's size and what it can: there was no file behind that of the recording. */
 function sizeless(all: readonly Unit[]): Unit[] {
