@@ -1,7 +1,8 @@
 /** dom0d and the commands that find, start and lose it: real processes, real sockets. */
 import { spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
-import { connect } from 'node:net';
+import { connect, createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
@@ -385,3 +386,111 @@ async function leaveNode(store: string, domid: number): Promise<void> {
     socket.write(Buffer.concat([header, payload]));
   });
 }
+
+describe('a dom0 that is killed', () => {
+  test('again and again, with clients connected: each next one starts clean and names what was lost', async () => {
+    for (const name of ['a', 'b']) writeFileSync(join(l.dir, `${name}.cfg`), pvCfg(name));
+    for (let round = 1; round <= 4; round++) {
+      for (const name of ['a', 'b']) expect((await l.xl('create', '-q', '-p', `${name}.cfg`)).exitCode).toBe(0);
+      const server = l.pid() ?? 0;
+      const idle = connect(join(l.runDir, 'privcmd.sock')).resume();
+      const watcher = xsClient(await socketTransport(join(l.runDir, 'xenstored', 'socket')));
+      const lost = watcher.ended;
+      await watcher.watch('/local', () => undefined);
+      const left = new Promise((done) => idle.on('close', done));
+      process.kill(server, 'SIGKILL');
+      await Promise.all([left, lost, until(() => !isRunning(server))]);
+      const { stderr, stdout, exitCode } = await l.xl('list');
+      expect({ stderr, rows: stdout.trimEnd().split('\n').length, exitCode }).toEqual({
+        stderr: 'xl: the dom0 before was killed; lost with it: a (1), b (2)\n',
+        rows: 2,
+        exitCode: 0,
+      });
+      expect((await l.xl('list')).stderr).toBe('');
+      expect(l.log().match(/the dom0 before this one was killed; lost with it: a \(1\), b \(2\)\n/g)).toHaveLength(round);
+      expect([readdirSync(join(l.runDir, 'lib')), readdirSync(join(l.runDir, 'guest'))]).toEqual([[], []]);
+    }
+  });
+
+  test('with many domains: the first ten are named', async () => {
+    await l.xl('list');
+    const server = l.pid() ?? 0;
+    process.kill(server, 'SIGKILL');
+    await until(() => !isRunning(server));
+    for (let domid = 1; domid <= 12; domid++) {
+      const json = `{"c_info": {"name": "web\\"${domid}"}}\0`;
+      writeFileSync(join(l.runDir, `lib/userdata-d.${domid}.00000000-0000-4000-8000-000000000000.libxl-json`), json);
+    }
+    // A domain that was still being created, and one of which nothing can be read.
+    mkdirSync(join(l.runDir, 'guest/20'));
+    writeFileSync(join(l.runDir, 'lib/userdata-d.3.00000000-0000-4000-8000-000000000000.libxl-json'), '{');
+    const names = Array.from({ length: 10 }, (_, index) => (index === 2 ? '(null) (3)' : `web"${index + 1} (${index + 1})`));
+    expect((await l.xl('list')).stderr).toBe(`xl: the dom0 before was killed; lost with it: ${names.join(', ')} and 3 more\n`);
+  });
+
+  test('is no news when it was stopped, whatever it had', async () => {
+    writeFileSync(join(l.dir, 'a.cfg'), pvCfg('a'));
+    await l.xl('create', '-q', '-p', 'a.cfg');
+    await l.xl('dom0', 'stop');
+    expect(await l.xl('list')).toEqual({ stdout: expect.stringContaining(dom0Row), stderr: '', exitCode: 0 });
+  });
+});
+
+test('a second dom0 of the same run directory gives way', async () => {
+  await l.xl('list');
+  const first = l.pid();
+  const program = fileURLToPath(new URL('../../dist/dom0d.js', import.meta.url));
+  const { stdout, exitCode } = await execa(process.execPath, [program, '--run-dir', l.runDir]);
+  expect({ stdout, exitCode }).toEqual({
+    stdout: expect.stringMatching(/ another process is the dom0 of this run directory$/),
+    exitCode: 0,
+  });
+  expect((await l.xl('list')).stderr).toBe('');
+  expect(l.pid()).toBe(first);
+});
+
+describe('a dom0 of another version that has gone on running after an upgrade', () => {
+  let server: Server | undefined;
+  afterEach(() => server?.close());
+
+  /** Listens as one and says these words first. */
+  const pretend = async (hello: object): Promise<void> => {
+    mkdirSync(l.runDir, { mode: 0o700, recursive: true });
+    server = createServer((socket) => {
+      socket.write(`${JSON.stringify(hello)}\n`);
+      let text = '';
+      socket.on('data', (chunk) => {
+        text += chunk.toString();
+        const { id, op } = (/"id"/.test(text) ? JSON.parse(text.slice(text.indexOf('\n') + 1)) : {}) as {
+          id?: number;
+          op?: string;
+        };
+        if (id !== undefined)
+          socket.end(`${JSON.stringify({ id, error: { errno: 'ENOSYS', message: `no operation ${op}` } })}\n`);
+      });
+      socket.on('error', () => undefined);
+    });
+    server.listen(join(l.runDir, 'privcmd.sock'));
+    await once(server, 'listening');
+  };
+  const mine = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version as string;
+
+  test('and speaks another protocol is refused with what to do, and neither killed nor replaced', async () => {
+    await pretend({ proto: 2, version: '9.9.9', pid: process.pid });
+    const stderr = `xl: this is xl ${mine} (protocol 1), the running dom0 is 9.9.9 (protocol 2, pid ${process.pid}); use that xl, or end its dom0 with \`kill ${process.pid}\`\n`;
+    for (const words of ['list', 'create -q a.cfg', 'dom0 stop', 'dom0 start']) {
+      writeFileSync(join(l.dir, 'a.cfg'), pvCfg('a'));
+      expect({ words, ...(await l.xl(...words.split(' '))) }).toEqual({ words, stdout: '', stderr, exitCode: 1 });
+    }
+    expect(l.log()).toBe('');
+  });
+
+  test('and speaks ours is asked; what it does not have is refused with what to do', async () => {
+    await pretend({ proto: 1, version: '0.0.9', pid: process.pid });
+    expect(await l.xl('xwstall', 'list')).toEqual({
+      stdout: '',
+      stderr: `xl: no operation dom0.holds: the running dom0 is 0.0.9, this is xl ${mine}; use that xl, or end its dom0 with \`kill ${process.pid}\`\n`,
+      exitCode: 1,
+    });
+  });
+});
