@@ -350,6 +350,16 @@ describe("this machine's host", () => {
     expect(await readFile(out, 'utf8')).toBe('online type_if=vif\nbackend/vbd/1/51712 /run/hotplug\n');
   });
 
+  test("writes a script's output behind what is in a log, where there is one", async () => {
+    const log = await put('xl-a.log', 'Waiting\n');
+    const logged = make({ scriptLog: log });
+    await runScript(await script('echo out; echo err >&2'), {}, logged);
+    await runScript('/nosuch/script', {}, logged);
+    expect(await readFile(log, 'utf8')).toBe(
+      'Waiting\nout\nerr\nlibxl: cannot execute /nosuch/script: No such file or directory\n',
+    );
+  });
+
   test('kills a script that takes too long, and its children with it', async () => {
     const out = path.join(dir, 'out');
     const file = await script(`sh -c 'echo $$ >${out}; exec sleep 60' & wait`);
