@@ -1,6 +1,7 @@
 import { domainCreateNew } from '../../src/libxl/create.js';
 import type { Ctx } from '../../src/libxl/ctx.js';
 import { domainDestroy } from '../../src/libxl/destroy.js';
+import { lockConfig } from '../../src/libxl/saved-config.js';
 import { PrivcmdError, type PrivcmdOp } from '../../src/xenbus/privcmd.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
 
@@ -143,4 +144,29 @@ test('of two at once, both come to an end, and nothing is left', async () => {
   const ends = await m.run(Promise.allSettled([domainDestroy(m.ctx, domid), domainDestroy(other, domid)]));
   const left = (await m.store()).filter((node) => node.includes(`/${domid}`));
   expect({ first: ends[0].status, left, domains: m.dom0.domains }).toEqual({ first: 'fulfilled', left: [], domains: 0 });
+});
+
+test('waits for whoever has the lock on its files, before the domain goes', async () => {
+  const uuid = m.dom0.hypervisor.get(domid)?.uuid ?? '';
+  const unlock = await m.ctx.host.lockUserdata(domid, uuid);
+  const destroyed = domainDestroy(m.ctx, domid);
+  await m.settle();
+  // Its nodes are gone by then, as with libxl.
+  expect((await m.store()).filter((line) => line.startsWith(`/local/domain/${domid} `))).toEqual([]);
+  expect({ files: m.files.size, dying: m.dom0.hypervisor.get(domid)?.dying }).toEqual({ files: 1, dying: false });
+  await unlock();
+  await m.run(destroyed);
+  expect({ files: m.files.size, domain: m.dom0.hypervisor.get(domid) }).toEqual({ files: 0, domain: undefined });
+});
+
+test('who comes to have the lock of a domain that went meanwhile lets it go again, and fails', async () => {
+  const uuid = m.dom0.hypervisor.get(domid)?.uuid ?? '';
+  const unlock = await m.ctx.host.lockUserdata(domid, uuid);
+  const late = lockConfig(m.ctx, domid);
+  await m.settle();
+  m.dom0.hypervisor.destroy(domid);
+  await m.settle();
+  await unlock();
+  await expect(m.run(late)).rejects.toMatchObject({ rc: -15 });
+  await (await m.run(m.ctx.host.lockUserdata(domid, uuid)))();
 });
