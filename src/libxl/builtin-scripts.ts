@@ -314,8 +314,9 @@ async function blockRemove(io: ScriptIo, run: ScriptRun, params: string): Promis
 async function vifBridge(io: ScriptIo, run: ScriptRun): Promise<void> {
   const backend = backendOf(run);
   const { vif, add } = await vifCommon(io, run);
-  const bridge = await read(io, `${backend}/bridge`);
-  if (!bridge) return fail(io, run, 'Could not find bridge, and none was specified');
+  // An empty name is that of the first bridge there is.
+  const bridge = (await read(io, `${backend}/bridge`)) || (await io.xc.call('dom0.host', {})).bridges[0];
+  if (bridge === undefined) return fail(io, run, 'Could not find bridge, and none was specified');
   try {
     await io.xc.call('dom0.bridge', { bridge, vif, add });
   } catch (error) {

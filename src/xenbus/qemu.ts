@@ -13,6 +13,7 @@
  * | any | Closing, Closed | Closed |
  */
 import type { Clock } from './clock.js';
+import type { Grants } from './hypervisor.js';
 import { Kernel } from './kernel/kernel.js';
 import { type Sched, type Task, waitEvent, waitQueue } from './kernel/sched.js';
 import { PrivcmdError } from './privcmd.js';
@@ -37,6 +38,7 @@ export interface QemuOptions {
   readonly sched: Sched;
   readonly clock: Clock;
   readonly store: StorePort;
+  readonly hypervisor: Grants;
 }
 
 /** The kinds of legacy back ends in the order in which qemu registers them, with what each says of itself. */
@@ -60,6 +62,25 @@ interface Backend {
   readonly dir: string;
   frontend: string;
   state: number;
+}
+
+/** What a process maps and binds, all of which it lets go when it ends. */
+function keeping(hypervisor: Grants): { readonly grants: Grants; readonly release: () => void } {
+  const taken = new Set<() => void>();
+  const keep = (release: (() => void) | undefined) => {
+    if (release) taken.add(release);
+    return release;
+  };
+  return {
+    grants: {
+      grantMap: (domid) => keep(hypervisor.grantMap(domid)),
+      evtchnBind: (local, domid, port, notified) => keep(hypervisor.evtchnBind(local, domid, port, notified)),
+    },
+    release: () => {
+      for (const each of taken) each();
+      taken.clear();
+    },
+  };
 }
 
 /** A client with a queue of events, and a task that serves it. */
@@ -93,7 +114,9 @@ export function startQemu(options: QemuOptions): Qemu {
   const home = `device-model/${domid}`;
   let isUp = false;
   const backends = new Map<string, Backend>();
+  const { grants, release } = keeping(options.hypervisor);
   const kill = () => {
+    release();
     for (const each of [kernel, bus.kernel]) {
       sched.kill(each.home);
       each.disconnect();
@@ -110,7 +133,7 @@ export function startQemu(options: QemuOptions): Qemu {
       yield* kernel.watch(`backend/${kind}/${domid}`, `be:${kind}`);
       yield* scan(kind, features);
     }
-    bus.kernel.spawn('qemu-system-i386', 'do_sys_poll', () => guarded(serveDisks(bus, domid)));
+    bus.kernel.spawn('qemu-system-i386', 'do_sys_poll', () => guarded(serveDisks(bus, domid, grants)));
     isUp = true;
     yield* kernel.write(`${home}/state`, 'running');
     for (;;) {
@@ -192,57 +215,134 @@ export function startQemu(options: QemuOptions): Qemu {
   };
 }
 
-/** What a disk says of itself, in the order of qemu's writes. */
-const diskFeatures: readonly (readonly [node: string, value: string])[] = [];
+/** What an image holds, in sectors: nobody looks into it. */
+const imageSectors = 32_768;
 
 /** One qdisk (hw/block/xen-block.c). */
 interface Disk {
   readonly dir: string;
   readonly frontend: string;
   state: number;
+  /** Gives back its rings, whose requests are answered at once. */
+  disconnect: () => void;
+}
+
+/** What a disk says of itself, in the order of qemu's writes. */
+function diskFeatures(node: { readonly mode: string; readonly isCdrom: boolean; readonly discard: boolean }): [string, string][] {
+  const info = (node.isCdrom ? 1 : 0) | (node.mode === 'w' ? 0 : 4);
+  return [
+    ...(node.discard
+      ? ([
+          ['feature-discard', '1'],
+          ['discard-granularity', '4096'],
+          ['discard-alignment', '0'],
+        ] as [string, string][])
+      : []),
+    ['feature-flush-cache', '1'],
+    ['max-ring-page-order', '4'],
+    ['info', String(info)],
+    ['sector-size', '512'],
+    ['sectors', String(imageSectors)],
+    ['hotplug-status', 'connected'],
+  ];
 }
 
 type Client = ReturnType<typeof client>;
 
-/** Serves the disks of a domain: those that are there, and each that appears. */
-function* serveDisks({ kernel, next }: Client, domid: number): Task {
+/**
+ * Serves the disks of a domain: those that are there, and each that appears. A drive without a medium, or without one that
+ * qemu can open, stays as the toolstack has written it.
+ *
+ * | front end | what happens |
+ * |---|---|
+ * | Initialised, Connected | Connected |
+ * | Closing | Closing |
+ * | Closed, or none | Closed |
+ *
+ * Where the toolstack has asked it to close and no front end is at work, it does so by itself.
+ */
+function* serveDisks({ kernel, next }: Client, domid: number, grants: Grants): Task {
   const root = `backend/qdisk/${domid}`;
   const disks = new Map<string, Disk>();
   yield* kernel.watch(root, 'disks');
   for (;;) {
     const { token } = yield* next();
-    yield* guarded(token === 'disks' ? scan() : change(token));
+    yield* guarded(token === 'disks' ? scan() : change(token.slice(3), token.startsWith('fe:')));
   }
 
   function* scan(): Task {
-    for (const devid of (yield* kernel.directory(root)) ?? []) {
+    const devids = (yield* kernel.directory(root)) ?? [];
+    for (const dir of disks.keys()) if (!devids.includes(dir.slice(root.length + 1))) yield* forget(dir);
+    for (const devid of devids) {
       const dir = `${root}/${devid}`;
       if (!disks.has(dir)) yield* guarded(create(dir));
     }
+  }
+
+  function* forget(dir: string): Task {
+    const disk = disks.get(dir);
+    disks.delete(dir);
+    if (!disk) return;
+    disk.disconnect();
+    yield* kernel.unwatch(`${disk.frontend}/state`, `fe:${dir}`);
+    yield* kernel.unwatch(`${dir}/state`, `be:${dir}`);
   }
 
   function* create(dir: string): Task {
     if (parseState(yield* kernel.read(`${dir}/state`)) !== Initialising) return;
     if ((yield* kernel.read(`${dir}/online`)) !== '1') return;
     const frontend = yield* kernel.read(`${dir}/frontend`);
-    if (frontend === undefined) return;
-    const disk = { dir, frontend, state: Initialising };
+    const [, path] = /^\w+:(.*)$/s.exec((yield* kernel.read(`${dir}/params`)) ?? '') ?? [];
+    if (frontend === undefined || !path) return;
+    const mode = (yield* kernel.read(`${dir}/mode`)) ?? 'w';
+    const isCdrom = (yield* kernel.read(`${dir}/device-type`)) === 'cdrom';
+    const discard = (yield* kernel.read(`${dir}/discard-enable`)) === '1';
+    const disk: Disk = { dir, frontend, state: Initialising, disconnect: () => {} };
     disks.set(dir, disk);
-    for (const [node, value] of diskFeatures) yield* kernel.write(`${dir}/${node}`, value);
-    yield* kernel.watch(`${dir}/state`, dir);
-    yield* kernel.watch(`${dir}/online`, dir);
-    yield* kernel.watch(`${frontend}/state`, dir);
+    for (const [node, value] of diskFeatures({ mode, isCdrom, discard })) yield* kernel.write(`${dir}/${node}`, value);
     yield* setState(disk, InitWait);
+    yield* kernel.watch(`${dir}/state`, `be:${dir}`);
+    yield* kernel.watch(`${frontend}/state`, `fe:${dir}`);
   }
 
   function* setState(disk: Disk, state: number): Task {
+    if (disk.state === state) return;
     disk.state = state;
     yield* kernel.write(`${disk.dir}/state`, String(state));
   }
 
-  function* change(dir: string): Task {
+  /** Takes up the one ring that qemu serves, as it offers no more. */
+  function* connect(disk: Disk): Task<boolean> {
+    const port = yield* kernel.read(`${disk.frontend}/event-channel`);
+    if (port === undefined) return false;
+    const taken = [grants.grantMap(domid), grants.evtchnBind(0, domid, Number(port), (_grants, ended) => ended?.())];
+    disk.disconnect = () => {
+      for (const release of taken.splice(0)) release?.();
+    };
+    return true;
+  }
+
+  function* close(disk: Disk): Task {
+    disk.disconnect();
+    yield* setState(disk, Closed);
+  }
+
+  function* change(dir: string, isFrontend: boolean): Task {
     const disk = disks.get(dir);
-    if (disk) yield* kernel.read(`${dir}/state`);
+    if (!disk) return;
+    if (!isFrontend) {
+      const state = yield* kernel.read(`${dir}/state`);
+      if (state === undefined) return;
+      disk.state = parseState(state);
+    }
+    const front = parseState(yield* kernel.read(`${disk.frontend}/state`));
+    const isActive = front === Initialised || front === Connected || front === Closing;
+    if (disk.state === Closing && !isActive) return yield* close(disk);
+    if (!isFrontend || disk.state === Closed) return;
+    if ((front === Initialised || front === Connected) && disk.state === InitWait) {
+      if (yield* connect(disk)) yield* setState(disk, Connected);
+    } else if (front === Closing) yield* setState(disk, Closing);
+    else if (front === Closed) yield* close(disk);
   }
 }
 
@@ -270,6 +370,7 @@ export class Qemus {
     readonly sched: Sched,
     readonly clock: Clock,
     readonly store: StorePort,
+    readonly hypervisor: Grants,
   ) {}
 
   spawn(asked: { readonly domid: number; readonly vncDisplay?: number; readonly vncUnused: boolean }) {
@@ -277,8 +378,8 @@ export class Qemus {
     if (this.#of(domid)) throw new PrivcmdError('EEXIST', `domain ${domid} has a device model`);
     const port = vncDisplay === undefined ? null : this.#port(vncDisplay, vncUnused);
     const pid = this.#nextPid++;
-    const { sched, clock, store } = this;
-    this.#running.set(pid, { ...startQemu({ domid, pid, sched, clock, store }), vncPort: port });
+    const { sched, clock, store, hypervisor } = this;
+    this.#running.set(pid, { ...startQemu({ domid, pid, sched, clock, store, hypervisor }), vncPort: port });
     return { pid, vncPort: port };
   }
 

@@ -1,5 +1,9 @@
+import { diskAttach } from '../../src/libxl/attach.js';
 import { domainCreateNew } from '../../src/libxl/create.js';
 import { domainDestroy } from '../../src/libxl/destroy.js';
+import { deviceRemove } from '../../src/libxl/device.js';
+import { findDisk, listedDiskDevice } from '../../src/libxl/device-list.js';
+import { domainUnpause } from '../../src/libxl/domain.js';
 import type { DomainConfig } from '../../src/libxl/domain-config.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
 
@@ -106,6 +110,79 @@ describe('a frame buffer', () => {
       '/local/domain/2/console/vnc-pass = "secret"   (n0,r2)',
     ]);
     expect((await m.store()).filter((line) => line.includes('/vncpasswd'))).toHaveLength(6);
+  });
+});
+
+describe('an image that qemu reads', () => {
+  const image = (vdev: string, pdevPath = '/img/a.qcow2') => ({ pdevPath, vdev, format: 'qcow2' as const, readwrite: true });
+  const states = async (devid: number) => {
+    await m.settle();
+    const paths = [`/local/domain/0/backend/qdisk/1/${devid}/state`, `/local/domain/1/device/vbd/${devid}/state`];
+    return Promise.all(paths.map((path) => m.run(m.ctx.xs.read(path))));
+  };
+
+  test('is a disk like any other for its guest, with no script for it', async () => {
+    await create({ disks: [image('xvda')] });
+    expect(await states(51712)).toEqual(['2', '1']);
+    await m.run(domainUnpause(m.ctx, 1));
+    expect({ lines: m.lines, states: await states(51712) }).toEqual({ lines: [], states: ['4', '4'] });
+    expect(await nodes('/local/domain/0/backend/qdisk/1/51712')).toEqual([
+      '/local/domain/0/backend/qdisk/1/51712 = ""   (n0,r1)',
+      ...[
+        ['frontend', '/local/domain/1/device/vbd/51712'],
+        ['params', 'qcow2:/img/a.qcow2'],
+        ['frontend-id', '1'],
+        ['online', '1'],
+        ['removable', '0'],
+        ['bootable', '1'],
+        ['state', '4'],
+        ['dev', 'xvda'],
+        ['type', 'qdisk'],
+        ['mode', 'w'],
+        ['device-type', 'disk'],
+        ['discard-enable', '1'],
+        ['specification', 'xen'],
+        ['feature-discard', '1'],
+        ['discard-granularity', '4096'],
+        ['discard-alignment', '0'],
+        ['feature-flush-cache', '1'],
+        ['max-ring-page-order', '4'],
+        ['info', '0'],
+        ['sector-size', '512'],
+        ['sectors', '32768'],
+        ['hotplug-status', 'connected'],
+      ].map(([node, value]) => `/local/domain/0/backend/qdisk/1/51712/${node} = "${value}"   (n0,r1)`),
+    ]);
+    expect(m.trace.filter(({ who }) => who === 'hotplug')).toEqual([]);
+  });
+
+  test('is plugged in and out while the guest runs, by the qemu that it has', async () => {
+    await create({ disks: [image('xvda')] });
+    await m.run(domainUnpause(m.ctx, 1));
+    await m.run(diskAttach(m.ctx, 1, { ...image('xvdb', '/img/b.qcow2'), backend: 'qdisk' }));
+    expect({ lines: m.lines, states: await states(51728) }).toEqual({ lines: [], states: ['4', '4'] });
+    const disk = await m.run(findDisk(m.ctx, 1, 'xvdb'));
+    if (!disk) throw new Error('no disk');
+    await m.run(deviceRemove(m.ctx, listedDiskDevice(1, disk), 'off'));
+    expect({ lines: m.lines, states: await states(51728) }).toEqual({ lines: [], states: [undefined, undefined] });
+    await m.run(domainDestroy(m.ctx, 1));
+    expect({ lines: m.lines, domains: m.dom0.domains }).toEqual({ lines: [], domains: 0 });
+  });
+
+  test('is refused for a guest that runs without a qemu', async () => {
+    await create({});
+    const attached = m.run(diskAttach(m.ctx, 1, { ...image('xvdb'), backend: 'qdisk' }));
+    await expect(attached).rejects.toMatchObject({ rc: -3 });
+    expect(m.lines).toEqual([
+      'libxl: error: libxl_dm.c:3845:libxl__dm_check_start: Domain 1:device model required but not running',
+      'libxl: error: libxl_device.c:1486:device_addrm_aocomplete: unable to add device',
+    ]);
+  });
+
+  test('stays as libxl wrote it where there is none, as in an empty drive', async () => {
+    await create({ disks: [{ vdev: 'hdc', format: 'empty', isCdrom: true, removable: true }] });
+    await m.run(domainUnpause(m.ctx, 1));
+    expect({ lines: m.lines, states: await states(5632) }).toEqual({ lines: [], states: ['1', '1'] });
   });
 });
 

@@ -85,7 +85,7 @@ test('devices of a driver domain are served there, and its devd runs their scrip
   await stop();
 });
 
-test('without a devd the backends come up as far as their drivers bring them, and libxl waits for no more', async () => {
+test('without a devd the backends come up as far as their drivers bring them, the guest waits for its disk, and libxl for nobody', async () => {
   await storage();
   expect(await running('web', served)).toBe(2);
   expect(await states(...places)).toEqual(['2', '3', '2', '1']);
