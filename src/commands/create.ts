@@ -39,8 +39,7 @@ export default class Create extends XlCommand {
     }),
   };
   static override xl: XlLayout = {
-    notModelled:
-      'HVM and PVH guests, boot loaders, qemu disks, PCI and USB devices: a dry run shows them, and no domain is made of them',
+    notModelled: 'HVM and PVH guests, boot loaders, PCI and USB devices: a dry run shows them, and no domain is made of them',
     usage: '<ConfigFile> [options] [vars]',
     modifies: true,
     surplus: 'vars',

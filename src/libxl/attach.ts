@@ -209,7 +209,7 @@ function withOther(ctx: Ctx, domid: number, adding: Adding, list: OtherDeviceLis
   }));
 }
 
-/** The saved config with a device more, unless that device needs a qemu: none runs, and none is started for it. */
+/** The saved config with a device more, unless it needs a qemu and none runs: none is started for it. */
 async function withDevice(
   ctx: Ctx,
   domid: number,

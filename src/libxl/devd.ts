@@ -70,7 +70,7 @@ function addDevice(ctx: Ctx, guests: Guests, path: string, device: Device): void
   devices.set(path, device);
   say(ctx, 1648, 'add_device', domid, `Added device ${path} to the list of active devices`);
   if (device.backendKind === 'qdisk') {
-    ctx.log('error', '', domid, `${path} is not served: it is qemu's, and there is no qemu here`);
+    ctx.log('error', '', domid, `${path} is not served: devd starts no qemu here`);
     return;
   }
   begin(ctx, device, 'add', waitDeviceConnection(ctx, device));

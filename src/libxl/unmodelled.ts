@@ -8,16 +8,12 @@ import { type CfgReader, hasKey } from './xl-cfg.js';
 const fruitless: Readonly<Record<string, string>> = {
   pci: 'refused: the host has no IOMMU',
   dtdev: 'refused: the host has no IOMMU',
-  vfb: "qemu's, which this host has not",
-  p9: "qemu's, which this host has not",
-  channel: "qemu's, which this host has not",
   vtpm: 'served by nobody here: libxl gives up after ten seconds',
   vdispl: 'served by nobody here: libxl gives up after ten seconds',
   vsnd: 'served by nobody here: libxl gives up after ten seconds',
   usbctrl: 'served by nobody here: libxl gives up after ten seconds',
   usbdev: 'refused: the host has no USB device',
-  pvcalls: 'served by nobody here',
-  vkb: 'served by nobody here',
+  pvcalls: 'served by nobody here, and libxl awaits nobody',
 };
 
 /** Why `key` is of no use in this dom0; undefined if it is. */
