@@ -16,6 +16,12 @@ import { atoi } from './strtol.js';
 /** The devices that are served, by the path of their backend, and that by domid. */
 type Guests = Map<number, Map<string, Device>>;
 
+/**
+ * How long a driver domain leaves a closed device in the store, for the toolstack to see that it has closed before it goes.
+ * On a real host the hotplug script takes longer than that; built-in ones take no time.
+ */
+const closedMs = 100;
+
 /** Serves the backends of our domain until the connection ends; resolves only then. */
 export async function deviceEventsHandler(ctx: Ctx): Promise<void> {
   const own = await ownDomid(ctx);
@@ -77,8 +83,14 @@ function addDevice(ctx: Ctx, guests: Guests, path: string, device: Device): void
 }
 
 async function removeDevice(ctx: Ctx, guests: Guests, path: string, device: Device): Promise<void> {
-  const { domid } = device;
-  begin(ctx, device, 'remove', startDeviceRemove(ctx, device, 'auto'));
+  const { domid, backendDomid } = device;
+  const seen = backendDomid === 0 ? Promise.resolve() : ctx.clock.sleep(closedMs);
+  begin(
+    ctx,
+    device,
+    'remove',
+    seen.then(() => startDeviceRemove(ctx, device, 'auto')),
+  );
   const devices = guests.get(domid);
   devices?.delete(path);
   say(ctx, 1725, 'remove_device', domid, `Removed device ${path} from the list of active devices`);

@@ -27,7 +27,8 @@ testWith('xenstore-write')('a script of the user plugs an interface in and out, 
   await until(async () => /^0 .* 4 /m.test((await l.xl('network-list', 'web')).stdout));
   expect(await l.xl('network-detach', 'web', '0')).toEqual({ ...quiet, stderr: 'vif1.0 was unplugged\n' });
   expect(notes()).toBe('vif1.0 00:16:3e:00:00:07\nvif1.0 gone\n');
-  await l.xl('dom0', 'stop', '--force');
+  expect(await l.xl('destroy', 'web')).toEqual(quiet);
+  expect((await l.xl('dom0', 'stop')).exitCode).toBe(0);
   const trace = readFileSync(join(l.dir, 'trace.jsonl'), 'utf8')
     .trim()
     .split('\n')

@@ -42,8 +42,6 @@ function devd(): () => Promise<void> {
     resolve: async (file: string) => file,
   };
   const runScript: Ctx['host']['runScript'] = async (run) => {
-    // A real one takes its time: libxl in dom0 sees the backend close before devd removes it.
-    await m.clock.sleep(50);
     const script = builtinScripts.get(run.script.slice(run.script.lastIndexOf('/') + 1));
     return { pid: ++pid, status: script ? await script(io, run) : 127 };
   };
