@@ -185,10 +185,14 @@ export interface State {
   readonly locks: readonly string[];
 }
 
-function stateOf(m: Machine): State {
+export function withoutResidue(nodes: readonly string[]): string[] {
   const stays = residue.map((path) => `${path} = ""   (n0)`);
+  return nodes.filter((line) => !stays.includes(line));
+}
+
+function stateOf(m: Machine): State {
   return {
-    nodes: m.nodes().filter((line) => !stays.includes(line)),
+    nodes: withoutResidue(m.nodes()),
     census: m.dom0.census(),
     files: [...m.files.keys()],
     locks: [...m.locks.keys()],

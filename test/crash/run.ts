@@ -1,65 +1,108 @@
 /**
- * The crash matrix by hand: `npm run crash -- [--only OPERATION[:REQUEST]] [--design D] [--scripts inside|child]`.
+ * The crash matrix by hand.
  *
- * Prints each operation with its number of kill points and of leaks; the exit code is 1 when there is a leak. A leak is
- * printed with the point that it replays from: `--only "create:57" --design rfc --scripts child`; a request that is not
- * carried out any more is `create:57b`.
+ *     npm run crash                                              every request of every operation, on every kernel
+ *     npm run crash -- --only create:57 --design rfc --scripts child      one point of it; `57b`: before it is carried out
+ *     npm run crash -- --sample 20 --seed 7                      20 points of each row, drawn
+ *     npm run crash -- --real 50 --seed 7                        the built xl, killed with SIGKILL 50 times
+ *
+ * Prints each operation with its number of kill points and of leaks, and each leak with the point that it replays from; the
+ * exit code is 1 when there is one.
  */
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { SystemClock } from '../../src/xenbus/clock.js';
-import { crash, type Operation, operationOf, operations, type Variant, variants } from './matrix.js';
+import { SystemClock, seeded } from '../../src/xenbus/clock.js';
+import { crash, type Operation, operationOf, operations, type Point, type Variant, variants } from './matrix.js';
+import { crashForReal } from './real.js';
 
-/** Leaks of one operation and variant that are printed. */
+/** Leaks of one row that are printed, and lines of each. */
 const leaksShown = 5;
+const linesShown = 12;
 
 const { values } = parseArgs({
-  options: { only: { type: 'string' }, design: { type: 'string' }, scripts: { type: 'string' }, verbose: { type: 'boolean' } },
+  options: {
+    only: { type: 'string' },
+    design: { type: 'string' },
+    scripts: { type: 'string' },
+    sample: { type: 'string' },
+    seed: { type: 'string' },
+    real: { type: 'string' },
+  },
 });
-const [, only, request, before] = /^(.*?)(?::(\d+)(b?))?$/.exec(values.only ?? '') ?? [];
-const chosen = variants.filter(
-  ({ design, scripts }) => (values.design ?? design) === design && (values.scripts ?? scripts) === scripts,
-);
-const wanted = only ? [operationOf(only)] : operations;
+const seed = Number(values.seed ?? 1);
 const clock = new SystemClock();
 const started = clock.now();
 const print = (line: string) => process.stdout.write(`${line}\n`);
+const inSeconds = () => `${((clock.now() - started) / 1000).toFixed(0)} s`;
 
-let leaked = 0;
-let points = 0;
-let looked = 0;
+type Kill = NonNullable<Point['kill']>;
 
-/** Kills at one request, or at each in turn; answers with what the table says of it. */
-async function row(operation: Operation, variant: Variant): Promise<string> {
-  const { requests } = await crash(operation, { ...variant, kill: undefined });
-  let kills = 0;
-  let leaks = 0;
-  let prunes = 0;
-  const from = Number(request ?? 1);
-  for (let at = from; at <= (request ? from : requests); at += 1) {
-    for (const isBefore of request ? [before === 'b'] : [true, false]) {
-      const outcome = await crash(operation, { ...variant, kill: { request: at, before: isBefore } });
-      kills += 1;
-      looked += outcome.looked;
-      prunes += outcome.pruned.length > 0 ? 1 : 0;
-      const said = outcome.killed ? outcome.leaks : [...outcome.leaks, 'it was not killed'];
-      if (said.length === 0) continue;
-      leaks += 1;
-      if (leaks > leaksShown) continue;
-      print(`--only "${operation.name}:${at}${isBefore ? 'b' : ''}" --design ${variant.design} --scripts ${variant.scripts}`);
-      print(`  killed ${isBefore ? 'before' : 'after'} ${outcome.last}`);
-      for (const line of said.slice(0, 12)) print(`  ${line}`);
-    }
-  }
-  points += kills;
-  leaked += leaks;
-  const { name } = operation;
-  return `${name.padEnd(28)} ${variant.design.padEnd(9)} ${variant.scripts.padEnd(7)} ${String(requests).padStart(8)} ${String(kills).padStart(11)} ${String(prunes).padStart(6)} ${String(leaks).padStart(6)}`;
+function rowText(...cells: readonly (string | number)[]): string {
+  const widths = [28, 9, 7, -8, -11, -7, -6];
+  return cells
+    .map((cell, at) => ((widths[at] ?? 0) < 0 ? String(cell).padStart(-(widths[at] ?? 0)) : String(cell).padEnd(widths[at] ?? 0)))
+    .join(' ');
 }
 
-print(`${'operation'.padEnd(28)} ${'kernel'.padEnd(9)} ${'scripts'.padEnd(7)} requests kill points pruned  leaks`);
-for (const operation of wanted) for (const variant of chosen) print(await row(operation, variant));
-const seconds = ((clock.now() - started) / 1000).toFixed(0);
-print(
-  `crash: ${points} kill points, ${leaked} leaks; the law of mtwatch looked at after ${looked} changes; ${seconds} s; ${leaked ? 'FAILED' : 'ok'}`,
-);
-process.exitCode = leaked ? 1 : 0;
+/** The kills of a row: the one that was asked for, some that are drawn, or all. */
+function killsOf(requests: number, one: Kill | undefined, draw: () => number): Kill[] {
+  if (one) return [one];
+  const all = Array.from({ length: requests * 2 }, (_, at) => ({ request: 1 + (at >> 1), before: at % 2 === 0 }));
+  if (values.sample === undefined) return all;
+  return Array.from({ length: Number(values.sample) }, () => all[draw() % all.length]).filter((kill) => kill !== undefined);
+}
+
+async function simulated(): Promise<boolean> {
+  const [, only, request, before] = /^(.*?)(?::(\d+)(b?))?$/.exec(values.only ?? '') ?? [];
+  const one = request === undefined ? undefined : { request: Number(request), before: before === 'b' };
+  const chosen = variants.filter(
+    ({ design, scripts }) => (values.design ?? design) === design && (values.scripts ?? scripts) === scripts,
+  );
+  const draw = seeded(seed);
+  const total = { kills: 0, leaks: 0, looked: 0 };
+  const row = async (operation: Operation, variant: Variant): Promise<void> => {
+    const { requests } = await crash(operation, { ...variant, kill: undefined });
+    const counted = { kills: 0, prunes: 0, leaks: 0 };
+    for (const kill of killsOf(requests, one, draw)) {
+      const outcome = await crash(operation, { ...variant, kill });
+      counted.kills += 1;
+      counted.prunes += outcome.pruned.length > 0 ? 1 : 0;
+      total.looked += outcome.looked;
+      const said = outcome.killed ? outcome.leaks : [...outcome.leaks, 'it was not killed'];
+      if (said.length === 0) continue;
+      counted.leaks += 1;
+      if (counted.leaks > leaksShown) continue;
+      const point = `${operation.name}:${kill.request}${kill.before ? 'b' : ''}`;
+      print(`--only "${point}" --design ${variant.design} --scripts ${variant.scripts}`);
+      print(`  killed ${kill.before ? 'before' : 'after'} ${outcome.last}`);
+      for (const line of said.slice(0, linesShown)) print(`  ${line}`);
+    }
+    total.kills += counted.kills;
+    total.leaks += counted.leaks;
+    print(rowText(operation.name, variant.design, variant.scripts, requests, counted.kills, counted.prunes, counted.leaks));
+  };
+  print(rowText('operation', 'kernel', 'scripts', 'requests', 'kill points', 'pruned', 'leaks'));
+  for (const operation of only ? [operationOf(only)] : operations) for (const variant of chosen) await row(operation, variant);
+  const { kills, leaks, looked } = total;
+  const law = `the law of mtwatch held against ${looked} changes of the store`;
+  print(`crash: ${kills} kill points, ${leaks} leaks; ${law}; ${inSeconds()}; ${leaks ? 'FAILED' : 'ok'}`);
+  return leaks === 0;
+}
+
+async function real(count: number): Promise<boolean> {
+  // From build/test/crash, where this runs.
+  const root = new URL('../../../', import.meta.url);
+  if (!existsSync(new URL('dist/bundle/xl.cjs', root))) throw new Error('there is no dist: npm run build');
+  let leaks = 0;
+  await crashForReal(count, seed, fileURLToPath(new URL('bin/xl.js', root)), ({ point, last, leaks: found }) => {
+    print(`${point.padEnd(28)} ${last.padEnd(48)} ${found.length === 0 ? 'ok' : 'LEAK'}`);
+    for (const line of found.slice(0, linesShown)) print(`  ${line}`);
+    leaks += found.length === 0 ? 0 : 1;
+  });
+  print(`crash: ${count} times kill -9, seed ${seed}, ${leaks} leaks; ${inSeconds()}; ${leaks ? 'FAILED' : 'ok'}`);
+  return leaks === 0;
+}
+
+const isClean = values.real === undefined ? await simulated() : await real(Number(values.real));
+process.exitCode = isClean ? 0 : 1;

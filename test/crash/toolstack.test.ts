@@ -4,6 +4,9 @@ import { domainDestroy } from '../../src/libxl/destroy.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
 import type { Toolstack, ToolstackOptions } from '../toolstack.js';
 
+/** What a creation asks for first. */
+const firstThree = ['xc.domain_create', 'read domid history 1', 'WRITE /local/domain/0/mtwatch/1'];
+
 /** Lets `work` go on until it is done or its toolstack is killed. */
 function runOf(m: Machine, { ended }: Toolstack, work: Promise<unknown>): Promise<unknown> {
   return m.run(Promise.race([work.catch(() => undefined), ended]));
@@ -19,7 +22,7 @@ test('creates and destroys as the toolstack that cannot be killed does, request 
   const packets = (from: Machine) => from.trace.filter(({ who }) => who === 'xl').map(({ op, args }) => [op, args[0]]);
   const sent = (from: Machine) => packets(from).filter(([op, path]) => op !== 'WATCH_EVENT' && !path?.startsWith('/vm/'));
   expect(sent(m)).toEqual(sent(own));
-  expect(toolstack.asked.slice(0, 3)).toEqual(['xc.domain_create', 'read domid history 1', 'WRITE /local/domain/0/mtwatch/1']);
+  expect(toolstack.asked.slice(0, 3)).toEqual(firstThree);
   await m.run(domainDestroy(m.toolstack().ctx, domid));
   expect(m.dom0.domains).toBe(0);
 });
@@ -28,15 +31,14 @@ test('counts every request, and is gone after the one that it is killed at', asy
   const m = await machine();
   const toolstack = m.toolstack({ killAfter: 3 });
   await runOf(m, toolstack, domainCreateNew(toolstack.ctx, pvConfig()));
-  const asked = ['xc.domain_create', 'read domid history 1', 'WRITE /local/domain/0/mtwatch/1'];
-  expect([toolstack.killed, toolstack.asked]).toEqual([true, asked]);
+  expect([toolstack.killed, toolstack.asked]).toEqual([true, firstThree]);
   expect(await m.store()).toContain('/local/domain/0/mtwatch/1 = ""   (n0)');
   expect(m.dom0.domains).toBe(1);
 });
 
 test('does not carry out the request that it is killed before', async () => {
   const m = await machine();
-  const toolstack = m.toolstack({ killAfter: 2, before: true });
+  const toolstack = m.toolstack({ killAfter: 3, before: true });
   await runOf(m, toolstack, domainCreateNew(toolstack.ctx, pvConfig()));
   expect(toolstack.killed).toBe(true);
   expect((await m.store()).filter((line) => line.includes('mtwatch/'))).toEqual([]);
