@@ -249,7 +249,7 @@ interface Lock {
 }
 
 /** The files of a machine, for any number of processes. Those below the `absent` directories cannot be made. */
-function sharedHost(
+export function sharedHost(
   clock: SimClock,
   files: Map<string, string>,
   stat: Host['stat'],

@@ -99,10 +99,28 @@ async function transactInTurn<T>(
   const next = (conflicts: number) => (mine === null && conflicts === 1 ? takeTurn() : waits(conflicts));
   if (first) await takeTurn();
   try {
-    return await ctx.xs.transaction(body, { backOff: next });
+    for (let tries = 1; ; tries++) {
+      try {
+        return await ctx.xs.transaction(body, { backOff: next });
+      } catch (error) {
+        if (!isInconsistent(error) || tries === inconsistentMax) throw error;
+        await next(tries);
+      }
+    }
   } finally {
     await giveBack(ctx, mine);
   }
+}
+
+/** How often a transaction begins again that met what another one had half removed. */
+const inconsistentMax = 100;
+
+/**
+ * A transaction's view is no snapshot: a removal in it can find a child listed that somebody has removed meanwhile, which
+ * xenstored answers with EIO. Its commit would be EAGAIN, so it begins again as after that.
+ */
+function isInconsistent(error: unknown): boolean {
+  return error instanceof XsError && error.errno === 'EIO';
 }
 
 async function giveBack(ctx: Ctx, mine: { readonly turn: number } | null): Promise<void> {

@@ -183,7 +183,16 @@ async function saveConfig(ctx: Ctx, { config, domid, nics, vtpms }: Creating): P
     nics: nics.map((ready, index) => savedNic(config.nics[index] ?? {}, ready)),
     ...(vtpms.length === 0 ? {} : { vtpms }),
   };
-  await ctx.host.writeUserdata(userdataName(domid, cInfo.uuid, 'libxl-json'), `${toJson(saved)}\0`);
+  await writeSaved(ctx, domid, cInfo.uuid, saved);
+}
+
+/**
+ * Writes the saved config of a domain. One that is destroyed meanwhile has lost its nodes before its files: then this one, which
+ * may have come after that, goes too.
+ */
+export async function writeSaved(ctx: Ctx, domid: number, uuid: string, config: DomainConfig): Promise<void> {
+  await ctx.host.writeUserdata(userdataName(domid, uuid, 'libxl-json'), `${toJson(config)}\0`);
+  if (domid !== 0 && (await ctx.xs.read(domainPath(domid))) === undefined) await ctx.host.removeUserdata(domid, uuid);
 }
 
 /** The file that keeps a domain's `libxl-json` or `xl` data. */

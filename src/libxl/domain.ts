@@ -10,6 +10,7 @@ import type { ShutdownReason } from '../xenbus/xenbus.js';
 import { byteString, textOf, type XsTransaction, type XsWatch } from '../xenbus/xs-client.js';
 import { beginWait, strerror, transact } from './ao.js';
 import { type Ctx, LIBXL_PVCONTROL_TIMEOUT, LibxlError, Rc } from './ctx.js';
+import { checkAlive } from './device.js';
 
 /** Every domain of the hypervisor, zombies included, by rising domid. */
 export function listDomains(ctx: Ctx): Promise<readonly DomInfo[]> {
@@ -108,7 +109,11 @@ export function domainReboot(ctx: Ctx, domid: number): Promise<void> {
 async function pvcontrol(ctx: Ctx, domid: number, request: 'poweroff' | 'reboot'): Promise<void> {
   await checkType(ctx, domid);
   const path = join(await ctx.xs.getDomainPath(domid), 'control', 'shutdown');
-  await ctx.xs.write(path, request);
+  // In a transaction that sees the domain: a request must not bring back the nodes of one that is destroyed meanwhile.
+  await transact(ctx, async (tx) => {
+    await checkAlive(tx, domid);
+    await tx.write(path, request);
+  });
   try {
     const taken = await beginWait(ctx, path, LIBXL_PVCONTROL_TIMEOUT, (value) => value === undefined || value === '');
     await taken();
@@ -163,10 +168,13 @@ async function renameIn(ctx: Ctx, tx: XsTransaction, domid: number, from: string
       throw fail(Rc.FAIL, 96, `Allegedly named \`${from}' is actually named \`${textOf(name)}' - racing ?`);
     }
   }
+  if (domid !== 0) await checkAlive(tx, domid);
   await tx.write(path, byteString(to));
   const info = await domainInfo(ctx, domid);
   if (!info) throw new LibxlError(Rc.DOMAIN_NOTFOUND, `there is no domain ${domid}`);
-  await tx.write(join(vmPath(info.uuid), 'name'), byteString(to));
+  // It goes first when a domain is destroyed, and one that was preserved may have lost it to its successor.
+  const vm = vmPath(info.uuid);
+  if (domid === 0 || (await tx.read(vm)) !== undefined) await tx.write(join(vm, 'name'), byteString(to));
 }
 
 /** How a domain ended, as `@releaseDomain` and the hypervisor tell it. */
@@ -249,6 +257,7 @@ export function watchDeaths(ctx: Ctx): DeathWatch {
 export async function domainPreserve(ctx: Ctx, domid: number, name: string, suffix: string, uuid: string): Promise<void> {
   const vm = vmPath(uuid);
   const preserve = async (tx: XsTransaction) => {
+    await checkAlive(tx, domid);
     await tx.rm(vm);
     await tx.mkdir(vm);
     await tx.setPerms(vm, [

@@ -10,6 +10,7 @@ import { abort } from '../xenbus/xs-client.js';
 import { strerror, transact } from './ao.js';
 import { userdataName } from './create.js';
 import { type Ctx, LibxlError, Rc } from './ctx.js';
+import { checkAlive } from './device.js';
 import { domainInfo } from './domain.js';
 import { asUint64, atoi, strtol } from './strtol.js';
 
@@ -52,7 +53,10 @@ export async function domainSetMaxMem(ctx: Ctx, domid: number, maxKb: bigint): P
   await setLimit(ctx, domid, max + extraKb, (kb, error) =>
     fail(78, SETMAXMEM, `xc_domain_setmaxmem domid=${domid} memkb=${kb} failed rc=-1\n: ${error}`),
   );
-  await ctx.xs.write(join(memory, 'static-max'), String(max));
+  await transact(ctx, async (tx) => {
+    await checkAlive(tx, domid);
+    await tx.write(join(memory, 'static-max'), String(max));
+  });
 }
 
 const SETMAXMEM = 'libxl_domain_setmaxmem';
@@ -94,7 +98,9 @@ export async function setMemoryTarget(ctx: Ctx, domid: number, targetKb: bigint)
       await tx.write(join(memory, 'target'), String(wanted));
       const info = await domainInfo(ctx, domid);
       if (!info) throw new LibxlError(Rc.FAIL, `domain ${domid} is gone`);
-      await tx.write(join(vmPath(info.uuid), 'memory'), String(wanted / 1024n));
+      // It goes first when a domain is destroyed: it must not come back.
+      const vm = vmPath(info.uuid);
+      if (domid === 0 || (await tx.read(vm)) !== undefined) await tx.write(join(vm, 'memory'), String(wanted / 1024n));
       return true;
     });
     if (done === true) return;

@@ -6,12 +6,12 @@
 import { domainPath, join } from '../xenbus/paths.js';
 import type { DomInfo } from '../xenbus/privcmd.js';
 import { strerror } from './ao.js';
-import { userdataName } from './create.js';
+import { userdataName, writeSaved } from './create.js';
 import { type Ctx, LibxlError, Rc } from './ctx.js';
 import { listDisks, listNics, listUsbctrls, listVdispls, listVsnds, listVtpms } from './device-list.js';
 import { domainInfo, domidToName } from './domain.js';
 import type { DomainConfig, OtherDeviceList } from './domain-config.js';
-import { fromJson, type JsonObject, toJson } from './json.js';
+import { fromJson, type JsonObject } from './json.js';
 import { fillDom0Memory } from './memory.js';
 import { getDomainSched } from './sched.js';
 
@@ -91,7 +91,7 @@ export async function readConfig(ctx: Ctx, domid: number): Promise<DomainConfig>
 /** Saves a config in place of the one before (libxl__set_domain_configuration). */
 export async function writeConfig(ctx: Ctx, domid: number, config: DomainConfig): Promise<void> {
   const { uuid } = await existing(ctx, domid);
-  await ctx.host.writeUserdata(userdataName(domid, uuid, 'libxl-json'), `${toJson(config)}\0`);
+  await writeSaved(ctx, domid, uuid, config);
 }
 
 /** The files of a domain are named by its uuid, which the hypervisor has. */

@@ -11,6 +11,7 @@ import { ShutdownReason } from '../xenbus/xenbus.js';
 import { abort } from '../xenbus/xs-client.js';
 import { beginWait, strerror, transact } from './ao.js';
 import { type Ctx, LIBXL_PVCONTROL_TIMEOUT, LibxlError, type LogLevel, Rc } from './ctx.js';
+import { checkAlive } from './device.js';
 import { checkType, domainInfo } from './domain.js';
 import { streamHead, streamTail } from './stream.js';
 
@@ -129,7 +130,10 @@ async function suspendGuest(ctx: Ctx, domid: number, acknowledged: () => void): 
     ctx.log('debug', `libxl_dom_suspend.c:${line}:${name}`, domid, text);
   debug(203, 'domain_suspend_callback_common', 'issuing PV suspend request via XenBus control node');
   const path = join(await ctx.xs.getDomainPath(domid), 'control', 'shutdown');
-  await ctx.xs.write(path, 'suspend');
+  await transact(ctx, async (tx) => {
+    await checkAlive(tx, domid);
+    await tx.write(path, 'suspend');
+  });
   try {
     const taken = await beginWait(ctx, path, LIBXL_PVCONTROL_TIMEOUT, (value) => value !== 'suspend');
     await taken();

@@ -8,6 +8,7 @@ import { domainPath } from '../xenbus/paths.js';
 import { PrivcmdError, type VcpuInfo } from '../xenbus/privcmd.js';
 import { strerror, transact } from './ao.js';
 import { type Ctx, LibxlError, Rc } from './ctx.js';
+import { checkAlive } from './device.js';
 import { domainInfo, listDomains } from './domain.js';
 
 /** Every vcpu of a domain, or undefined when the hypervisor does not tell; the log says why (libxl_list_vcpu). */
@@ -95,6 +96,7 @@ export async function setVcpusOnline(ctx: Ctx, domid: number, count: number): Pr
     return fail(1869, `Requested ${count} VCPUs, however maxcpus is ${info.maxVcpus}!`, 'ENOSYS', Rc.FAIL);
   }
   await transact(ctx, async (tx) => {
+    if (domid !== 0) await checkAlive(tx, domid);
     for (let vcpu = 0; vcpu < info.maxVcpus; vcpu++) {
       await tx.write(`${domainPath(domid)}/cpu/${vcpu}/availability`, vcpu < count ? 'online' : 'offline');
     }

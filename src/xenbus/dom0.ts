@@ -23,6 +23,7 @@ import { BlockDevices } from './kernel/block.js';
 import type { Uevent, XenbusBus } from './kernel/bus.js';
 import { type Design, designOf, makeDispatch, watchNodes } from './kernel/designs.js';
 import { frontendBus, frontendResources, watchDevices } from './kernel/frontend-bus.js';
+import type { Defects } from './kernel/hazards.js';
 import { hungTaskOptions, hungTaskTimeoutMs, watchHungTasks } from './kernel/hung-task.js';
 import { Kernel, type Observer } from './kernel/kernel.js';
 import { watchControl, watchCpus } from './kernel/manage.js';
@@ -67,6 +68,7 @@ import { Turns } from './turns.js';
 import { bootText, pressKeys, XenConsole } from './xen-console.js';
 import { ShutdownReason } from './xenbus.js';
 import { type Consoles, startXenconsoled } from './xenconsoled.js';
+import type { Xenstored } from './xenstored.js';
 
 /** Turns before the event loop gets its chance. */
 export const turnStepsMax = 512;
@@ -90,6 +92,11 @@ export interface Dom0Options {
   readonly hungTaskMs?: number;
   /** Who watches over dom0's kernel. */
   readonly observer?: Observer;
+  /** What is built wrong in dom0's kernel on purpose, and whether an allocation of it fails now. */
+  readonly defects?: Defects;
+  readonly fails?: (what: string) => boolean;
+  /** Calls `run` when dom0's next turns have come, with how many; absent: after a turn of the event loop, `turnStepsMax`. */
+  readonly schedule?: (run: (steps: number) => void) => void;
   /** The store has taken up a domain, or let go of it and closed its connections. Whoever asked for it has no reply yet. */
   readonly introduced?: (domid: number) => void;
   readonly released?: (domid: number) => void;
@@ -140,6 +147,7 @@ export class Dom0 implements StorePort {
   /** Questions for the log that wait for its next line. */
   readonly #followers = new Set<() => void>();
   readonly #bootMs: number;
+  readonly #schedule: NonNullable<Dom0Options['schedule']>;
   #scheduled = false;
   #closed = false;
   #settled: (() => void)[] = [];
@@ -149,6 +157,7 @@ export class Dom0 implements StorePort {
     this.#clock = clock;
     this.#host = host;
     this.#builtInDrivers = options.builtInDrivers ?? false;
+    this.#schedule = options.schedule ?? ((run) => void clock.turn().then(() => run(turnStepsMax)));
     const boot = clock.now();
     this.#bootMs = boot;
     this.#toolstackTurns = new Turns(clock);
@@ -207,6 +216,8 @@ export class Dom0 implements StorePort {
       clock,
       printk: (text) => this.#printk.print(text),
       ...(options.observer ? { observer: options.observer } : {}),
+      ...(options.defects ? { defects: options.defects } : {}),
+      ...(options.fails ? { fails: options.fails } : {}),
       debugs: debugModules(cmdline),
     });
     this.#stalls = watchRcuStalls(this.kernel);
@@ -248,6 +259,11 @@ export class Dom0 implements StorePort {
     return this.#store.connections;
   }
 
+  /** The store itself, for who checks it. Whoever takes part in it connects. */
+  get core(): Xenstored {
+    return this.#store.core;
+  }
+
   /** Guests that exist, zombies included. */
   get domains(): number {
     return this.hypervisor.count - 1;
@@ -276,12 +292,12 @@ export class Dom0 implements StorePort {
   #wake(): void {
     if (this.#scheduled || this.#closed) return;
     this.#scheduled = true;
-    void this.#clock.turn().then(this.#run);
+    this.#schedule(this.#run);
   }
 
-  readonly #run = (): void => {
+  readonly #run = (steps: number): void => {
     this.#scheduled = false;
-    for (let turns = 0; turns < turnStepsMax; turns++) {
+    for (let turns = 0; turns < steps; turns++) {
       const served = this.#store.serveOne();
       const stepped = this.#sched.step();
       if (served || stepped) continue;
