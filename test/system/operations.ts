@@ -112,6 +112,7 @@ async function create(ctx: Ctx, world: World): Promise<void> {
     reboot: config.onReboot,
     crash: config.onCrash,
     watchdog: config.onWatchdog,
+    softReset: config.onSoftReset,
   } as MonitorRequest['actions'];
   if (!alone) await ctx.xc.call('dom0.monitor', { domid, name: config.cInfo.name, actions, verbosity: 0 });
   if (!paused) await domainUnpause(ctx, domid);
