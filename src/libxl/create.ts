@@ -368,6 +368,10 @@ async function writeDomain(ctx: Ctx, tx: XsTransaction, domid: number, { cInfo }
     put.setPerms(path, perms);
   };
 
+  // Whoever destroyed the domain just now has removed its announcement: without that it must not come into being.
+  if ((await tx.read(mtwatchPath(domid))) === undefined) {
+    throw new LibxlError(Rc.DOMAIN_NOTFOUND, `domain ${domid} was destroyed meanwhile`);
+  }
   await writeTogether(tx, (put) => {
     put.rm(home);
     mknod(put, home, guestReads);

@@ -9,7 +9,7 @@ import { domainPath, libxlPath, mtwatchPath, vmPath } from '../xenbus/paths.js';
 import { everyDomain, PrivcmdError } from '../xenbus/privcmd.js';
 import { type AoStep, asLibxlError, runAo, strerror } from './ao.js';
 import { type Ctx, LibxlError, Rc } from './ctx.js';
-import { devicesDestroy } from './device.js';
+import { devicesDestroy, devicesSweep } from './device.js';
 import { destroyDeviceModel } from './device-model.js';
 
 /** What the steps of one destruction share. */
@@ -93,7 +93,7 @@ async function removeNodes(ctx: Ctx, state: Destroying): Promise<void> {
   await removeFormerVm(ctx, state, vm);
   await removeLogged(ctx, domid, 1538, home);
   // Another toolstack may have added a device since they were listed. It cannot any more: who adds one looks for the home.
-  await removeDevices(ctx, state);
+  await devicesSweep(ctx, domid);
   await ctx.xs.rm(libxlPath(domid));
   await ctx.xs.rm(`${home}/hvmloader`);
   await ctx.xs.rm(mtwatchPath(domid));

@@ -388,6 +388,30 @@ export async function devicesDestroy(ctx: Ctx, domid: number): Promise<void> {
   await multidev(starts);
 }
 
+/**
+ * Removes what another toolstack has added since the devices of a domain were listed. Its frontends are gone with the domain's
+ * nodes, so dom0's kernel has given the devices up and no back end answers: scripts and nodes, and nothing to wait for.
+ */
+export async function devicesSweep(ctx: Ctx, domid: number): Promise<void> {
+  const root = `/libxl/${domid}/device`;
+  for (const kind of (await ctx.xs.directory(root)) ?? []) {
+    if (deviceKinds.indexOf(kind) <= 0) continue;
+    for (const devid of (await ctx.xs.directory(`${root}/${kind}`)) ?? []) {
+      const backend = await ctx.xs.read(`${root}/${kind}/${devid}/backend`);
+      const named = backend === undefined ? undefined : parseBackendPath(backend);
+      if (!named) continue;
+      const device: Device = { ...named, domid, kind, devid: Number.parseInt(devid, 10) || 0 };
+      await deviceHotplug(ctx, device, 'remove').catch(asFailure);
+      await deviceDestroy(ctx, device).catch(asFailure);
+    }
+  }
+}
+
+/** What fails is no reason to leave the rest; a bug is none of that. */
+function asFailure(error: unknown): void {
+  if (!asLibxlError(error, 'devices')) throw error;
+}
+
 /** Starts the devices of one kind; it is listed only once those of the kinds before it were started. */
 async function startKindRemove(ctx: Ctx, domid: number, kind: string): Promise<Rest> {
   const dir = `/libxl/${domid}/device/${kind}`;
