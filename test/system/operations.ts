@@ -63,7 +63,7 @@ function randomConfig(world: World): DomainConfig {
   const nicCount = below(100) < 65 ? 0 : 1;
   const vdevs = ['xvda', 'xvdb'];
   const disk = (index: number) => ({
-    pdevPath: below(2) === 0 ? `/srv/${below(1_000_000)}.img` : `/dev/vg/${below(6)}`,
+    pdevPath: below(3) === 0 ? `/srv/${below(1_000_000)}.img` : `/dev/vg/${below(6)}`,
     vdev: vdevs[index] ?? 'xvdc',
     format: 'raw' as const,
     readwrite: true,

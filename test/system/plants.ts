@@ -107,8 +107,18 @@ export const plants = {
     between: keepsNode(['create']),
   },
   'event-after-unregister': {
-    what: 'unregistering a watch passes over the queues of threads whose node is gone',
+    what: 'a watch may have one more event when its unregistering was answered: of a client, and of a retiring thread',
     defects: ['purge-skips-retiring'],
+    between: () => {
+      let last: XsPacket | undefined;
+      return {
+        answer: (packet, { tell }) => {
+          tell(packet);
+          if (packet.type === XsType.WatchEvent) last = packet;
+          if (packet.type === XsType.Unwatch && last) tell(last);
+        },
+      };
+    },
   },
   lifo: { what: 'a thread runs its newest event first', defects: ['lifo'] },
   'early-reuse': {
