@@ -146,6 +146,52 @@ describe.each([
   });
 });
 
+describe('a guest whose disk hangs as it connects', () => {
+  const read = (domid: number, node: string) => m.run(m.ctx.xs.read(`/local/domain/${domid}/${node}`));
+  /** What it has of its vif: whether it watches the back end's state, and its own state. */
+  const vif = async (domid: number) => [
+    m.trace.some(({ who, op, args }) => who === 'domU-kernel' && op === 'WATCH' && args[0]?.includes(`/vif/${domid}/0/`)),
+    await read(domid, 'device/vif/0/state'),
+  ];
+
+  async function hung(): Promise<number> {
+    m = await machine();
+    const domid = await m.run(domainCreateNew(m.ctx, pvConfig('stall')));
+    hold(`vbd-${domid}-51712`, 'connect');
+    await m.run(domainUnpause(m.ctx, domid));
+    await m.settle();
+    return domid;
+  }
+
+  test('waits in its own watch thread, and has no network, until the disk answers', async () => {
+    const domid = await hung();
+    await m.run(m.ctx.xs.write(`/local/domain/${domid}/control/shutdown`, 'poweroff'));
+    await m.settle();
+    expect([await read(domid, 'device/vbd/51712/state'), ...(await vif(domid))]).toEqual(['4', false, '1']);
+    expect([await read(domid, 'control/shutdown'), info(domid)]).toMatchObject(['poweroff', { shutdown: null }]);
+    flush();
+    await m.settle();
+    expect([await read(domid, 'control/shutdown'), info(domid)]).toMatchObject(['', { shutdown: 0 }]);
+  });
+
+  test('has its network when the disk answers', async () => {
+    const domid = await hung();
+    flush();
+    await m.settle();
+    expect(await vif(domid)).toEqual([true, '4']);
+  });
+
+  test('loads the next driver after five minutes all the same', async () => {
+    const domid = await hung();
+    m.clock.advance(299_999);
+    await m.settle();
+    expect(await vif(domid)).toEqual([false, '1']);
+    m.clock.advance(1);
+    await m.settle();
+    expect(await vif(domid)).toEqual([true, '1']);
+  });
+});
+
 test('a paused domain answers while every watch callback hangs', async () => {
   m = await machine({ cmdline: '' });
   const { domid = 0 } = await create('one');
