@@ -235,6 +235,8 @@ interface Session {
   readonly cmdline?: string;
   /** Commands of ours that go before a recording, by its name: what was done to the host there. */
   readonly before?: Readonly<Record<string, string>>;
+  /** The monitors' logs in the end: a file of the data with a `=== NAME` line before that of each domain. */
+  readonly logs?: string;
 }
 
 const running = ['create pv.cfg'];
@@ -287,6 +289,7 @@ const sessions: readonly Session[] = [
     setup: [],
     domid: 16,
     cmdline: '',
+    logs: 'xenwatch-stall.logs.txt',
     before: { '02-unpause': 'xwstall hold vbd-17-51712 --connect', '18-list-after-resume': 'xwstall flush' },
   },
   { name: 'paused', about: 'what shows a paused guest, and its end', setup: paused, domid: 4 },
@@ -335,10 +338,22 @@ async function replay(session: Session): Promise<Map<string, string>> {
       found.set(recording.name, await compared(xl, recording));
       if (boots(recording)) await idle(xl);
     }
+    for (const [name, text] of logsThere(session)) {
+      const mine = readFileSync(join(xl.lab.runDir, 'log', `${name}.log`), 'utf8');
+      const answer = { stdout: mine, stderr: '', exit: 0 };
+      found.set(name, difference({ name, line: '', argv: [], stdout: text, stderr: '', exit: 0 }, answer));
+    }
   } finally {
     await xl.close();
   }
   return found;
+}
+
+/** The logs of a session's recording by their names, `xl-pv`. */
+function logsThere({ logs }: Session): readonly (readonly [name: string, text: string])[] {
+  if (logs === undefined) return [];
+  const parts = readFileSync(here(`data/${logs}`), 'utf8').split(/^=== (.*)\n/m);
+  return parts.flatMap((name, at) => (at % 2 === 1 ? [[`xl-${name}`, parts[at + 1] ?? ''] as const] : []));
 }
 
 /** The recordings of a session that the commands of the manifest can be held against. */
@@ -367,6 +382,11 @@ if (directory === undefined) {
     });
     for (const { name, line } of same) {
       test(`${name}: ${line}`, () => {
+        expect(found.get(name)).toBe('');
+      });
+    }
+    for (const [name] of logsThere(session)) {
+      test(`${name}.log`, () => {
         expect(found.get(name)).toBe('');
       });
     }
