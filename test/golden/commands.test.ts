@@ -25,9 +25,12 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { isDeepStrictEqual } from 'node:util';
 import { plan, type Table, xlCommands } from '../../src/cli/argv.js';
+import type { TraceLine } from '../../src/xenbus/trace.js';
 import { type Lab, lab, until } from '../interop/harness.js';
 import { type Answer, difference, type Recording, recordings, withoutDescriptions, words } from './recordings.js';
+import { connections, connectionThere, data, plainUnits, recorded, traced, type Unit } from './requests.js';
 
 const here = (name: string) => fileURLToPath(new URL(name, import.meta.url));
 /** What the argv layer reads at every start. */
@@ -160,8 +163,9 @@ const paCfg = pvCfg
   .replace('00:00:01', '00:00:02');
 
 /** A dom0 after these commands, with a guest that runs idle. `pv` gets `domid`. */
-async function prepared({ setup, domid = 1, files = false, cmdline }: Omit<Session, 'name' | 'about'>): Promise<Xl> {
+async function prepared({ setup, domid = 1, files = false, cmdline, writes }: Omit<Session, 'name' | 'about'>): Promise<Xl> {
   const xl = xlProcess();
+  if (writes) xl.lab.env['XL_DOM0_ARGS'] += ` --trace ${traceFile(xl)}`;
   if (files) makeHostFiles(xl.lab);
   if (cmdline !== undefined) xl.lab.env['XL_DOM0_ARGS'] += ` --cmdline '${cmdline}'`;
   try {
@@ -237,6 +241,8 @@ interface Session {
   readonly before?: Readonly<Record<string, string>>;
   /** The monitors' logs in the end: a file of the data with a `=== NAME` line before that of each domain. */
   readonly logs?: string;
+  /** The store's requests: a file of the data, and which of its connections is which command's. */
+  readonly writes?: { readonly file: string; readonly connections: Readonly<Record<string, string>> };
 }
 
 const running = ['create pv.cfg'];
@@ -290,7 +296,26 @@ const sessions: readonly Session[] = [
     domid: 16,
     cmdline: '',
     logs: 'xenwatch-stall.logs.txt',
-    before: { '02-unpause': 'xwstall hold vbd-17-51712 --connect', '18-list-after-resume': 'xwstall flush' },
+    writes: {
+      file: 'xenwatch-stall.writes.txt',
+      connections: {
+        '05-block-attach-other': '#6',
+        '06-network-attach-other': '#8',
+        '07-create-third': '#9',
+        '08-create-third-vvv': '#12',
+        '09-block-detach-other': '#13',
+        '10-shutdown-w-other': '#14',
+        '12-destroy-stall': '#17',
+        '13b-list-l': '#21',
+        '14-destroy-stall-again': '#22',
+      },
+    },
+    before: {
+      // The host had not been asked yet what dom0 has.
+      '00-create-other': 'xenstore rm /local/domain/0/memory',
+      '02-unpause': 'xwstall hold vbd-17-51712 --connect',
+      '18-list-after-resume': 'xwstall flush',
+    },
   },
   { name: 'paused', about: 'what shows a paused guest, and its end', setup: paused, domid: 4 },
 ];
@@ -338,6 +363,14 @@ async function replay(session: Session): Promise<Map<string, string>> {
       found.set(recording.name, await compared(xl, recording));
       if (boots(recording)) await idle(xl);
     }
+    for (const [name, conn] of Object.entries(session.writes?.connections ?? {})) {
+      const there = connectionThere(recorded(data(session.writes?.file ?? '')), conn);
+      const here = await asked(xl);
+      found.set(
+        conn,
+        here.some((units) => isDeepStrictEqual(units, there)) ? '' : `no connection asked what that of ${name} did`,
+      );
+    }
     for (const [name, text] of logsThere(session)) {
       const mine = readFileSync(join(xl.lab.runDir, 'log', `${name}.log`), 'utf8');
       const answer = { stdout: mine, stderr: '', exit: 0 };
@@ -348,6 +381,16 @@ async function replay(session: Session): Promise<Map<string, string>> {
   }
   return found;
 }
+
+/** What each connection of the toolstack has changed in the store. */
+async function asked(xl: Xl): Promise<Unit[][]> {
+  await must(xl, 'dom0 status');
+  const lines = readFileSync(traceFile(xl), 'utf8').split('\n');
+  const trace = lines.filter((line) => line !== '').map((line) => JSON.parse(line) as TraceLine);
+  return connections(traced(trace), 'xl', -1).map(plainUnits);
+}
+
+const traceFile = ({ lab }: Xl) => join(lab.dir, 'trace.jsonl');
 
 /** The logs of a session's recording by their names, `xl-pv`. */
 function logsThere({ logs }: Session): readonly (readonly [name: string, text: string])[] {
@@ -383,6 +426,11 @@ if (directory === undefined) {
     for (const { name, line } of same) {
       test(`${name}: ${line}`, () => {
         expect(found.get(name)).toBe('');
+      });
+    }
+    for (const [name, conn] of Object.entries(session.writes?.connections ?? {})) {
+      test(`${name} asks what the real one does`, () => {
+        expect(found.get(conn)).toBe('');
       });
     }
     for (const [name] of logsThere(session)) {

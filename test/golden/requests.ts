@@ -132,6 +132,24 @@ export function nodes(listing: string): string[] {
     );
 }
 
+/** What of a connection's units the toolstack of a real host has as well: no mtwatch node, and no frame number or port. */
+export function plainUnits(all: readonly Unit[]): Unit[] {
+  return all
+    .map((unit) => unit.filter((text) => !text.includes('/local/domain/0/mtwatch/')))
+    .filter((unit) => unit.length > 0)
+    .map((unit) => unit.map((text) => text.replace(/^(INTRODUCE \d+) .*/, '$1')));
+}
+
+/** What one connection of a recording changed, whoever it is; domids as they are. */
+export function connectionThere(requests: readonly Request[], conn: string): Unit[] {
+  return plainUnits(
+    units(
+      requests.filter((request) => request.conn === conn),
+      -1,
+    ),
+  );
+}
+
 /** The recording's connection of `who` with the most requests: the others are scripts that speak through the kernel. */
 export function mainConnection(requests: readonly Request[], who: string, domid: number): Unit[] {
   const all = connections(requests, who, domid);

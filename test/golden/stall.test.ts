@@ -24,7 +24,7 @@ import { type Machine, machine, pvConfig } from '../machine.js';
 import { failedDestroy } from '../rfc-lines.js';
 import { leaveMonitor, startProcess } from './process.js';
 import { recordings } from './recordings.js';
-import { connections, data, nodes, type Request, recorded, traced, type Unit } from './requests.js';
+import { connections, connectionThere, data, nodes, plainUnits, type Request, recorded, traced, type Unit } from './requests.js';
 
 const dyndbg = 'dyndbg="module xenbus +p; module xen_blkback +p; module xen_netback +p"';
 const [other, stall, third] = [16, 17, 20];
@@ -96,7 +96,7 @@ async function play(cmdline: string): Promise<Episode> {
     );
     close();
     await m.settle();
-    commands.set(name, { failed: ended, tookMs, lines, units: plain(units(from)) });
+    commands.set(name, { failed: ended, tookMs, lines, units: plainUnits(units(from)) });
     return !ended;
   };
   const create =
@@ -108,7 +108,7 @@ async function play(cmdline: string): Promise<Episode> {
       logs.set(name, log);
       const begun = m.trace.length;
       const monitor = await leaveMonitor(m, domid, name, log);
-      monitors.set(name, () => plain(monitor.units(Math.max(begun, hung))));
+      monitors.set(name, () => plainUnits(monitor.units(Math.max(begun, hung))));
       if (!paused) await domainUnpause(ctx, domid);
     };
   const detach = (vdev: string) => async (ctx: Ctx) => {
@@ -180,23 +180,8 @@ async function play(cmdline: string): Promise<Episode> {
   return { m, commands, logs, monitors, stores, stacks, dmesg, requests };
 }
 
-/** Requests of which only the mtwatch node is ours; what the hypervisor made up is put aside. */
-function plain(units: readonly Unit[]): Unit[] {
-  return units
-    .map((unit) => unit.filter((text) => !text.includes('/local/domain/0/mtwatch/')))
-    .filter((unit) => unit.length > 0)
-    .map((unit) => unit.map((text) => text.replace(/^(INTRODUCE \d+) .*/, '$1')));
-}
-
 const written = recorded(data('xenwatch-stall.writes.txt'));
-const theirs = (conn: string) =>
-  plain(
-    connections(
-      written.filter((request) => request.conn === conn).map((request) => ({ ...request, who: 'one' })),
-      'one',
-      -1,
-    )[0] ?? [],
-  );
+const theirs = (conn: string) => connectionThere(written, conn);
 
 /** The commands and how long each waits in vain: 10 s for a backend, 5 s for a guest whose vif does not close. */
 const waits = {
