@@ -26,7 +26,7 @@ export interface Evtchn {
 
 /**
  * A notification, with the request that lies on the ring behind it: the grant references of its pages. Rings are not
- * modelled as memory, so a request travels with its notification.
+ * modelled as memory, so a request travels with its notification, and what tells its sender that it is done: `ended`.
  */
 export type Notified = (grants: readonly number[], ended?: () => void) => void;
 
