@@ -267,8 +267,9 @@ export async function crash(operation: Operation, { design, scripts, kill }: Omi
   await m.run(Promise.race([operation.run(toolstack, m).catch(refusal), toolstack.ended]));
   const { killed, requests } = toolstack;
   toolstack.kill();
-  const pruned = await cleanUp(m, scripts);
+  const { destroyed, pruned } = await cleanUp(m, scripts);
   const leaks = differences(before, stateOf(m));
+  for (const domid of pruned) if (destroyed.has(domid)) leaks.push(`xl destroy ${domid} left mtwatch/${domid}`);
   for (const domid of m.unannounced) leaks.push(`/local/domain/${domid} was there without mtwatch/${domid}`);
   for (const line of m.log) leaks.push(`logged ${line}`);
   for (const { thread, why } of m.dom0.dead) leaks.push(`dead ${thread}: ${why}`);
@@ -276,12 +277,18 @@ export async function crash(operation: Operation, { design, scripts, kill }: Omi
   return { requests, last: toolstack.asked.at(-1), killed, pruned, leaks, looked };
 }
 
-/** What a person does after a crash; and whatever hangs comes back some time. */
-async function cleanUp(m: Machine, scripts: Scripts): Promise<readonly number[]> {
+/** What a person does after a crash; and whatever hangs comes back some time. A destroyed domain needs no pruning. */
+async function cleanUp(
+  m: Machine,
+  scripts: Scripts,
+): Promise<{ readonly destroyed: ReadonlySet<number>; readonly pruned: readonly number[] }> {
+  const destroyed = new Set<number>();
   const toolstack = m.toolstack({ scripts });
   const destroyAll = async () => {
     for (const { domid } of m.dom0.census().domains) {
-      if (domid !== 0) await m.run(domainDestroy(toolstack.ctx, domid).catch(refusal));
+      if (domid === 0) continue;
+      destroyed.add(domid);
+      await m.run(domainDestroy(toolstack.ctx, domid).catch(refusal));
     }
   };
   await destroyAll();
@@ -293,7 +300,7 @@ async function cleanUp(m: Machine, scripts: Scripts): Promise<readonly number[]>
   const pruned = await m.run(pruneOwn(toolstack.ctx));
   toolstack.exit();
   await m.settle();
-  return pruned;
+  return { destroyed, pruned };
 }
 
 export function operationOf(name: string): Operation {

@@ -46,11 +46,11 @@ function rowText(...cells: readonly (string | number)[]): string {
 }
 
 /** The kills of a row: the one that was asked for, some that are drawn, or all. */
-function killsOf(requests: number, one: Kill | undefined, draw: () => number): Kill[] {
+function killsOf(requests: number, one: Kill | undefined, draw: () => number): (Kill | undefined)[] {
   if (one) return [one];
   const all = Array.from({ length: requests * 2 }, (_, at) => ({ request: 1 + (at >> 1), before: at % 2 === 0 }));
   if (values.sample === undefined) return all;
-  return Array.from({ length: Number(values.sample) }, () => all[draw() % all.length]).filter((kill) => kill !== undefined);
+  return Array.from({ length: Number(values.sample) }, () => all[draw() % all.length]);
 }
 
 async function simulated(): Promise<boolean> {
@@ -62,20 +62,21 @@ async function simulated(): Promise<boolean> {
   const draw = seeded(seed);
   const total = { kills: 0, leaks: 0, looked: 0 };
   const row = async (operation: Operation, variant: Variant): Promise<void> => {
-    const { requests } = await crash(operation, { ...variant, kill: undefined });
+    const whole = await crash(operation, { ...variant, kill: undefined });
+    const { requests } = whole;
     const counted = { kills: 0, prunes: 0, leaks: 0 };
-    for (const kill of killsOf(requests, one, draw)) {
-      const outcome = await crash(operation, { ...variant, kill });
-      counted.kills += 1;
+    for (const kill of [undefined, ...killsOf(requests, one, draw)]) {
+      const outcome = kill ? await crash(operation, { ...variant, kill }) : whole;
+      counted.kills += kill ? 1 : 0;
       counted.prunes += outcome.pruned.length > 0 ? 1 : 0;
       total.looked += outcome.looked;
-      const said = outcome.killed ? outcome.leaks : [...outcome.leaks, 'it was not killed'];
+      const said = outcome.killed || !kill ? outcome.leaks : [...outcome.leaks, 'it was not killed'];
       if (said.length === 0) continue;
       counted.leaks += 1;
       if (counted.leaks > leaksShown) continue;
-      const point = `${operation.name}:${kill.request}${kill.before ? 'b' : ''}`;
-      print(`--only "${point}" --design ${variant.design} --scripts ${variant.scripts}`);
-      print(`  killed ${kill.before ? 'before' : 'after'} ${outcome.last}`);
+      const point = kill ? `:${kill.request}${kill.before ? 'b' : ''}` : '';
+      print(`--only "${operation.name}${point}" --design ${variant.design} --scripts ${variant.scripts}`);
+      print(kill ? `  killed ${kill.before ? 'before' : 'after'} ${outcome.last}` : '  not killed');
       for (const line of said.slice(0, linesShown)) print(`  ${line}`);
     }
     total.kills += counted.kills;
