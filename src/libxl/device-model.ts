@@ -36,12 +36,12 @@ async function spawn(ctx: Ctx, domid: number, config: DomainConfig): Promise<voi
   const { deviceModel } = config.bInfo;
   const failed = (what: string, rc: Rc, cause?: unknown): LibxlError => {
     const line = `${what}: spawn failed (rc=${rc})`;
-    ctx.log('error', 'libxl_dm.c:3158:device_model_spawn_outcome', domid, line);
+    ctx.log('error', 'libxl_dm.c:3161:device_model_spawn_outcome', domid, line);
     return new LibxlError(rc, line, { cause });
   };
   if (deviceModel !== undefined && !(await ctx.host.stat(deviceModel))) {
     const line = `device model ${deviceModel} is not executable: ${strerror('ENOENT')}`;
-    ctx.log('error', 'libxl_dm.c:2909:libxl__spawn_local_dm', domid, line);
+    ctx.log('error', 'libxl_dm.c:2912:libxl__spawn_local_dm', domid, line);
     throw failed('(null)', Rc.FAIL);
   }
   ctx.log('debug', 'libxl_dm.c:179:libxl__domain_get_device_model_uid', domid, 'dm_restrict disabled, starting QEMU as root');

@@ -177,8 +177,8 @@ const failures: readonly { what: string; config: DomainConfig; host?: Partial<Ho
     what: 'a device model that is not there',
     config: pvConfig('pv', { ...build({ deviceModel: '/boot/nosuch' }), vfbs: [{ devid: 0 }] }),
     lines: [
-      'libxl: error: libxl_dm.c:2909:libxl__spawn_local_dm: Domain 1:device model /boot/nosuch is not executable: No such file or directory',
-      'libxl: error: libxl_dm.c:3158:device_model_spawn_outcome: Domain 1:(null): spawn failed (rc=-3)',
+      'libxl: error: libxl_dm.c:2912:libxl__spawn_local_dm: Domain 1:device model /boot/nosuch is not executable: No such file or directory',
+      'libxl: error: libxl_dm.c:3161:device_model_spawn_outcome: Domain 1:(null): spawn failed (rc=-3)',
       'libxl: error: libxl_create.c:1896:domcreate_devmodel_started: Domain 1:device model did not start: -3',
     ],
   },
