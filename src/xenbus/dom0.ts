@@ -16,6 +16,7 @@ import { Faults } from './fault.js';
 import { Guest } from './guest.js';
 import { type Domain, Hypervisor } from './hypervisor.js';
 import { Hypfs } from './hypfs.js';
+import type { Keep, Recovered } from './keep.js';
 import { backendBus, probeAndWatch } from './kernel/backend-bus.js';
 import { blkback } from './kernel/blkback.js';
 import { blkfront } from './kernel/blkfront.js';
@@ -89,6 +90,14 @@ export interface Dom0Options {
   readonly released?: (domid: number) => void;
   /** dom0's kernel tells user space about a device. */
   readonly uevent?: (uevent: Uevent) => void;
+  /** Gets what the next life needs; absent: nothing is kept. */
+  readonly keep?: Keep;
+  /** What the life before has kept; absent or empty: a clean start. */
+  readonly recovered?: Recovered;
+  /** Called between two steps, whenever something may have been kept: before anything that was answered leaves the process. */
+  readonly commit?: () => void;
+  /** Turns before the event loop gets its chance; `turnStepsMax` unless it is given. */
+  readonly turns?: number;
 }
 
 type ConsoleAnswer = PrivcmdOps['dom0.console'][1];
@@ -127,6 +136,8 @@ export class Dom0 implements StorePort {
   /** Questions for the log that wait for its next line. */
   readonly #followers = new Set<() => void>();
   readonly #bootMs: number;
+  readonly #commit: () => void;
+  readonly #turns: number;
   #scheduled = false;
   #closed = false;
   #settled: (() => void)[] = [];
@@ -135,6 +146,8 @@ export class Dom0 implements StorePort {
     const { clock, cmdline, host, log, choose } = options;
     this.#clock = clock;
     this.#host = host;
+    this.#commit = options.commit ?? (() => undefined);
+    this.#turns = options.turns ?? turnStepsMax;
     const boot = clock.now();
     this.#bootMs = boot;
     this.#printk = new Printk(() => clock.now() - boot);
@@ -191,6 +204,7 @@ export class Dom0 implements StorePort {
       clock,
       printk: (text) => this.#printk.print(text),
       ...(options.observer ? { observer: options.observer } : {}),
+      ...(options.keep ? { keep: options.keep } : {}),
       debugs: debugModules(cmdline),
     });
     this.#stalls = watchRcuStalls(this.kernel);
@@ -264,14 +278,15 @@ export class Dom0 implements StorePort {
 
   readonly #run = (): void => {
     this.#scheduled = false;
-    for (let turns = 0; turns < turnStepsMax; turns++) {
+    let isMore = true;
+    for (let turns = 0; isMore && turns < this.#turns; turns++) {
       const served = this.#store.serveOne();
       const stepped = this.#sched.step();
-      if (served || stepped) continue;
-      if (this.#settled.length > 0) for (const resolve of this.#settled.splice(0)) resolve();
-      return;
+      isMore = served || stepped;
     }
-    this.#wake();
+    this.#commit();
+    if (isMore) this.#wake();
+    else for (const resolve of this.#settled.splice(0)) resolve();
   };
 
   /** What the machine does before anybody can connect: dom0's nodes, the drivers, the watches. */
