@@ -244,7 +244,8 @@ export interface PrivcmdOps {
   'xc.domain_getinfo': [{ domid: number }, DomInfo | null];
   /** The domains from domid `first` on, at most `listPageMax` of them. */
   'xc.domain_getinfolist': [{ first?: number }, readonly DomInfo[]];
-  'xc.domain_pause': [{ domid: number }, null];
+  /** `toDestroy` is ours: a destruction begins, and if dom0 ends before it is done, its next life finishes it. */
+  'xc.domain_pause': [{ domid: number; toDestroy?: boolean }, null];
   'xc.domain_unpause': [{ domid: number }, null];
   'xc.domain_destroy': [{ domid: number }, null];
   'xc.domain_setmaxmem': [{ domid: number; maxKb: number }, null];
