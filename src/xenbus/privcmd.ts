@@ -204,7 +204,13 @@ export interface MonitorRequest {
   readonly name: string;
   readonly verbosity: number;
   /** What each kind of death does: action names as in xl.cfg. */
-  readonly actions: { readonly poweroff: string; readonly reboot: string; readonly crash: string; readonly watchdog: string };
+  readonly actions: {
+    readonly poweroff: string;
+    readonly reboot: string;
+    readonly crash: string;
+    readonly watchdog: string;
+    readonly softReset: string;
+  };
 }
 
 /** What the toolstack can send a domain's processor (libxl_trigger), but for `s3resume`, which goes to a device model. */
