@@ -38,8 +38,8 @@ export function statusText(status: Dom0Status): string {
     ['up', `${(status.upMs / 1000).toFixed(1)}s`],
     ['files', `${files}${host.root === '/' ? '' : `, below ${host.root}`}`],
     ['bridges', host.bridges.join(' ') || '-'],
-    ['trace', status.trace ?? '-'],
     ['journal', journalText(status.journal)],
+    ['trace', status.trace ?? '-'],
     ...(status.journal?.recovery ?? []).map((line): readonly [string, string] => ['recovered', line]),
     ...status.dead.map((dead): readonly [string, string] => ['dead', deadText(dead, status.xenwatch)]),
   ];
