@@ -3,13 +3,13 @@
  * monitor (create_domain of xl_vmcontrol.c). And what other commands need of it: the text of a command's help.
  */
 import { open } from 'node:fs/promises';
-import { actionName, configText, type ParsedConfig, type ParseOptions, parseConfig, textOfConfig } from '../libxl/config.js';
+import { configText, type ParsedConfig, type ParseOptions, parseConfig, textOfConfig } from '../libxl/config.js';
 import { type Ctx, Rc } from '../libxl/ctx.js';
 import { domainPause, domainUnpause, formatUuid } from '../libxl/domain.js';
 import type { DomainConfig } from '../libxl/domain-config.js';
 import type { GlobalConfig } from '../libxl/global-config.js';
 import { toJson } from '../libxl/json.js';
-import { createDomain, type Monitored, startMonitor } from '../libxl/monitor.js';
+import { actionsOf, createDomain, type Monitored, startMonitor } from '../libxl/monitor.js';
 import { configToSexp } from '../libxl/sexp.js';
 import type { ReadBytes } from '../libxl/stream.js';
 import { refusals } from '../libxl/unmodelled.js';
@@ -147,15 +147,6 @@ async function failVncviewer(ctx: Ctx, domid: number): Promise<void> {
   await ctx.clock.sleep(vncviewerDelayMs * ctx.timeoutScale);
   ctx.log('error', 'libxl_console.c:201:libxl_vncviewer_exec', domid, 'Cannot get vnc-port');
   process.stderr.write('Unable to execute vncviewer\n');
-}
-
-function actionsOf(config: DomainConfig): Monitored['actions'] {
-  return {
-    poweroff: actionName(config.onPoweroff),
-    reboot: actionName(config.onReboot),
-    crash: actionName(config.onCrash),
-    watchdog: actionName(config.onWatchdog),
-  };
 }
 
 /** Prints the config, as `-n` and `-d` ask for it. */

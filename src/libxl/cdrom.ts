@@ -12,6 +12,11 @@ export async function cdromInsert(ctx: Ctx, domid: number, vdev: string, path: s
   if ('errors' in parsed) return parsed.errors.join('\n');
   const { format, pdevPath = '' } = parsed.disk;
   if (format !== 'empty' && !(await ctx.host.stat(pdevPath))) return `Cannot stat file: ${pdevPath}`;
+  return refuseInsert(ctx, domid);
+}
+
+/** libxl_cdrom_insert of a guest that is no HVM guest. */
+export async function refuseInsert(ctx: Ctx, domid: number): Promise<never> {
   await checkType(ctx, domid);
   const line = 'cdrom-insert requires an HVM domain';
   ctx.log('error', 'libxl_disk.c:838:libxl_cdrom_insert', domid, line);

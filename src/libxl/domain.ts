@@ -7,7 +7,7 @@
 import { domainPath, join, vmPath } from '../xenbus/paths.js';
 import { type DomInfo, everyDomain, PrivcmdError } from '../xenbus/privcmd.js';
 import type { ShutdownReason } from '../xenbus/xenbus.js';
-import { byteString, textOf, type XsWatch } from '../xenbus/xs-client.js';
+import { byteString, textOf, type XsTransaction, type XsWatch } from '../xenbus/xs-client.js';
 import { beginWait, strerror, transact } from './ao.js';
 import { type Ctx, LIBXL_PVCONTROL_TIMEOUT, LibxlError, Rc } from './ctx.js';
 
@@ -126,28 +126,31 @@ async function pvcontrol(ctx: Ctx, domid: number, request: 'poweroff' | 'reboot'
  * does. `from` is the name that it must have now, or undefined.
  */
 export async function domainRename(ctx: Ctx, domid: number, from: string | undefined, to: string): Promise<void> {
+  await transact(ctx, (tx) => renameIn(ctx, tx, domid, from, to));
+}
+
+/** The same as part of a transaction (libxl__domain_rename). */
+async function renameIn(ctx: Ctx, tx: XsTransaction, domid: number, from: string | undefined, to: string): Promise<void> {
   const fail = (rc: Rc, line: number, message: string) => {
     ctx.log('error', `libxl_domain.c:${line}:libxl__domain_rename`, domid, message);
     return new LibxlError(rc, message);
   };
-  await transact(ctx, async (tx) => {
-    const holder = to === '' ? undefined : await nameToDomid(ctx, to);
-    if (holder !== undefined && holder !== domid) throw fail(Rc.INVAL, 81, `Domain with name "${to}" already exists.`);
-    const path = join(domainPath(domid), 'name');
-    if (from !== undefined) {
-      const name = await tx.read(path);
-      if (name === undefined) {
-        throw fail(Rc.FAIL, 90, `Check old name for domain allegedly named \`${from}': ${strerror('ENOENT')}`);
-      }
-      if (textOf(name) !== from) {
-        throw fail(Rc.FAIL, 96, `Allegedly named \`${from}' is actually named \`${textOf(name)}' - racing ?`);
-      }
+  const holder = to === '' ? undefined : await nameToDomid(ctx, to);
+  if (holder !== undefined && holder !== domid) throw fail(Rc.INVAL, 81, `Domain with name "${to}" already exists.`);
+  const path = join(domainPath(domid), 'name');
+  if (from !== undefined) {
+    const name = await tx.read(path);
+    if (name === undefined) {
+      throw fail(Rc.FAIL, 90, `Check old name for domain allegedly named \`${from}': ${strerror('ENOENT')}`);
     }
-    await tx.write(path, byteString(to));
-    const info = await domainInfo(ctx, domid);
-    if (!info) throw new LibxlError(Rc.DOMAIN_NOTFOUND, `there is no domain ${domid}`);
-    await tx.write(join(vmPath(info.uuid), 'name'), byteString(to));
-  });
+    if (textOf(name) !== from) {
+      throw fail(Rc.FAIL, 96, `Allegedly named \`${from}' is actually named \`${textOf(name)}' - racing ?`);
+    }
+  }
+  await tx.write(path, byteString(to));
+  const info = await domainInfo(ctx, domid);
+  if (!info) throw new LibxlError(Rc.DOMAIN_NOTFOUND, `there is no domain ${domid}`);
+  await tx.write(join(vmPath(info.uuid), 'name'), byteString(to));
 }
 
 /** How a domain ended, as `@releaseDomain` and the hypervisor tell it. */
@@ -221,20 +224,22 @@ export function watchDeaths(ctx: Ctx): DeathWatch {
   };
 }
 
-/** Gives a domain that is kept another name and uuid, in the store alone, so that its successor can have both. */
-export async function domainPreserve(ctx: Ctx, domid: number, name: string, uuid: string): Promise<void> {
-  const home = domainPath(domid);
+/**
+ * Gives a domain that is kept another name and uuid, so that its successor can have both (libxl_domain_preserve). Both are
+ * changed in the store alone: the hypervisor's handle stays, and so `xl list -v` shows one uuid twice.
+ */
+export async function domainPreserve(ctx: Ctx, domid: number, name: string, suffix: string, uuid: string): Promise<void> {
   const vm = vmPath(uuid);
   await transact(ctx, async (tx) => {
-    await tx.write(vm, '');
+    await tx.rm(vm);
+    await tx.mkdir(vm);
     await tx.setPerms(vm, [
       { domid: 0, read: false, write: false },
       { domid, read: true, write: false },
     ]);
+    await tx.write(join(domainPath(domid), 'vm'), vm);
+    await renameIn(ctx, tx, domid, name, `${name}${suffix}`);
     await tx.write(join(vm, 'uuid'), uuid);
-    await tx.write(join(vm, 'name'), byteString(name));
-    await tx.write(join(home, 'vm'), vm);
-    await tx.write(join(home, 'name'), byteString(name));
   });
 }
 

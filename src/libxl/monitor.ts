@@ -4,25 +4,21 @@
  * Real xl leaves a process of its own for it; here dom0d hosts it, or `xl create -F` runs it in the foreground. Its
  * lines are those of xl_vmcontrol.c of 4.17, as they stand in `/var/log/xen/xl-NAME.log`.
  */
+import { domainPath, join } from '../xenbus/paths.js';
 import type { MonitorRequest } from '../xenbus/privcmd.js';
 import { ShutdownReason } from '../xenbus/xenbus.js';
-import { byteString } from '../xenbus/xs-client.js';
+import { byteString, type XsWatch } from '../xenbus/xs-client.js';
 import { asLibxlError } from './ao.js';
-import { parseConfig, textOfConfig } from './config.js';
+import { refuseInsert } from './cdrom.js';
+import { actionName, parseConfig, textOfConfig } from './config.js';
 import { domainCoreDump } from './core-dump.js';
 import { CreateError, domainCreateNew, domainCreateRestore, userdataName } from './create.js';
 import { type Ctx, LibxlError, Rc } from './ctx.js';
 import { domainDestroy } from './destroy.js';
-import {
-  type DeathWatch,
-  type DomainEvent,
-  domainInfo,
-  domainPreserve,
-  domainUnpause,
-  formatUuid,
-  watchDeaths,
-} from './domain.js';
+import { type Disk, diskDevid } from './disk.js';
+import { type DeathWatch, domainInfo, domainPreserve, domainUnpause, formatUuid, listDomains, watchDeaths } from './domain.js';
 import type { DomainConfig } from './domain-config.js';
+import { fromJson, toJson } from './json.js';
 import { retrieveConfig } from './saved-config.js';
 import type { ReadBytes } from './stream.js';
 
@@ -31,83 +27,152 @@ const dumpDir = '/var/lib/xen/dump';
 /** Between the end of a domain and its next life, in milliseconds. */
 const rebootPauseMs = 2_000;
 
-export type Monitored = Pick<MonitorRequest, 'domid' | 'name' | 'actions'>;
+/** What a monitor waits for: all that it takes to go on with it in another process. */
+export interface Monitored extends Pick<MonitorRequest, 'domid' | 'name' | 'actions'> {
+  /** The domain has ended, and this is to come in its place; `domid` is that of the life that ended. */
+  readonly next?: NextLife;
+}
+
+/** A life that is about to begin. */
+export interface NextLife {
+  /** Its config, as libxl's JSON. */
+  readonly config: string;
+  /** The ended life stays, under another name. */
+  readonly keepsOld: boolean;
+}
 
 export interface Monitor {
   /** Resolves when there is nothing more to wait for; rejects only for a bug. */
   readonly done: Promise<void>;
 }
 
+/** Told of each change of what a monitor waits for, before it acts on it: whoever keeps the last one can go on with it. */
+export type Keep = (now: Monitored) => void;
+
 /**
  * Begins to wait for the end of a domain, and does then what its actions say. The watch is registered when this
- * resolves. `say` gets the lines of the log.
+ * resolves. `say` gets the lines of the log. Of what another process has left between two lives, the rest is done.
  */
-export async function startMonitor(ctx: Ctx, monitored: Monitored, say: (line: string) => void): Promise<Monitor> {
-  say(`Waiting for domain ${monitored.name} (domid ${monitored.domid}) to die [pid ${ctx.host.pid}]`);
-  const deaths = watchDeaths(ctx);
-  await deaths.add(monitored.domid);
-  return { done: follow(ctx, deaths, monitored, say) };
+export async function startMonitor(
+  ctx: Ctx,
+  monitored: Monitored,
+  say: (line: string) => void,
+  keep: Keep = () => undefined,
+): Promise<Monitor> {
+  const job: Job = { ctx, say, keep };
+  if (monitored.next) return { done: resume(job, monitored, monitored.next) };
+  const life = await watchLife(job, monitored, await readCreated(ctx, monitored.domid));
+  return { done: follow(job, life) };
+}
+
+/** What a monitor works with. */
+interface Job {
+  readonly ctx: Ctx;
+  readonly say: (line: string) => void;
+  readonly keep: Keep;
+}
+
+/** One life of the domain, watched. */
+interface Life {
+  readonly monitored: Monitored;
+  /** As xl remembers it from its creation; undefined for a domain of which nothing was saved. */
+  readonly config: DomainConfig | undefined;
+  readonly deaths: DeathWatch;
+  readonly ejects: readonly XsWatch[];
 }
 
 /** From one life of the domain to the next, while it is restarted. */
-async function follow(ctx: Ctx, deaths: DeathWatch, first: Monitored, say: (line: string) => void): Promise<void> {
-  let monitored = first;
-  try {
-    for (;;) {
-      const event = await deaths.next();
-      const config = await act(ctx, monitored, event, say);
-      if (config === 'wait') continue;
-      if (config === 'done') return;
-      const domid = await recreate(ctx, config);
-      if (domid === undefined) return;
-      monitored = { ...monitored, domid };
-      say(`Waiting for domain ${monitored.name} (domid ${domid}) to die [pid ${ctx.host.pid}]`);
-      await deaths.add(domid);
+async function follow(job: Job, first: Life): Promise<void> {
+  for (let life: Life | undefined = first; life; ) {
+    let next: Monitored | undefined;
+    try {
+      next = await liveOut(job, life);
+    } finally {
+      await leave(life);
     }
-  } finally {
-    await deaths.close().catch(() => undefined);
+    life = next && (await rebirth(job, next));
   }
 }
 
-/** What is to be done after an event: wait for another, end, or create the domain anew. */
-type Next = 'wait' | 'done' | DomainConfig;
-
-async function act(
-  ctx: Ctx,
-  { domid, name, actions }: Monitored,
-  event: DomainEvent,
-  say: (line: string) => void,
-): Promise<Next> {
-  if (event.domid !== domid) return 'wait';
-  if (event.on === 'death') {
-    say(`Domain ${domid} has been destroyed.`);
-    return 'done';
+/** Waits for the end of a life, and does what it calls for. Answers with what is to come, if anything is. */
+async function liveOut(job: Job, life: Life): Promise<Monitored | undefined> {
+  const { domid } = life.monitored;
+  for (;;) {
+    const event = await life.deaths.next();
+    if (event.domid !== domid) continue;
+    if (event.on === 'shutdown') return act(job, life, event.reason);
+    job.say(`Domain ${domid} has been destroyed.`);
+    return undefined;
   }
-  const { reason } = event;
+}
+
+async function watchLife(job: Job, monitored: Monitored, config: DomainConfig | undefined): Promise<Life> {
+  const { ctx, say } = job;
+  const { domid } = monitored;
+  say(`Waiting for domain ${monitored.name} (domid ${domid}) to die [pid ${ctx.host.pid}]`);
+  const deaths = watchDeaths(ctx);
+  await deaths.add(domid);
+  const ejects: XsWatch[] = [];
+  for (const disk of config?.disks ?? []) if (disk.removable) ejects.push(await watchEject(ctx, domid, disk));
+  return { monitored, config, deaths, ejects };
+}
+
+async function leave({ deaths, ejects }: Life): Promise<void> {
+  for (const watch of [deaths, ...ejects]) await watch.close().catch(() => undefined);
+}
+
+/**
+ * A guest that ejects a medium writes so beside its frontend (libxl_evenable_disk_eject): it is acknowledged, and the
+ * empty drive that xl asks for then is refused to a PV guest.
+ */
+async function watchEject(ctx: Ctx, domid: number, disk: Disk): Promise<XsWatch> {
+  const frontend = join(domainPath(domid), 'device', 'vbd', String(diskDevid(disk)));
+  const path = join(frontend, 'eject');
+  const look = async () => {
+    if ((await ctx.xs.read(path)) !== 'eject') return;
+    await ctx.xs.write(path, '');
+    if ((await ctx.xs.read(join(frontend, 'backend'))) !== undefined) await refuseInsert(ctx, domid);
+  };
+  // libxl asks for a name that the backend has; here it finds none.
+  await ctx.xs.read(join(frontend, 'dev'));
+  let turn = Promise.resolve();
+  return ctx.xs.watch(path, () => {
+    // A connection that ends meanwhile ends the monitor too, and that is told where it waits.
+    turn = turn.then(look).catch(() => undefined);
+  });
+}
+
+async function act(job: Job, life: Life, reason: ShutdownReason): Promise<Monitored | undefined> {
+  const { ctx, say } = job;
+  const { domid, actions } = life.monitored;
   say(`Domain ${domid} has shut down, reason code ${reason} 0x${reason.toString(16)}`);
   if (reason === ShutdownReason.suspend) {
     say('Domain has suspended.');
-    say('Done. Exiting now');
-    return 'done';
+    return endsHere(say);
   }
-  const action = actionFor(reason, actions);
-  if (action === undefined) say(`Unknown shutdown reason code ${reason}. Destroying domain.`);
-  else say(`Action for shutdown reason code ${reason} is ${action}`);
+  const action = actionFor(reason, actions) ?? 'destroy';
+  if (actionFor(reason, actions) === undefined) say(`Unknown shutdown reason code ${reason}. Destroying domain.`);
+  say(`Action for shutdown reason code ${reason} is ${action}`);
 
-  if (action?.startsWith('coredump-')) await dumpCore(ctx, domid, name, say);
+  if (action.startsWith('coredump-')) await dumpCore(ctx, domid, life.monitored.name, say);
   switch (action) {
     case 'preserve':
-      break;
+      return endsHere(say);
     case 'restart':
     case 'coredump-restart':
-      return restart(ctx, domid, say);
+      return restart(job, life);
     case 'rename-restart':
-      return renameRestart(ctx, domid, name, say);
+      return renameRestart(job, life);
+    case 'soft-reset':
+      return softReset(job, life);
     default:
       await cleanUp(ctx, domid, say);
+      return endsHere(say);
   }
+}
+
+function endsHere(say: (line: string) => void): undefined {
   say('Done. Exiting now');
-  return 'done';
 }
 
 function actionFor(reason: ShutdownReason, actions: Monitored['actions']): string | undefined {
@@ -120,6 +185,8 @@ function actionFor(reason: ShutdownReason, actions: Monitored['actions']): strin
       return actions.crash;
     case ShutdownReason.watchdog:
       return actions.watchdog;
+    case ShutdownReason.soft_reset:
+      return actions.softReset;
     default:
       return undefined;
   }
@@ -141,6 +208,10 @@ async function dumpCore(ctx: Ctx, domid: number, name: string, say: (line: strin
 /** Destroys what has shut down. That it failed stands in the log, and changes nothing. */
 async function cleanUp(ctx: Ctx, domid: number, say: (line: string) => void): Promise<void> {
   say(`Domain ${domid} needs to be cleaned up: destroying the domain`);
+  await destroyAnyhow(ctx, domid);
+}
+
+async function destroyAnyhow(ctx: Ctx, domid: number): Promise<void> {
   try {
     await domainDestroy(ctx, domid);
   } catch (error) {
@@ -149,68 +220,142 @@ async function cleanUp(ctx: Ctx, domid: number, say: (line: string) => void): Pr
 }
 
 /** The config is read before the domain goes, because it goes with it. */
-async function restart(ctx: Ctx, domid: number, say: (line: string) => void): Promise<Next> {
-  const config = await reloadConfig(ctx, domid, say);
-  if (config === 'refused') return 'done';
-  await cleanUp(ctx, domid, say);
-  return reboot(ctx, config, say);
+async function restart(job: Job, life: Life): Promise<Monitored | undefined> {
+  const next = await reloaded(job, life, false);
+  if (next === 'refused') return undefined;
+  if (next) job.keep(next);
+  await cleanUp(job.ctx, life.monitored.domid, job.say);
+  return reboots(job, next);
 }
 
 /**
- * The config of the next life: what `xl config-update` has left, once, else that of the domain as it is now. `refused`: what
- * was left is no config, and xl's monitor ends over it.
+ * What comes after this life. Its config is what `xl config-update` has left, once, else that of the domain as it is now,
+ * else that of its creation; name and actions are those of the config. `refused`: what was left is no config, and xl's
+ * monitor ends over it. Undefined: there is none.
  */
-async function reloadConfig(ctx: Ctx, domid: number, say: (line: string) => void): Promise<DomainConfig | undefined | 'refused'> {
+async function reloaded(job: Job, life: Life, keepsOld: boolean): Promise<Monitored | undefined | 'refused'> {
+  const { ctx, say } = job;
+  const { domid } = life.monitored;
+  const asNext = (config: DomainConfig): Monitored => ({
+    ...{ domid, name: config.cInfo.name, actions: actionsOf(config) },
+    next: { config: toJson(config), keepsOld },
+  });
   const info = await domainInfo(ctx, domid);
   const updated = info && userdataName(domid, info.uuid, 'xl');
   const text = updated && (await ctx.host.readUserdata(updated));
-  if (!updated || !text) return retrieveConfig(ctx, domid);
-  say('"xl" configuration found, using it\n');
-  const { lines, config } = parseConfig(byteString(text), '<updated>', { randomUuid: () => formatUuid(ctx.clock.random(16)) });
-  for (const line of lines) say(line);
-  if (!config) return 'refused';
-  await ctx.host.writeUserdata(updated, '');
-  return textOfConfig(config);
+  if (updated && text) {
+    say('"xl" configuration found, using it\n');
+    const { lines, config } = parseConfig(byteString(text), '<updated>', { randomUuid: () => formatUuid(ctx.clock.random(16)) });
+    for (const line of lines) say(line);
+    if (!config) return 'refused';
+    await ctx.host.writeUserdata(updated, '');
+    return asNext(textOfConfig(config));
+  }
+  const config = await retrieveConfig(ctx, domid);
+  if (config) return asNext(config);
+  say(`failed to retrieve guest configuration (rc=${Rc.FAIL}). reusing old configuration`);
+  return life.config && asNext(life.config);
 }
 
-/** The old domain stays to be looked at, under another name and uuid; the new one takes both over. */
-async function renameRestart(ctx: Ctx, domid: number, name: string, say: (line: string) => void): Promise<Next> {
-  const config = await reloadConfig(ctx, domid, say);
-  if (config === 'refused') return 'done';
+/** The old domain stays to be looked at, under another name; the new one has its name and uuid. */
+async function renameRestart(job: Job, life: Life): Promise<Monitored | undefined> {
+  const { ctx, say } = job;
+  const { domid } = life.monitored;
+  const next = await reloaded(job, life, true);
+  if (next === 'refused') return undefined;
+  const name = next?.name ?? life.monitored.name;
   const suffix = `-${new Date(ctx.clock.wall()).toISOString().replace(/[-:]/g, '').slice(0, 13)}Z`;
   say(`Preserving domain ${domid} ${name} with suffix${suffix}`);
   try {
-    await domainPreserve(ctx, domid, `${name}${suffix}`, formatUuid(ctx.clock.random(16)));
+    await domainPreserve(ctx, domid, name, suffix, formatUuid(ctx.clock.random(16)));
   } catch (error) {
-    const failure = asLibxlError(error, 'preserve');
-    if (!failure) throw error;
-    say(`Domain ${domid} was not renamed (rc=${failure.rc})`);
-    return 'done';
+    // libxl's lines have told why; the old domain is left in place.
+    if (!asLibxlError(error, 'preserve')) throw error;
+    return undefined;
   }
-  return reboot(ctx, config, say);
+  if (next) job.keep(next);
+  return reboots(job, next);
 }
 
-async function reboot(ctx: Ctx, config: DomainConfig | undefined, say: (line: string) => void): Promise<Next> {
-  if (!config) {
-    say(`failed to retrieve guest configuration (rc=${Rc.FAIL}).`);
-    say('Done. Exiting now');
-    return 'done';
-  }
+/** A soft reset is for HVM guests (libxl_domain_soft_reset). xl learns that after its pause, and destroys the domain. */
+async function softReset(job: Job, life: Life): Promise<undefined> {
+  const next = await reloaded(job, life, false);
+  if (next === 'refused') return;
+  await pauseBefore(job);
+  await destroyAnyhow(job.ctx, life.monitored.domid);
+}
+
+async function reboots(job: Job, next: Monitored | undefined): Promise<Monitored | undefined> {
+  // Nothing was ever saved of the domain, so there is nothing to create.
+  if (!next) return endsHere(job.say);
+  await pauseBefore(job);
+  return next;
+}
+
+async function pauseBefore({ ctx, say }: Job): Promise<void> {
   say('Done. Rebooting now');
   await ctx.clock.sleep(rebootPauseMs * ctx.timeoutScale);
-  return config;
 }
 
-/** The next life. A failed one is the end of the monitor, as of xl's. */
+/** Brings the next life about, and watches it. A failed one is the end of the monitor, as of xl's. */
+async function rebirth(job: Job, monitored: Monitored): Promise<Life | undefined> {
+  const { ctx, keep } = job;
+  const { next, ...rest } = monitored;
+  if (!next) return undefined;
+  const config = fromJson(next.config);
+  const domid = await recreate(ctx, config);
+  if (domid === undefined) return undefined;
+  const now: Monitored = { ...rest, domid };
+  keep(now);
+  return watchLife(job, now, (await readCreated(ctx, domid)) ?? config);
+}
+
+/**
+ * Goes on where a monitor was lost between two lives: what is left of the ended one goes, unless it is kept, and so does
+ * what was made of the next.
+ */
+async function resume(job: Job, monitored: Monitored, { config, keepsOld }: NextLife): Promise<void> {
+  const { ctx, say } = job;
+  const { uuid } = fromJson(config).cInfo;
+  for (const info of await listDomains(ctx)) {
+    if (info.domid === 0 || info.uuid !== uuid || info.dying) continue;
+    if (info.domid !== monitored.domid || !keepsOld) await cleanUp(ctx, info.domid, say);
+  }
+  const life = await rebirth(job, monitored);
+  if (life) await follow(job, life);
+}
+
+/** The config that a domain was created from, which xl remembers. */
+async function readCreated(ctx: Ctx, domid: number): Promise<DomainConfig | undefined> {
+  const info = await domainInfo(ctx, domid);
+  const saved = info && (await ctx.host.readUserdata(userdataName(domid, info.uuid, 'libxl-json')));
+  return saved ? fromJson(saved) : undefined;
+}
+
+/** What each kind of end does to a domain of that config. */
+export function actionsOf(config: DomainConfig): Monitored['actions'] {
+  return {
+    poweroff: actionName(config.onPoweroff),
+    reboot: actionName(config.onReboot),
+    crash: actionName(config.onCrash),
+    watchdog: actionName(config.onWatchdog),
+    softReset: actionName(config.onSoftReset),
+  };
+}
+
+/** Creates a domain and lets it run. xl does not look whether that worked. */
 async function recreate(ctx: Ctx, config: DomainConfig): Promise<number | undefined> {
+  let domid: number;
   try {
-    const domid = await createDomain(ctx, config);
-    await domainUnpause(ctx, domid);
-    return domid;
+    domid = await createDomain(ctx, config);
   } catch (error) {
     if (error instanceof LibxlError) return undefined;
     throw error;
   }
+  await domainUnpause(ctx, domid).catch((error: unknown) => {
+    if (!(error instanceof LibxlError)) throw error;
+  });
+  return domid;
 }
 
 /** Creates a domain, paused. What a failed creation made is destroyed once more, as xl does, which mostly finds nothing. */

@@ -34,19 +34,12 @@ export function refusals(config: DomainConfig): readonly string[] {
     .map((list) => `xl: ${deviceKeys[list]}= is not modelled yet; remove it, or use -n to see the configuration alone`);
 }
 
-/** A soft reset is for HVM guests. Of `on_soft_reset` nothing follows for others. */
-const actionKeys = { onPoweroff: 'on_poweroff', onReboot: 'on_reboot', onWatchdog: 'on_watchdog', onCrash: 'on_crash' } as const;
-
 /** Keys of which nothing follows here. */
 const effectless = ['ioports', 'irqs', 'iomem', 'cpuid', 'vnuma'];
 
 /** What the user asked for and will not get. Defaults are passed over in silence. */
 export function notices(reader: CfgReader, config: DomainConfig): readonly string[] {
   const lines: string[] = [];
-  for (const [field, key] of entriesOf(actionKeys)) {
-    if (config[field] !== 'soft_reset') continue;
-    lines.push(`xl: warning: ${key}="soft-reset" is not modelled; the domain will be destroyed instead`);
-  }
   if (config.cInfo.runHotplugScripts === false) {
     lines.push('xl: warning: run_hotplug_scripts=0 of xl.conf is not modelled; xl runs the scripts');
   }
@@ -54,8 +47,4 @@ export function notices(reader: CfgReader, config: DomainConfig): readonly strin
     if (hasKey(reader, key)) lines.push(`xl: warning: ${key}= is not modelled and has no effect`);
   }
   return lines;
-}
-
-function entriesOf<Key extends string, Value>(record: Readonly<Record<Key, Value>>): readonly (readonly [Key, Value])[] {
-  return Object.entries(record) as [Key, Value][];
 }

@@ -14,7 +14,7 @@ import type { Clock } from './clock.js';
 import { charge } from './cpus.js';
 import { Faults } from './fault.js';
 import { Guest } from './guest.js';
-import { type Domain, Hypervisor } from './hypervisor.js';
+import { type Domain, Hypervisor, type HypervisorHooks } from './hypervisor.js';
 import { Hypfs } from './hypfs.js';
 import type { Keep, Recovered } from './keep.js';
 import { backendBus, probeAndWatch } from './kernel/backend-bus.js';
@@ -166,7 +166,10 @@ export class Dom0 implements StorePort {
         if (domain) charge(domain.cpus, stepSeconds);
       },
     });
-    this.hypervisor = new Hypervisor(machine, {
+    const { trace, keep } = options;
+    // A life that has kept nothing yet was none.
+    const recovered = options.recovered && options.recovered.size > 0 ? options.recovered : undefined;
+    const hooks: HypervisorHooks = {
       virqDomExc: (domid) => this.#store.virq(domid),
       runnable: (domid, yes) => this.#guests.get(domid)?.setRunnable(yes),
       killed: (domid) => {
@@ -175,8 +178,8 @@ export class Dom0 implements StorePort {
         this.#restored.delete(domid);
       },
       domidInUse: (domid) => this.#dispatch.busy(domid),
-    });
-    const { trace } = options;
+    };
+    this.hypervisor = new Hypervisor(machine, hooks, keep, recovered);
     this.#store = new StoreLoop({
       domain: (domid) => {
         const domain = this.hypervisor.get(domid);
@@ -184,6 +187,8 @@ export class Dom0 implements StorePort {
       },
       wake,
       log,
+      ...(keep ? { keep } : {}),
+      ...(recovered ? { recovered } : {}),
       introduced: (domid, _mfn, port) => {
         this.#introduced(domid, port);
         options.introduced?.(domid);
@@ -228,6 +233,13 @@ export class Dom0 implements StorePort {
       hungTaskOptions(words, scale, (text) => this.#printk.print(text)),
     );
     this.handlers = this.#makeHandlers();
+    if (recovered) for (const { domid, port } of this.introduced) this.#introduced(domid, port);
+    this.#commit();
+  }
+
+  /** The guests that the store knows, for whoever connects them to the world. */
+  get introduced(): readonly { readonly domid: number; readonly port: number }[] {
+    return this.#store.core.introducedGuests();
   }
 
   connect(peer: StorePeer): StoreLink {
@@ -303,7 +315,9 @@ export class Dom0 implements StorePort {
     const blocks = this.#blocks;
     const netdevs = this.#netdevs;
     const resources = frontendResources(this.hypervisor, 0, machine.dom0Vcpus);
-    const dom0 = this.hypervisor.dom0;
+    const { hypervisor } = this;
+    const hasNodes = this.#store.peek('/local/domain/0/mtwatch') !== undefined;
+    const dom0 = hypervisor.dom0;
     const memory = {
       current: () => dom0.currentKb,
       change: (kb: number) => this.hypervisor.setReservation(0, kb),
@@ -313,17 +327,20 @@ export class Dom0 implements StorePort {
         kernel.printk(`xen:manage: ${request} requested; dom0 stays, it is modelled without an end of its own`);
       };
       yield* watchControl(kernel, watches, stop, { memory, sysrq });
-      yield* kernel.write('/local/domain/0/domid', '0');
-      yield* kernel.write('/local/domain/0/name', 'Domain-0');
-      yield* kernel.write('/local/domain/0/memory/target', String(machine.dom0Kb));
-      yield* kernel.write('/local/domain/0/memory/static-max', String(machine.dom0MaxKb));
-      yield* kernel.write('/local/pool/0/name', 'Pool-0');
-      yield* kernel.write('/local/domain/0/mtwatch', '');
+      if (!hasNodes) {
+        yield* kernel.write('/local/domain/0/domid', '0');
+        yield* kernel.write('/local/domain/0/name', 'Domain-0');
+        yield* kernel.write('/local/domain/0/memory/target', String(machine.dom0Kb));
+        yield* kernel.write('/local/domain/0/memory/static-max', String(machine.dom0MaxKb));
+        yield* kernel.write('/local/pool/0/name', 'Pool-0');
+        yield* kernel.write('/local/domain/0/mtwatch', '');
+      }
       yield* bus.registerDriver(blkback({ ...shared, blocks }));
       yield* bus.registerDriver(netback({ ...shared, netdevs }));
       yield* frontends.registerDriver(blkfront(frontends, resources));
       yield* frontends.registerDriver(netfront(frontends, resources));
       yield* probeAndWatch(bus);
+      hypervisor.recovered();
       yield* watchNodes(kernel, watches, dispatch);
       yield* watchDevices(frontends);
       yield* watchCpus(kernel, watches, dom0.cpus.vcpus, { udev: true });
@@ -524,7 +541,7 @@ export class Dom0 implements StorePort {
         const page = hypervisor.list().filter(({ domid }) => domid >= (first ?? 0));
         return page.slice(0, listPageMax).flatMap(({ domid }) => this.#info(domid) ?? []);
       },
-      'xc.domain_pause': ({ domid }) => act(() => hypervisor.pause(domid)),
+      'xc.domain_pause': ({ domid, toDestroy }) => act(() => hypervisor.pause(domid, toDestroy)),
       'xc.domain_unpause': ({ domid }) => act(() => hypervisor.unpause(domid)),
       'xc.domain_destroy': ({ domid }) => act(() => hypervisor.destroy(domid)),
       'xc.domain_setmaxmem': ({ domid, maxKb }) => act(() => hypervisor.setMaxMem(domid, maxKb)),

@@ -204,7 +204,13 @@ export interface MonitorRequest {
   readonly name: string;
   readonly verbosity: number;
   /** What each kind of death does: action names as in xl.cfg. */
-  readonly actions: { readonly poweroff: string; readonly reboot: string; readonly crash: string; readonly watchdog: string };
+  readonly actions: {
+    readonly poweroff: string;
+    readonly reboot: string;
+    readonly crash: string;
+    readonly watchdog: string;
+    readonly softReset: string;
+  };
 }
 
 /** What the toolstack can send a domain's processor (libxl_trigger), but for `s3resume`, which goes to a device model. */
@@ -244,7 +250,8 @@ export interface PrivcmdOps {
   'xc.domain_getinfo': [{ domid: number }, DomInfo | null];
   /** The domains from domid `first` on, at most `listPageMax` of them. */
   'xc.domain_getinfolist': [{ first?: number }, readonly DomInfo[]];
-  'xc.domain_pause': [{ domid: number }, null];
+  /** `toDestroy` is ours: a destruction begins, and if dom0 ends before it is done, its next life finishes it. */
+  'xc.domain_pause': [{ domid: number; toDestroy?: boolean }, null];
   'xc.domain_unpause': [{ domid: number }, null];
   'xc.domain_destroy': [{ domid: number }, null];
   'xc.domain_setmaxmem': [{ domid: number; maxKb: number }, null];

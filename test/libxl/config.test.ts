@@ -254,12 +254,6 @@ describe('what happens at a shutdown', () => {
     ]);
     expect(actions.map(actionName)).toEqual(names);
   });
-
-  test('is a destruction where a soft reset was asked for, with a word about it', () => {
-    expect(parse(`${minimal}on_reboot="soft-reset"\non_crash="coredump-restart"\n`).notices).toEqual([
-      'xl: warning: on_reboot="soft-reset" is not modelled; the domain will be destroyed instead',
-    ]);
-  });
 });
 
 describe('what is not modelled', () => {

@@ -2,9 +2,11 @@
 import { domainCreateNew } from '../../src/libxl/create.js';
 import type { Ctx } from '../../src/libxl/ctx.js';
 import { domainDestroy } from '../../src/libxl/destroy.js';
-import { domainInfo, domainPause, domainShutdown, domainUnpause, listDomains } from '../../src/libxl/domain.js';
-import { type Monitor, type Monitored, startMonitor } from '../../src/libxl/monitor.js';
+import { domainInfo, domainPause, domainRename, domainShutdown, domainUnpause, listDomains } from '../../src/libxl/domain.js';
+import type { DomainConfig } from '../../src/libxl/domain-config.js';
+import { actionsOf, type Monitor, type Monitored, startMonitor } from '../../src/libxl/monitor.js';
 import { domainResume, domainSuspendOnly } from '../../src/libxl/suspend.js';
+import type { ShutdownReason } from '../../src/xenbus/xenbus.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
 
 let m: Machine;
@@ -16,11 +18,16 @@ beforeEach(async () => {
 });
 afterEach(() => m.dom0.close());
 
+const usual: Monitored['actions'] = {
+  ...{ poweroff: 'destroy', reboot: 'restart', crash: 'destroy' },
+  ...{ watchdog: 'destroy', softReset: 'soft-reset' },
+};
+
 const monitorCtx = (): Ctx => ({ ...m.ctx, xs: m.connect('monitor') });
 
 async function monitored(actions: Partial<Monitored['actions']> = {}): Promise<{ domid: number; monitor: Monitor }> {
   const domid = await m.run(domainCreateNew(m.ctx, pvConfig()));
-  const all = { poweroff: 'destroy', reboot: 'restart', crash: 'destroy', watchdog: 'destroy', ...actions };
+  const all = { ...usual, ...actions };
   const monitor = await m.run(startMonitor(monitorCtx(), { domid, name: 'pv', actions: all }, (line) => log.push(line)));
   await m.run(domainUnpause(m.ctx, domid));
   await m.settle();
@@ -62,8 +69,7 @@ test('a domain that somebody destroyed is no more to be waited for', async () =>
 test('an end that came before the monitor is seen all the same', async () => {
   const domid = await m.run(domainCreateNew(m.ctx, pvConfig()));
   await m.run(domainDestroy(m.ctx, domid));
-  const actions = { poweroff: 'destroy', reboot: 'restart', crash: 'destroy', watchdog: 'destroy' };
-  const monitor = await m.run(startMonitor(monitorCtx(), { domid, name: 'pv', actions }, (line) => log.push(line)));
+  const monitor = await m.run(startMonitor(monitorCtx(), { domid, name: 'pv', actions: usual }, (line) => log.push(line)));
   await m.run(monitor.done);
   expect(log).toEqual([waiting(1), 'Domain 1 has been destroyed.']);
 });
@@ -187,5 +193,219 @@ test('a destruction that is stuck is in the log, and ends the monitor like any o
     'libxl: error: libxl_device.c:1181:device_backend_callback: Domain 1:unable to remove device with path /local/domain/0/backend/vif/1/0',
     'libxl: error: libxl_domain.c:1530:devices_destroy_cb: Domain 1:libxl__devices_destroy failed',
     'Done. Exiting now',
+  ]);
+});
+
+describe('every end and every action', () => {
+  const reasons = { poweroff: 0, reboot: 1, crash: 3, watchdog: 4, softReset: 5 } as const;
+  type Kind = keyof typeof reasons;
+  const kinds = Object.keys(reasons) as Kind[];
+  const dump = '/var/lib/xen/dump/pv';
+  const cleaned = 'Domain 1 needs to be cleaned up: destroying the domain';
+  const rebooted = ['Done. Rebooting now', waiting(2)];
+  /** What follows `Action for ...`, the domains that are there then, and whether the monitor waits for a next life. */
+  const outcomes: Record<string, { lines: readonly unknown[]; domids: readonly number[]; waits: boolean; core?: true }> = {
+    destroy: { lines: [cleaned, 'Done. Exiting now'], domids: [], waits: false },
+    restart: { lines: [cleaned, ...rebooted], domids: [2], waits: true },
+    'rename-restart': {
+      lines: [expect.stringMatching(/^Preserving domain 1 pv with suffix-20180407T\d{4}Z$/), ...rebooted],
+      domids: [1, 2],
+      waits: true,
+    },
+    preserve: { lines: ['Done. Exiting now'], domids: [1], waits: false },
+    'coredump-destroy': {
+      lines: [`dumping core to ${dump}`, cleaned, 'Done. Exiting now'],
+      domids: [],
+      waits: false,
+      core: true,
+    },
+    'coredump-restart': { lines: [`dumping core to ${dump}`, cleaned, ...rebooted], domids: [2], waits: true, core: true },
+    // A PV guest has none: xl is told so after its pause, and the domain goes without another word.
+    'soft-reset': { lines: ['Done. Rebooting now'], domids: [], waits: false },
+  };
+  const table = kinds.flatMap((kind) => Object.keys(outcomes).map((action) => [kind, action] as const));
+
+  test.each(table)('on %s %s', async (kind, action) => {
+    m.dom0.close();
+    m = await machine({ dumps: true });
+    log = m.lines;
+    const { lines, domids: there, waits, core = false } = outcomes[action] ?? { lines: [], domids: [], waits: false };
+    const key = {
+      poweroff: 'onPoweroff',
+      reboot: 'onReboot',
+      crash: 'onCrash',
+      watchdog: 'onWatchdog',
+      softReset: 'onSoftReset',
+    }[kind];
+    const config = pvConfig('pv', { disks: [], [key]: libxlAction(action) });
+    await m.run(domainCreateNew(m.ctx, config));
+    const kept: Monitored[] = [];
+    const monitor = await m.run(
+      startMonitor(
+        monitorCtx(),
+        { domid: 1, name: 'pv', actions: actionsOf(config) },
+        (line) => log.push(line),
+        (now) => kept.push(now),
+      ),
+    );
+    await m.run(domainUnpause(m.ctx, 1));
+    await m.settle();
+    m.dom0.hypervisor.shutdown(1, reasons[kind]);
+    if (waits) await m.run(m.ctx.clock.sleep(2_500));
+    else await m.run(monitor.done);
+    await m.settle();
+    const reason = reasons[kind];
+    expect(log).toEqual([
+      waiting(1),
+      `Domain 1 has shut down, reason code ${reason} 0x${reason}`,
+      `Action for shutdown reason code ${reason} is ${action}`,
+      ...lines,
+    ]);
+    expect(await domids()).toEqual([0, ...there]);
+    expect(m.files.has(dump)).toBe(core);
+    const homes = (await m.store()).flatMap((line) => /^\/local\/domain\/([1-9]\d*) =/.exec(line)?.[1] ?? []);
+    const nodes = (await m.store()).flatMap((line) => /^\/local\/domain\/0\/mtwatch\/(\d+) =/.exec(line)?.[1] ?? []);
+    expect({ homes, nodes }).toEqual({ homes: there.map(String), nodes: there.map(String) });
+    // Whoever keeps it knows of the next life before the last one goes.
+    expect(kept.map(({ domid, next }) => [domid, next?.keepsOld])).toEqual(
+      waits
+        ? [
+            [1, action === 'rename-restart'],
+            [2, undefined],
+          ]
+        : [],
+    );
+    if (!waits) return;
+    await m.run(domainDestroy(m.ctx, 2));
+    await m.run(monitor.done);
+    expect(log.at(-1)).toBe('Domain 2 has been destroyed.');
+  });
+
+  test('of a reason that xl does not know is a destruction', async () => {
+    const { monitor } = await monitored({ poweroff: 'preserve' });
+    m.dom0.hypervisor.shutdown(1, 9 as ShutdownReason);
+    await m.run(monitor.done);
+    expect(log.slice(1)).toEqual([
+      'Domain 1 has shut down, reason code 9 0x9',
+      'Unknown shutdown reason code 9. Destroying domain.',
+      'Action for shutdown reason code 9 is destroy',
+      cleaned,
+      'Done. Exiting now',
+    ]);
+  });
+
+  /** As the JSON has it. */
+  function libxlAction(action: string): DomainConfig['onCrash'] {
+    return (action === 'rename-restart' ? 'restart_rename' : action.replace('-', '_')) as DomainConfig['onCrash'];
+  }
+});
+
+test('a renamed domain reboots under its new name, and what its config says then counts', async () => {
+  const { domid, monitor } = await monitored();
+  await m.run(domainRename(m.ctx, domid, undefined, 'other'));
+  m.dom0.guestStops(domid, 'reboot');
+  await m.run(m.ctx.clock.sleep(2_500));
+  await m.settle();
+  expect(log.at(-1)).toBe('Waiting for domain other (domid 2) to die [pid 1000]');
+  const info = await domainInfo(m.ctx, 2);
+  const text = `name = "third"\nuuid = "${info?.uuid}"\nkernel = "/boot/vmlinux"\non_crash = "preserve"\n`;
+  m.files.set(`userdata-d.2.${info?.uuid}.xl`, text);
+  m.dom0.guestStops(2, 'reboot');
+  await m.run(m.ctx.clock.sleep(2_500));
+  await m.settle();
+  m.dom0.guestStops(3, 'crash');
+  await m.run(monitor.done);
+  expect(log.slice(6)).toEqual([
+    'Domain 2 has shut down, reason code 1 0x1',
+    'Action for shutdown reason code 1 is restart',
+    '"xl" configuration found, using it\n',
+    'Domain 2 needs to be cleaned up: destroying the domain',
+    'Done. Rebooting now',
+    'Waiting for domain third (domid 3) to die [pid 1000]',
+    'Domain 3 has shut down, reason code 3 0x3',
+    'Action for shutdown reason code 3 is preserve',
+    'Done. Exiting now',
+  ]);
+});
+
+test('without what was saved of it a domain reboots as it was created', async () => {
+  const { domid } = await monitored();
+  m.files.clear();
+  m.dom0.guestStops(domid, 'reboot');
+  await m.run(m.ctx.clock.sleep(2_500));
+  await m.settle();
+  expect(log.slice(3)).toEqual([
+    'libxl: error: libxl_domain.c:2335:retrieve_domain_configuration_lock_acquired: Domain 1:Fail to get domain configuration',
+    'failed to retrieve guest configuration (rc=-3). reusing old configuration',
+    'Domain 1 needs to be cleaned up: destroying the domain',
+    'Done. Rebooting now',
+    waiting(2),
+  ]);
+  expect(await m.run(m.ctx.xs.read('/local/domain/0/backend/vif/2/0/mac'))).toBe('00:16:3e:00:00:01');
+});
+
+test('rename-restart changes name and uuid in the store alone', async () => {
+  m.dom0.close();
+  m = await machine();
+  log = m.lines;
+  await m.run(domainCreateNew(m.ctx, pvConfig('pv', { disks: [] })));
+  const uuid = (await domainInfo(m.ctx, 1))?.uuid ?? '';
+  const actions = { ...usual, crash: 'rename-restart' };
+  await m.run(startMonitor(monitorCtx(), { domid: 1, name: 'pv', actions }, (line) => log.push(line)));
+  await m.run(domainUnpause(m.ctx, 1));
+  m.dom0.guestStops(1, 'crash');
+  await m.run(m.ctx.clock.sleep(2_500));
+  await m.settle();
+  const old = await m.run(m.ctx.xs.read('/local/domain/1/vm'));
+  expect(old).not.toBe(`/vm/${uuid}`);
+  // Of the preserved life /vm has its uuid alone: the name went to that of the handle, which the new life made anew.
+  expect((await m.store()).filter((line) => line.startsWith(`${old}/`))).toEqual([`${old}/uuid = "${old?.slice(4)}"   (n0,r1)`]);
+  expect(await m.run(m.ctx.xs.read(`/vm/${uuid}/name`))).toBe('pv');
+  expect([(await domainInfo(m.ctx, 1))?.uuid, (await domainInfo(m.ctx, 2))?.uuid]).toEqual([uuid, uuid]);
+  await m.run(domainDestroy(m.ctx, 1));
+  expect(await m.run(m.ctx.xs.read(`/vm/${uuid}/name`))).toBe('pv');
+  expect(await m.run(m.ctx.xs.read(old ?? ''))).toBeUndefined();
+});
+
+test('a monitor that was lost between two lives is gone on with: what is left of either goes first', async () => {
+  const domid = await m.run(domainCreateNew(m.ctx, pvConfig('pv')));
+  const config =
+    m.files.get(`userdata-d.${domid}.${(await domainInfo(m.ctx, domid))?.uuid}.libxl-json`)?.replace(/\0$/, '') ?? '';
+  await m.run(domainUnpause(m.ctx, domid));
+  await m.settle();
+  m.dom0.hypervisor.shutdown(domid, 1);
+  const lost: Monitored = { domid, name: 'pv', actions: usual, next: { config, keepsOld: false } };
+  const kept: Monitored[] = [];
+  await m.run(
+    startMonitor(
+      monitorCtx(),
+      lost,
+      (line) => log.push(line),
+      (now) => kept.push(now),
+    ),
+  );
+  await m.run(m.ctx.clock.sleep(1));
+  await m.settle();
+  expect(log).toEqual(['Domain 1 needs to be cleaned up: destroying the domain', waiting(2)]);
+  expect(kept).toEqual([{ domid: 2, name: 'pv', actions: usual }]);
+  expect(await domids()).toEqual([0, 2]);
+});
+
+test('an eject of a removable disk is acknowledged, and refused to a PV guest', async () => {
+  const cdrom = { pdevPath: '/srv/cd.iso', vdev: 'xvdb', format: 'raw', removable: true, isCdrom: true } as const;
+  const domid = await m.run(domainCreateNew(m.ctx, pvConfig('pv', { disks: [cdrom] })));
+  const path = `/local/domain/${domid}/device/vbd/51728/eject`;
+  const xs = m.connect('monitor');
+  await m.run(startMonitor({ ...m.ctx, xs }, { domid, name: 'pv', actions: usual }, (line) => log.push(line)));
+  const own = m.trace.filter(({ who, op }) => who === 'monitor' && op === 'WATCH').map(({ args }) => args[0]);
+  expect(own).toEqual(['@releaseDomain', path]);
+  await m.run(m.ctx.xs.write(path, 'something'));
+  await m.settle();
+  expect(await m.run(m.ctx.xs.read(path))).toBe('something');
+  await m.run(m.ctx.xs.write(path, 'eject'));
+  await m.settle();
+  expect(await m.run(m.ctx.xs.read(path))).toBe('');
+  expect(log.slice(1)).toEqual([
+    'libxl: error: libxl_disk.c:838:libxl_cdrom_insert: Domain 1:cdrom-insert requires an HVM domain',
   ]);
 });
