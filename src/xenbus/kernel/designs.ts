@@ -36,3 +36,8 @@ export function* recoverNodes(kernel: Kernel, dispatch: Dispatch): Task {
   if (dispatch instanceof HardenedDispatch) dispatch.recoverNodes(domids);
   if (dispatch instanceof RfcDispatch) for (const domid of domids) yield* dispatch.mtwatchCreateDomain(domid);
 }
+
+/** The events of the last life are queued again. */
+export function eventsRecovered(dispatch: Dispatch): void {
+  if (dispatch instanceof HardenedDispatch) dispatch.eventsRecovered();
+}
