@@ -16,14 +16,14 @@ import { Faults } from './fault.js';
 import { Guest } from './guest.js';
 import { type Domain, Hypervisor, type HypervisorHooks } from './hypervisor.js';
 import { Hypfs } from './hypfs.js';
-import type { Keep, Recovered } from './keep.js';
-import { backendBus, probeAndWatch } from './kernel/backend-bus.js';
+import { type Keep, type Kept, keptBelow, partOf, type Recovered, type Share } from './keep.js';
+import { backendBus, probeAndWatch, watchBackends } from './kernel/backend-bus.js';
 import { blkback } from './kernel/blkback.js';
 import { blkfront } from './kernel/blkfront.js';
 import { BlockDevices } from './kernel/block.js';
 import type { Uevent, XenbusBus } from './kernel/bus.js';
-import { type Design, designOf, makeDispatch, watchNodes } from './kernel/designs.js';
-import { frontendBus, frontendResources, watchDevices } from './kernel/frontend-bus.js';
+import { type Design, designOf, eventsRecovered, makeDispatch, recoverNodes, watchNodes } from './kernel/designs.js';
+import { frontendBus, frontendResources, watchDevices, watchFrontends } from './kernel/frontend-bus.js';
 import { hungTaskOptions, hungTaskTimeoutMs, watchHungTasks } from './kernel/hung-task.js';
 import { Kernel, type Observer } from './kernel/kernel.js';
 import { watchControl, watchCpus } from './kernel/manage.js';
@@ -67,6 +67,9 @@ import { type Consoles, startXenconsoled } from './xenconsoled.js';
 export const turnStepsMax = 512;
 /** Processor time that one step of a task stands for, in seconds. A model's number: it says who was busy, not how long. */
 const stepSeconds = 50e-6;
+
+/** Guests that were put into a domain which has not begun to run. */
+const restoredPrefix = 'restored/';
 
 /** Kernel threads that ended by a bug and are remembered. */
 const deadThreadsMax = 100;
@@ -120,9 +123,12 @@ export class Dom0 implements StorePort {
   readonly #store: StoreLoop;
   readonly #dispatch: Dispatch;
   readonly #faults: Faults;
-  readonly #blocks = new BlockDevices();
+  readonly #blocks: BlockDevices;
   readonly #netdevs: NetDevices;
   readonly #guests = new Map<number, Guest>();
+  readonly #share: Share;
+  /** Of each guest: what forgets all that is kept of it. */
+  readonly #forget = new Map<number, () => void>();
   /** Guests that were put into domains which the store does not know yet. */
   readonly #restored = new Map<number, SavedGuest>();
   readonly #consoles: Consoles;
@@ -175,7 +181,9 @@ export class Dom0 implements StorePort {
       killed: (domid) => {
         this.#guests.get(domid)?.kill();
         this.#guests.delete(domid);
-        this.#restored.delete(domid);
+        this.#forget.get(domid)?.();
+        this.#forget.delete(domid);
+        if (this.#restored.delete(domid)) keep?.delete(restoredPrefix + domid);
       },
       domidInUse: (domid) => this.#dispatch.busy(domid),
     };
@@ -209,31 +217,38 @@ export class Dom0 implements StorePort {
       clock,
       printk: (text) => this.#printk.print(text),
       ...(options.observer ? { observer: options.observer } : {}),
-      ...(options.keep ? { keep: options.keep } : {}),
+      ...(keep ? { keep } : {}),
+      recovered,
       debugs: debugModules(cmdline),
     });
     this.#stalls = watchRcuStalls(this.kernel);
+    this.#share = { keep, recovered };
+    this.#blocks = new BlockDevices(this.#share);
+    for (const [domid, guest] of keptBelow(recovered, restoredPrefix)) {
+      this.#restored.set(Number(domid), guest as unknown as SavedGuest);
+    }
     this.#netdevs = new NetDevices(this.kernel, host.bridges);
     this.#printk.print(`Linux version ${machine.release} (modelled by xl-mtwatch)`);
     this.#printk.print(`Command line: ${cmdline}`);
     this.kernel.connect(this.#store);
     const words = cmdline.split(/\s+/);
     const parameter = words.find((word) => word === 'xen_mtwatch' || word.startsWith('xen_mtwatch='));
-    this.#faults = new Faults(this.#sched, clock);
+    this.#faults = new Faults(this.#sched, clock, this.#share);
     this.design = designOf(parameter);
     this.#dispatch = makeDispatch(this.design, this.kernel);
     if (parameter?.includes('=') && this.design !== 'rfc') {
       this.#printk.print(`xenbus: ${parameter}: the value is not known and means nothing`);
     }
     this.#boot(machine, options.uevent, sysrqMask(words));
-    this.#consoles = startXenconsoled(this.#sched, clock, this.hypervisor, this.#store);
+    this.#consoles = startXenconsoled(this.#sched, clock, this.hypervisor, this.#store, this.#share);
     const scale = (options.hungTaskMs ?? hungTaskTimeoutMs) / hungTaskTimeoutMs;
     this.#stopHungTasks = watchHungTasks(
       this.kernel,
       hungTaskOptions(words, scale, (text) => this.#printk.print(text)),
     );
     this.handlers = this.#makeHandlers();
-    if (recovered) for (const { domid, port } of this.introduced) this.#introduced(domid, port);
+    if (recovered) for (const { domid, port } of this.introduced) this.#introduced(domid, port, recovered);
+    this.hypervisor.recovered();
     this.#commit();
   }
 
@@ -314,10 +329,17 @@ export class Dom0 implements StorePort {
     const shared = { bus, hypervisor: this.hypervisor, faults: this.#faults, nrCpus: machine.nrCpus };
     const blocks = this.#blocks;
     const netdevs = this.#netdevs;
-    const resources = frontendResources(this.hypervisor, 0, machine.dom0Vcpus);
-    const { hypervisor } = this;
+    const resources = frontendResources(this.hypervisor, 0, machine.dom0Vcpus, this.#share);
     const hasNodes = this.#store.peek('/local/domain/0/mtwatch') !== undefined;
-    const dom0 = hypervisor.dom0;
+    const { recovered } = kernel;
+    const backendDrivers = [blkback({ ...shared, blocks }), netback({ ...shared, netdevs })];
+    const frontendDrivers = [blkfront(frontends, resources), netfront(frontends, resources)];
+    if (recovered) {
+      kernel.printk('xl-mtwatch: dom0 goes on where its last life ended');
+      bus.recover(backendDrivers);
+      frontends.recover(frontendDrivers);
+    }
+    const dom0 = this.hypervisor.dom0;
     const memory = {
       current: () => dom0.currentKb,
       change: (kb: number) => this.hypervisor.setReservation(0, kb),
@@ -335,25 +357,40 @@ export class Dom0 implements StorePort {
         yield* kernel.write('/local/pool/0/name', 'Pool-0');
         yield* kernel.write('/local/domain/0/mtwatch', '');
       }
-      yield* bus.registerDriver(blkback({ ...shared, blocks }));
-      yield* bus.registerDriver(netback({ ...shared, netdevs }));
-      yield* frontends.registerDriver(blkfront(frontends, resources));
-      yield* frontends.registerDriver(netfront(frontends, resources));
+      if (recovered) return yield* goOn();
+      for (const driver of backendDrivers) yield* bus.registerDriver(driver);
+      for (const driver of frontendDrivers) yield* frontends.registerDriver(driver);
       yield* probeAndWatch(bus);
-      hypervisor.recovered();
       yield* watchNodes(kernel, watches, dispatch);
       yield* watchDevices(frontends);
       yield* watchCpus(kernel, watches, dom0.cpus.vcpus, { udev: true });
     });
+
+    // In the place of a boot: every watch first, then what was about to happen, each in the thread that it belongs to.
+    function* goOn(): Task {
+      yield* recoverNodes(kernel, dispatch);
+      const backends = yield* bus.rewatch();
+      const devices = yield* frontends.rewatch();
+      yield* watchBackends(bus);
+      yield* watchNodes(kernel, watches, dispatch);
+      yield* watchFrontends(frontends);
+      yield* watchCpus(kernel, watches, dom0.cpus.vcpus, { udev: true });
+      const further = [['backend', backends] as const, ['device', devices] as const];
+      yield* watches.recover(further.flatMap(([node, paths]) => paths.map((path) => [node, path] as const)));
+      eventsRecovered(dispatch);
+    }
   }
 
-  /** The store took up a domain: its page is mapped, and its kernel can connect. */
-  #introduced(domid: number, port: number): void {
+  /** The store took up a domain: its page is mapped, and its kernel can connect; or it had done so in dom0's last life. */
+  #introduced(domid: number, port: number, recovered?: Recovered): void {
     const domain = this.hypervisor.get(domid);
     if (!domain || this.#guests.has(domid)) return;
     const unmap = this.hypervisor.grantMap(domid);
     if (unmap) this.#ringMappings.set(domid, unmap);
+    if (domain.dying) return;
     this.hypervisor.evtchnBind(0, domid, port);
+    const share = partOf({ keep: this.#share.keep, recovered }, `guest/${domid}/`);
+    this.#forget.set(domid, share.clear);
     const guest = new Guest({
       domain,
       hypervisor: this.hypervisor,
@@ -362,6 +399,7 @@ export class Dom0 implements StorePort {
       store: this.#store,
       console: (text) => this.#consoles.print(domid, text),
       saved: this.#restored.get(domid),
+      share,
     });
     this.#guests.set(domid, guest);
     if (domain.pauseCount === 0 && domain.shutdown === null) guest.setRunnable(true);
@@ -496,6 +534,7 @@ export class Dom0 implements StorePort {
     const domain = this.hypervisor.get(domid);
     for (const vcpu of domain?.cpus.vcpus ?? []) vcpu.online = vcpu.id < guest.onlineVcpus;
     this.#restored.set(domid, guest);
+    this.#share.keep?.set(restoredPrefix + domid, guest as unknown as Kept);
     return frames;
   }
 

@@ -8,8 +8,9 @@
 import type { Clock } from './clock.js';
 import { cpuTime, onlineVcpus } from './cpus.js';
 import { type Domain, evtchnPortsMax, type Hypervisor } from './hypervisor.js';
+import type { Kept, Share } from './keep.js';
 import { blkfront } from './kernel/blkfront.js';
-import type { XenbusBus } from './kernel/bus.js';
+import type { XenbusBus, XenbusDriver } from './kernel/bus.js';
 import { frontendBus, frontendResources, shutDownDevices, watchDevices, watchFrontends } from './kernel/frontend-bus.js';
 import { Kernel } from './kernel/kernel.js';
 import { watchControl, watchCpus } from './kernel/manage.js';
@@ -37,7 +38,24 @@ export interface GuestOptions {
   readonly console: (text: string) => void;
   /** What it was when it was saved; it goes on from there instead of booting. */
   readonly saved?: SavedGuest | undefined;
+  /** Its share of what dom0 keeps. With a life in it, the guest goes on there: dom0 was away, and is back. */
+  readonly share?: Share | undefined;
 }
+
+/** What dom0's next life needs of a guest, besides its devices. */
+interface Life {
+  /** It has run. */
+  started: boolean;
+  /** When its clock was at 0, of the world's time. */
+  bornMs: number;
+  interrupts: boolean;
+  booted: boolean;
+  suspended: boolean;
+  stopping: ShutdownReason | null;
+  readonly saved: SavedGuest | null;
+}
+
+const lifeKey = 'life';
 
 export class Guest {
   readonly kernel: Kernel;
@@ -45,19 +63,25 @@ export class Guest {
   readonly #hypervisor: Hypervisor;
   readonly #store: StorePort;
   readonly #bus: XenbusBus;
-  readonly #saved: SavedGuest | undefined;
+  readonly #share: Share;
+  readonly #life: Life;
+  /** It ran in dom0's last life. */
+  readonly #isRecovered: boolean;
   readonly #uptime: () => number;
   readonly #console: (text: string) => void;
   readonly #resumed = waitQueue('HYPERVISOR_suspend');
   /** When its clock was at 0: from when it first runs. */
   #bootMs = 0;
   #started = false;
-  #stopping = false;
-  #suspended = false;
 
-  constructor({ domain, hypervisor, sched, clock, store, console, saved }: GuestOptions) {
+  constructor({ domain, hypervisor, sched, clock, store, console, saved, share = {} }: GuestOptions) {
     this.#uptime = () => clock.now() - this.#bootMs;
-    this.#saved = saved;
+    this.#share = share;
+    const before = share.recovered?.get(lifeKey) as unknown as Life | undefined;
+    this.#life = before
+      ? { ...before }
+      : { started: false, bornMs: 0, interrupts: false, booted: false, suspended: false, stopping: null, saved: saved ?? null };
+    this.#isRecovered = this.#life.started;
     this.#console = console;
     const printk = new Printk(this.#uptime);
     if (hasConsole(domain.cmdline)) {
@@ -71,25 +95,47 @@ export class Guest {
         printk.clear();
       });
     }
-    this.kernel = new Kernel({ domid: domain.domid, who: 'domU-kernel', sched, clock, printk: (text) => printk.print(text) });
+    this.kernel = new Kernel({
+      domid: domain.domid,
+      who: 'domU-kernel',
+      sched,
+      clock,
+      printk: (text) => printk.print(text),
+      recovered: this.#isRecovered ? share.recovered : undefined,
+    });
     this.kernel.home.frozen = true;
     this.#domain = domain;
     this.#hypervisor = hypervisor;
     this.#store = store;
-    this.#bus = frontendBus(this.kernel, new Watches(this.kernel, new SingleDispatch(this.kernel)));
+    this.#bus = frontendBus(this.kernel, new Watches(this.kernel, new SingleDispatch(this.kernel)), share);
+    if (this.#isRecovered) this.#bus.recover(this.#drivers());
+    this.#keep();
+  }
+
+  #keep(): void {
+    this.#share.keep?.set(lifeKey, { ...this.#life } as unknown as Kept);
   }
 
   /** The vcpus may run, or may not. The first time is the boot. */
   setRunnable(yes: boolean): void {
     this.kernel.sched.freeze(this.kernel.home, !yes);
-    if (yes && this.#suspended) this.kernel.sched.wakeAll(this.#resumed);
+    const { clock } = this.kernel;
+    const life = this.#life;
+    if (yes && life.suspended) this.kernel.sched.wakeAll(this.#resumed);
     if (!yes || this.#started) return;
     this.#started = true;
-    this.#bootMs = this.kernel.clock.now() - (this.#saved?.uptimeMs ?? 0);
+    if (!this.#isRecovered) life.bornMs = clock.wall() - (life.saved?.uptimeMs ?? 0);
+    life.started = true;
+    this.#bootMs = clock.now() - (clock.wall() - life.bornMs);
+    this.#keep();
     this.kernel.connect(this.#store);
     const { cmdline } = this.#domain;
-    if (this.#saved) {
-      const { devices } = this.#saved;
+    if (this.#isRecovered) {
+      this.kernel.spawn('xenwatch', 'do_suspend', () => this.#goOn());
+      return;
+    }
+    if (life.saved) {
+      const { devices } = life.saved;
       this.kernel.spawn('xenwatch', 'do_suspend', () => this.#restore(devices));
       return;
     }
@@ -106,7 +152,7 @@ export class Guest {
 
   /** What a restored guest needs of this one, once it has suspended itself; undefined while it has not. */
   save(): SavedGuest | undefined {
-    if (!this.#suspended) return undefined;
+    if (!this.#life.suspended) return undefined;
     const { currentKb: memoryKb, maxKb, maxVcpus, cmdline, cpus } = this.#domain;
     const devices = [...this.#bus.devices.values()].filter(({ driver }) => driver).map(({ nodename }) => nodename);
     const processors = { maxVcpus, onlineVcpus: onlineVcpus(cpus), cpuTime: cpuTime(cpus) };
@@ -121,8 +167,7 @@ export class Guest {
 
   *#boot(): Task {
     const { kernel } = this;
-    for (const vcpu of this.#domain.cpus.vcpus) vcpu.online = true;
-    this.#bindInterrupts();
+    this.#startVcpus();
     try {
       const { watches } = this.#bus;
       yield* this.#watchControl(false);
@@ -136,6 +181,47 @@ export class Guest {
       if (!(error instanceof XsError)) throw error;
       kernel.printk(`xenbus: boot: ${error.message}`);
     }
+    this.#booted();
+  }
+
+  #startVcpus(): void {
+    for (const vcpu of this.#domain.cpus.vcpus) vcpu.online = true;
+    this.#bindInterrupts();
+  }
+
+  #booted(): void {
+    this.#life.booted = true;
+    this.#keep();
+  }
+
+  /**
+   * dom0 has a new life, and this guest has none: it goes on where it was. What it sees is that its store connection and with
+   * it its watches are gone, as when it is resumed; its devices, with their rings, are as they were.
+   */
+  *#goOn(): Task {
+    const { kernel } = this;
+    const { watches } = this.#bus;
+    const life = this.#life;
+    if (!life.interrupts && !life.saved) this.#startVcpus();
+    this.#bindInterrupts();
+    if (life.suspended) this.#resumeGrants();
+    try {
+      const paths = yield* this.#bus.rewatch();
+      yield* watchCpus(kernel, watches, this.#domain.cpus.vcpus, { udev: false });
+      yield* watchFrontends(this.#bus);
+      yield* watches.register({ node: 'backend', name: 'backend_changed', callback: () => this.#nothing() });
+      yield* this.#watchControl(life.booted || life.saved !== null);
+      const lacking = life.booted ? [] : (life.saved?.devices ?? []).filter((nodename) => !this.#bus.devices.has(nodename));
+      for (const nodename of lacking) if (yield* kernel.exists(nodename)) yield* this.#bus.resumeDevice(nodename);
+      yield* watches.recover(paths.map((path) => ['device', path]));
+    } catch (error) {
+      if (!(error instanceof XsError)) throw error;
+      kernel.printk(`xenbus: resume: ${error.message}`);
+    }
+    if (life.suspended) this.#thaw();
+    life.suspended = false;
+    this.#booted();
+    if (life.stopping !== null) this.#startShutDown(life.stopping);
   }
 
   *#watchControl(isRestored: boolean): Task {
@@ -149,9 +235,12 @@ export class Guest {
   }
 
   *#registerDrivers(): Task {
-    const resources = frontendResources(this.#hypervisor, this.#domain.domid, this.#domain.maxVcpus);
-    yield* this.#bus.registerDriver(blkfront(this.#bus, resources));
-    yield* this.#bus.registerDriver(netfront(this.#bus, resources));
+    for (const driver of this.#drivers()) yield* this.#bus.registerDriver(driver);
+  }
+
+  #drivers(): XenbusDriver[] {
+    const resources = frontendResources(this.#hypervisor, this.#domain.domid, this.#domain.maxVcpus, this.#share);
+    return [blkfront(this.#bus, resources), netfront(this.#bus, resources)];
   }
 
   /**
@@ -167,10 +256,12 @@ export class Guest {
       this.kernel.printk(`Freezing ${what} completed (elapsed 0.000 seconds)`);
       if (after !== '') this.kernel.printk(after);
     }
-    this.#suspended = true;
+    this.#life.suspended = true;
+    this.#keep();
     this.#hypervisor.shutdown(this.#domain.domid, ShutdownReason.suspend);
     yield* waitEvent(this.#resumed, () => this.#domain.shutdown === null);
-    this.#suspended = false;
+    this.#life.suspended = false;
+    this.#keep();
     this.#resumeGrants();
     this.#thaw();
   }
@@ -203,10 +294,14 @@ export class Guest {
       if (!(error instanceof XsError)) throw error;
       kernel.printk(`xenbus: resume: ${error.message}`);
     }
+    this.#booted();
   }
 
   /** Timer, debug and inter-processor interrupts take event channels before any device does: 5, and 7 for each further vcpu. */
   #bindInterrupts(): void {
+    if (this.#life.interrupts) return;
+    this.#life.interrupts = true;
+    this.#keep();
     const count = Math.min(5 + 7 * (this.#domain.maxVcpus - 1), evtchnPortsMax - devicePorts);
     for (let bound = 0; bound < count; bound++) this.#hypervisor.evtchnAllocUnbound(this.#domain.domid, this.#domain.domid);
   }
@@ -215,8 +310,13 @@ export class Guest {
 
   /** Shuts down from inside: closes its devices, last one first, then stops. */
   stop(reason: ShutdownReason): void {
-    if (this.#stopping) return;
-    this.#stopping = true;
+    if (this.#life.stopping !== null) return;
+    this.#life.stopping = reason;
+    this.#keep();
+    this.#startShutDown(reason);
+  }
+
+  #startShutDown(reason: ShutdownReason): void {
     this.kernel.spawn('shutdown', 'kernel_power_off', () => this.#shutDown(reason));
   }
 

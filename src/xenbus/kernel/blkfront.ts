@@ -33,12 +33,12 @@ const backendFeatures = [
   'feature-max-indirect-segments',
 ];
 
-interface BlkfrontInfo {
+type BlkfrontInfo = {
   /** The event channel of each ring. */
   ports: number[];
   connected: boolean;
   sectors: number;
-}
+};
 
 export function blkfront(bus: XenbusBus, resources: FrontendResources): XenbusDriver {
   const { kernel } = bus;
@@ -75,6 +75,7 @@ export function blkfront(bus: XenbusBus, resources: FrontendResources): XenbusDr
       info.ports.push(port);
       nodes.push([`${dir}ring-ref`, ref], [`${dir}event-channel`, port]);
     }
+    bus.keep(device);
     nodes.push(['protocol', 'x86_64-abi'], ['feature-persistent', 1]);
     yield* offer(bus, device, nodes);
     yield* bus.switchState(device, Initialised);
@@ -85,13 +86,14 @@ export function blkfront(bus: XenbusBus, resources: FrontendResources): XenbusDr
     if (info.connected) {
       if (sectors >= 0 && sectors !== info.sectors) kernel.printk(`Setting capacity to ${sectors}`);
       if (sectors >= 0) info.sectors = sectors;
-      return;
+      return bus.keep(device);
     }
     const flags = sectors < 0 ? sectors : yield* bus.scan(device.otherend, 'info');
     if (flags < 0) return yield* bus.fatal(device, -flags, `reading backend fields at ${device.otherend}`);
     for (const name of backendFeatures) yield* kernel.read(`${device.otherend}/${name}`);
     info.sectors = sectors;
     info.connected = true;
+    bus.keep(device);
     yield* bus.switchState(device, Connected);
     // Whoever gets a disk looks for a partition table in its first sector.
     const [port] = info.ports;
@@ -139,6 +141,17 @@ export function blkfront(bus: XenbusBus, resources: FrontendResources): XenbusDr
     *remove(device) {
       const info = infos.get(device);
       if (info) freeRings(info);
+      bus.keep(device);
+    },
+    kept: (device): BlkfrontInfo | undefined => infos.get(device),
+    recover: (device, kept) => {
+      const { ports, connected, sectors } = (kept as BlkfrontInfo | undefined) ?? { ports: [], connected: false, sectors: 0 };
+      infos.set(device, { ports: [...ports], connected, sectors });
+    },
+    // biome-ignore lint/correctness/useYield: it has no watch of its own.
+    *rewatch(device) {
+      // It had the disk, but had not said so yet.
+      if (device.state !== Connected) infoOf(device).connected = false;
     },
   };
 }
