@@ -28,14 +28,15 @@ import { socketTransport } from '../../src/xenbus/transport.js';
 import { abort, type Xs, xsClient } from '../../src/xenbus/xs-client.js';
 import { pvConfig } from '../machine.js';
 
-/** The longest that dom0d lives under load; half of the time it is less than a fifth of that. */
-const loadMaxMs = 1_000;
+/** The longest that dom0d lives under load: mostly, and now and then, so that domains come up. */
+const loadMaxMs = 300;
+const longLoadMaxMs = 3_000;
 /** How long a domain may take until it is as it must be. */
 const patienceMs = 20_000;
-const names = ['a', 'b', 'c', 'd'] as const;
+const names = ['a', 'b', 'c'] as const;
 const writers = 3;
 /** Rounds between two returns to the start. */
-const cleanEvery = 25;
+const cleanEvery = 50;
 /** Of what libxl and monitors wait. */
 const timeoutScale = 0.3;
 
@@ -53,6 +54,8 @@ export interface KillsDone {
   readonly kills: number;
   readonly acknowledged: number;
   readonly operations: number;
+  /** Operations that failed although dom0d was there: a device was held, or the machine was slow. */
+  readonly failures: readonly string[];
   readonly startMs: readonly number[];
   /** What the next lives found half done, by kind. */
   readonly halfDone: ReadonlyMap<string, number>;
@@ -81,6 +84,7 @@ export async function kills(options: KillsOptions): Promise<KillsDone> {
   const counters = Array.from({ length: writers }, () => ({ acknowledged: 0, asked: 0 }));
   const known = new Map<string, Known>(names.map((name) => [name, 'none']));
   let hold: 'yes' | 'no' | 'asked' = 'no';
+  const failures: string[] = [];
   let operations = 0;
   let acknowledged = 0;
   let start: readonly string[] | undefined;
@@ -102,7 +106,7 @@ export async function kills(options: KillsOptions): Promise<KillsDone> {
       if (round % cleanEvery === 0 || round === options.kills) await clean(lab, round);
       if (round === options.kills) break;
       load(lab);
-      await clock.sleep(5 + draw(draw(2) === 0 ? loadMaxMs / 5 : loadMaxMs));
+      await clock.sleep(5 + draw(draw(4) === 0 ? longLoadMaxMs : loadMaxMs));
       server.process.kill('SIGKILL');
       await server.gone;
     } catch (error) {
@@ -114,7 +118,7 @@ export async function kills(options: KillsOptions): Promise<KillsDone> {
     }
     if (round % 50 === 49) say(`${round + 1} kills, ${acknowledged} writes acknowledged, ${operations} operations`);
   }
-  return { kills: startMs.length - 1, acknowledged, operations, startMs, halfDone, wrong };
+  return { kills: startMs.length - 1, acknowledged, operations, failures, startMs, halfDone, wrong };
 
   async function killWhileStarting(): Promise<void> {
     const server = launch(options, run);
@@ -228,9 +232,9 @@ export async function kills(options: KillsOptions): Promise<KillsDone> {
       try {
         while (!lab.isOver()) await step();
       } catch (error) {
-        // The connection ended; whatever else it is shows when the next life is checked.
-        if (!lab.isOver()) await clock.sleep(0);
-        void error;
+        // It fails because dom0 is gone, which the other connection may not have heard of yet.
+        await clock.sleep(50);
+        if (!lab.isOver()) failures.push(error instanceof Error ? error.message : String(error));
       }
     };
     for (const [index, counter] of counters.entries()) {

@@ -54,10 +54,11 @@ if (values.points) {
   const at = (part: number) => Math.round(starts[Math.floor((starts.length - 1) * part)] ?? 0);
   for (const [kind, times] of [...done.halfDone].sort((a, b) => b[1] - a[1]))
     process.stdout.write(`${String(times).padStart(6)}  ${kind}\n`);
+  for (const line of new Set(done.failures)) process.stdout.write(`failed: ${line}\n`);
   for (const line of wrong) process.stdout.write(`wrong: ${line}\n`);
   process.stdout.write(
     `journal: seed ${seed}, fsync ${fsync}, ${done.kills} kills, ${done.acknowledged} writes acknowledged, ` +
-      `${done.operations} operations, a start takes ${at(0.5)} ms (99 %: ${at(0.99)}): ${wrong.length} wrong, in ${seconds()}\n`,
+      `${done.operations} operations (${done.failures.length} failed), a start takes ${at(0.5)} ms (99 %: ${at(0.99)}): ${wrong.length} wrong, in ${seconds()}\n`,
   );
   if (wrong.length > 0) process.stdout.write(`what is left of it is in ${dir}\n`);
   else rmSync(dir, { recursive: true, force: true });
