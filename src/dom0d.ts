@@ -52,7 +52,7 @@ import {
 import { guestConnectionsMax, listenStore } from './xenbus/server.js';
 import type { TraceLine } from './xenbus/trace.js';
 import { linkTransport, type StorePeer, type StorePort, type Who } from './xenbus/transport.js';
-import { xsClient } from './xenbus/xs-client.js';
+import { backOffOf, xsClient } from './xenbus/xs-client.js';
 
 /** Seconds without a guest and without a client after which dom0d ends, unless `--idle` says otherwise. */
 const idleDefaultSeconds = 600;
@@ -621,7 +621,7 @@ function toolstack(
   verbosity: number,
   print: (line: string) => void,
 ): { readonly ctx: Ctx; readonly xs: Ctx['xs'] } {
-  const connect = (as: Who) => xsClient(linkTransport(store, { domid: 0, who: as }));
+  const connect = (as: Who) => xsClient(linkTransport(store, { domid: 0, who: as }), { backOff: backOffOf(clock) });
   const xs = connect(who);
   const least = Math.max(LogLevel.debug, LogLevel.progress - verbosity);
   const ctx: Ctx = {
