@@ -38,6 +38,8 @@ export interface MachineOptions {
   readonly observer?: Observer;
   /** Which of two or more tasks goes on, by its index; goes before `seed`. */
   readonly choose?: (ready: readonly KTask[]) => number;
+  /** What dom0 keeps for its next life, and what its last one has kept. */
+  readonly life?: Pick<Dom0Options, 'keep' | 'recovered' | 'commit' | 'turns'>;
 }
 
 export interface Machine {
@@ -75,6 +77,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     released,
     observer,
     choose,
+    life = {},
   } = options;
   const clock = new SimClock(seed ?? 1);
   const trace: TraceLine[] = [];
@@ -96,6 +99,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     ...(introduced ? { introduced } : {}),
     ...(released ? { released } : {}),
     ...(observer ? { observer } : {}),
+    ...life,
   };
   const dom0 = new Dom0(dom0Options);
   const xc: Xc = {
