@@ -14,7 +14,8 @@ import type { Disk } from '../../src/libxl/disk.js';
 import { domainReboot, domainShutdown, domainUnpause } from '../../src/libxl/domain.js';
 import { domainResume, domainSuspendOnly } from '../../src/libxl/suspend.js';
 import type { Keep, Kept } from '../../src/xenbus/keep.js';
-import type { Hold, WatchThread } from '../../src/xenbus/privcmd.js';
+import type { KTask } from '../../src/xenbus/kernel/sched.js';
+import type { DomInfo, Hold, WatchThread } from '../../src/xenbus/privcmd.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
 
 type Table = ReadonlyMap<string, Kept>;
@@ -192,6 +193,13 @@ async function running(m: Machine, name = 'pv'): Promise<number> {
 const hold = (m: Machine, device: string, mode: 'inflight' | 'io' | 'grants' | 'connect' | 'bio') =>
   m.dom0.handlers['dom0.hold']({ device, mode });
 
+const heldDevices = [
+  ['vif-1-0', 'inflight'],
+  ['vbd-1-51712', 'io'],
+  ['vbd-1-51712', 'grants'],
+  ['vbd-1-51712', 'bio'],
+] as const;
+
 /** What happens after the first number of steps counted here. */
 const episodes: readonly (readonly [name: string, before: Episode, Episode])[] = [
   ['a domain is created and connects', async () => 0, running],
@@ -248,14 +256,7 @@ const episodes: readonly (readonly [name: string, before: Episode, Episode])[] =
       await m.run(domainResume(m.ctx, 1));
     },
   ],
-  ...(
-    [
-      ['vif-1-0', 'inflight'],
-      ['vbd-1-51712', 'io'],
-      ['vbd-1-51712', 'grants'],
-      ['vbd-1-51712', 'bio'],
-    ] as const
-  ).map(
+  ...heldDevices.map(
     ([device, mode]) =>
       [
         `a domain is destroyed while ${device} is held (${mode}), another runs`,
@@ -305,7 +306,95 @@ async function copiesOf(cmdline: string, before: Episode, episode: Episode, at: 
   return copies.all;
 }
 
+/** Everything that can be seen of a machine in which nothing moves. */
+async function viewOf({ m, table }: Life) {
+  const { hypervisor, kernel, handlers } = m.dom0;
+  // A domain that has stopped has no tasks to speak of until it is resumed.
+  const runs = ({ home: { domid } }: KTask) => domid === 0 || hypervisor.get(domid)?.shutdown === null;
+  const tasks = [...kernel.sched.tasks].filter(runs).map(({ name, home, state }) => `${home.domid} ${name} ${state}`);
+  const threads = m.threads().map(({ thread, pending, node, retiring, running, state }) => {
+    const stack = running?.stack.filter((frame) => !/call_|worker/.test(frame));
+    return { thread, state, node, retiring, callback: running?.callback, path: running?.path, stack, waits: pending > 0 };
+  });
+  return {
+    tasks: tasks.filter((line) => !/kworker|swapper|xenbus-user/.test(line)).sort(),
+    threads,
+    domains: hypervisor.list().map((domain) => ({
+      ...(handlers['xc.domain_getinfo']({ domid: domain.domid }) as DomInfo),
+      cpuTime: 0,
+      mappings: domain.mappings,
+      ports: [...domain.ports.values()].map(
+        ({ port, remote, bound, notified }) => `${port} ${remote} ${bound} ${notified !== undefined}`,
+      ),
+    })),
+    holds: handlers['dom0.holds']({}),
+    backends: handlers['dom0.backends']({}),
+    store: await m.store(),
+    // When a node was written last is its own affair, and so is how an event is numbered.
+    table: Object.fromEntries(
+      [...table]
+        .filter(([key]) => !key.startsWith('event/') && key !== 'xen' && !key.startsWith('domain/'))
+        .map(([key, kept]) => [key, key.startsWith('node/') ? (kept as readonly Kept[]).slice(0, 2) : kept])
+        .sort(([a], [b]) => (String(a) < String(b) ? -1 : 1)),
+    ),
+  };
+}
+
+const restingPlaces: readonly (readonly [name: string, Episode])[] = [
+  ['nothing but dom0', async () => 0],
+  ['a domain that runs', running],
+  ['a domain that was never unpaused', (m) => m.run(domainCreateNew(m.ctx, pvConfig()))],
+  [
+    'a vif with another name',
+    async (m) => {
+      await running(m);
+      m.dom0.handlers['dom0.bridge']({ bridge: 'xenbr0', vif: 'vif1.0', add: false });
+      m.dom0.handlers['dom0.rename_vif']({ vif: 'vif1.0', name: 'web0' });
+      m.dom0.handlers['dom0.bridge']({ bridge: 'xenbr0', vif: 'web0', add: true });
+    },
+  ],
+  ['a disk of dom0', (m) => m.run(diskAttach(m.ctx, 0, xvdb))],
+  [
+    'a domain that is suspended',
+    async (m) => {
+      await running(m);
+      await m.run(domainSuspendOnly(m.ctx, 1));
+    },
+  ],
+  [
+    'a domain that has shut down',
+    async (m) => {
+      await running(m);
+      await m.run(domainShutdown(m.ctx, 1));
+    },
+  ],
+  ...heldDevices.map(
+    ([device, mode]) =>
+      [
+        `a domain that is a zombie because ${device} is held (${mode})`,
+        async (m: Machine) => {
+          await running(m);
+          hold(m, device, mode);
+          await m.run(domainDestroy(m.ctx, 1)).catch(() => undefined);
+        },
+      ] as const,
+  ),
+];
+
 describe.each(['', 'xen_mtwatch', 'xen_mtwatch=rfc'])('with the command line "%s"', (cmdline) => {
+  test.each(restingPlaces)('%s is there again', async (_name, episode) => {
+    const first = await begin(cmdline, new Map(), { at: new Set(), all: [] });
+    await episode(first.m);
+    await rested(first);
+    const before = await viewOf(first);
+    first.m.dom0.close();
+    const second = await begin(cmdline, new Map(first.table));
+    await rested(second);
+    expect(await viewOf(second)).toEqual(before);
+    expect(await leftovers(second)).toEqual([]);
+    second.m.dom0.close();
+  });
+
   test.each(episodes)(
     '%s',
     async (_name, before, episode) => {
