@@ -79,6 +79,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     released,
     observer,
     choose,
+    life = {},
   } = options;
   const clock = new SimClock(seed ?? 1);
   const trace: TraceLine[] = [];
@@ -100,7 +101,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     ...(introduced ? { introduced } : {}),
     ...(released ? { released } : {}),
     ...(observer ? { observer } : {}),
-    ...options.life,
+    ...life,
   };
   const dom0 = new Dom0(dom0Options);
   const xc: Xc = {

@@ -381,7 +381,7 @@ export class Dom0 implements StorePort {
       yield* watchCpus(kernel, watches, dom0.cpus.vcpus, { udev: true });
       const further = [['backend', backends] as const, ['device', devices] as const];
       yield* watches.recover(further.flatMap(([node, paths]) => paths.map((path) => [node, path] as const)));
-      eventsRecovered(dispatch);
+      yield* eventsRecovered(dispatch);
     }
   }
 

@@ -186,6 +186,9 @@ export async function kills(options: KillsOptions): Promise<KillsDone> {
         });
         continue;
       } else {
+        const extra = state === 'attaching' ? await findDisk(ctx, found.domid, 'xvdb') : undefined;
+        // It was attached; whoever was to detach it is gone.
+        if (extra) await deviceRemove(ctx, listedDiskDevice(found.domid, extra), 'on');
         const bad = found.dying || found.paused ? ['it does not run'] : await unconnected(xs, found.domid);
         if (bad.length === 0) return found.domid;
         last = bad.join(', ');

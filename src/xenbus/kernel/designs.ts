@@ -34,10 +34,11 @@ export function* recoverNodes(kernel: Kernel, dispatch: Dispatch): Task {
   const names = dispatch instanceof SingleDispatch ? [] : ((yield* kernel.directoryWhole('mtwatch')) ?? []);
   const domids = names.flatMap((name) => parseDomid(name) ?? []).filter((domid) => domid > 0);
   if (dispatch instanceof HardenedDispatch) dispatch.recoverNodes(domids);
-  if (dispatch instanceof RfcDispatch) for (const domid of domids) yield* dispatch.mtwatchCreateDomain(domid);
+  if (dispatch instanceof RfcDispatch) yield* dispatch.recoverDomains(domids);
 }
 
 /** The events of the last life are queued again. */
-export function eventsRecovered(dispatch: Dispatch): void {
+export function* eventsRecovered(dispatch: Dispatch): Task {
   if (dispatch instanceof HardenedDispatch) dispatch.eventsRecovered();
+  if (dispatch instanceof RfcDispatch) yield* dispatch.eventsRecovered();
 }

@@ -7,7 +7,7 @@
  * mtwatch.ts the design that keeps its promise.
  */
 import type { Ms } from '../clock.js';
-import { keptBelow, type Recovered } from '../keep.js';
+import { type Kept, keptBelow, type Recovered } from '../keep.js';
 import { XsError } from '../xs-wire.js';
 import type { Kernel } from './kernel.js';
 import { downRead, mutex, mutexLock, mutexUnlock, rwsem, spinLock, spinlock, spinUnlock, upRead } from './locks.js';
@@ -86,6 +86,11 @@ export interface Dispatch {
   threads(): WatchThreadState[];
   /** Gives an event to the thread of the domain that it turned out to be about; false: it may run where it is. */
   handOn?(event: WatchEvent, domid: number): Task<boolean>;
+  /**
+   * Gives an event of a recovered kernel to the thread that is to run it, without a detour; false: it is queued as any other.
+   * `thread`: the domain whose thread had it, 0 if none did, undefined for an event that is new.
+   */
+  requeue?(event: WatchEvent, thread: number | undefined): boolean;
   /** Whether a thread of this domain is there, so that its domid must not be given out again. */
   busy(domid: number): boolean;
 }
@@ -199,24 +204,26 @@ export class Watches {
     yield* spinLock(self, this.#lock);
     const watches = [...this.#byToken.values()];
     const queue = [...keptBelow(recovered, eventPrefix)]
-      .sort(([a], [b]) => Number(a) - Number(b))
-      .flatMap(([seq, value]): WatchEvent[] => {
-        const { node, name, path, domid } = value as EventKept;
+      .sort(([a, one], [b, other]) => runs(one) - runs(other) || Number(a) - Number(b))
+      .flatMap(([seq, value]): { event: WatchEvent; thread?: number }[] => {
+        const { node, name, path, domid, thread } = value as EventKept;
         const watch = watches.find((each) => each.node === node && each.name === name);
         if (!watch) keep?.delete(eventPrefix + seq);
         const at = domid === undefined ? {} : { domid };
-        return watch ? [{ watch, path, token: watch.token, seq: Number(seq), ...at }] : [];
+        return watch ? [{ event: { watch, path, token: watch.token, seq: Number(seq), ...at }, thread: thread ?? 0 }] : [];
       });
+    const later: WatchEvent[] = [];
     for (const [node, path] of further) {
       const watch = watches.find((each) => each.node === node);
-      if (watch) queue.push({ watch, path, token: watch.token, seq: this.#seq++ });
+      if (watch) later.push({ watch, path, token: watch.token, seq: this.#seq++ });
     }
-    for (const event of queue) event.watch.pending += 1;
-    queue.push(...(this.#early ?? []).filter(({ watch }) => this.#byToken.get(watch.token) === watch));
-    for (const event of queue) {
+    for (const { watch } of [...queue.map(({ event }) => event), ...later]) watch.pending += 1;
+    later.push(...(this.#early ?? []).filter(({ watch }) => this.#byToken.get(watch.token) === watch));
+    queue.push(...later.map((event) => ({ event })));
+    for (const { event, thread } of queue) {
       keepEvent(this.#kernel, event);
       this.#kernel.observer?.queued?.(event);
-      yield* this.dispatch.queue(self, event);
+      if (!this.dispatch.requeue?.(event, thread)) yield* this.dispatch.queue(self, event);
     }
     this.#early = undefined;
     spinUnlock(sched, self, this.#lock);
@@ -251,19 +258,26 @@ type EventKept = {
   readonly domid?: number | undefined;
   /** The domain that it is about, whichever told. */
   readonly of: number;
+  /** The domain whose thread it was handed to, where that is another one than it was queued for. */
+  readonly thread?: number | undefined;
+  /** That thread has begun with it, before others that were there. */
+  readonly begun?: boolean | undefined;
 };
 
+/** What was begun is given last to a thread that takes the newest first. */
+const runs = (kept: Kept) => ((kept as EventKept).begun ? 1 : 0);
+
 /** An event is kept from when it is queued until its callback has returned, or nobody will run it. */
-export function keepEvent({ keep }: Kernel, { watch, path, seq, domid }: WatchEvent): void {
+export function keepEvent({ keep }: Kernel, { watch, path, seq, domid }: WatchEvent, thread?: number, begun?: boolean): void {
   if (!keep) return;
   const { node, name } = watch;
-  const kept: EventKept = { node, name, path, domid, of: domid ?? watch.domidOf(path) };
+  const kept: EventKept = { node, name, path, domid, of: domid ?? watch.domidOf(path), thread, begun };
   keep.set(eventPrefix + seq, kept);
 }
 
-/** The domains that events of a last life are about. */
-export function domainsOfEvents(recovered: Recovered | undefined): Set<number> {
-  return new Set([...keptBelow(recovered, eventPrefix).values()].map((value) => (value as EventKept).of));
+/** The domains that events of a last life are about, and those whose threads they were handed to. */
+export function domainsOfEvents(recovered: Recovered | undefined, which: 'of' | 'thread' = 'of'): Set<number> {
+  return new Set([...keptBelow(recovered, eventPrefix).values()].flatMap((value) => (value as EventKept)[which] ?? []));
 }
 
 export function strikeOut({ keep }: Kernel, { seq }: WatchEvent): void {
