@@ -12,6 +12,7 @@ import { domainReboot, domainUnpause } from '../../src/libxl/domain.js';
 import { recover } from '../../src/libxl/recover.js';
 import type { Domain } from '../../src/xenbus/hypervisor.js';
 import { JournalTable, journalHeader, readJournal } from '../../src/xenbus/journal.js';
+import type { Xc } from '../../src/xenbus/privcmd.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
 
 /** Dom0 as it stands after a commit. */
@@ -51,14 +52,14 @@ export async function runEpisode(cmdline = 'xen_mtwatch'): Promise<Episode> {
   let acknowledged = 0;
   let asked = 0;
   const up = new Set<string>();
+  const ending = new Set<number>();
   let m: Machine | undefined;
   const commit = () => {
     const record = table.take();
     if (!record) return;
     records.push(record);
     const all = m?.dom0.hypervisor.list() ?? [];
-    const ending = all.filter((domain) => domain.ending).map(({ domid }) => domid);
-    points.push({ records: records.length, files: new Map(m?.files), acknowledged, asked, up: [...up], ending });
+    points.push({ records: records.length, files: new Map(m?.files), acknowledged, asked, up: [...up], ending: [...ending] });
     for (const domain of all) {
       for (const name of ['pauseCount', 'dying', 'ending', 'shutdown', 'currentKb', 'maxKb', 'cmdline'] as const) {
         const kept = (table.get(`domain/${domain.domid}`) as Partial<Domain> | undefined)?.[name];
@@ -74,7 +75,13 @@ export async function runEpisode(cmdline = 'xen_mtwatch'): Promise<Episode> {
   m = await machine({ cmdline, life: { keep: table, commit, turns: 1 } });
   const start = await m.store();
   points.splice(0, points.length, ...points.slice(-1));
-  const { ctx } = m;
+  const { xc } = m.ctx;
+  const call: Xc['call'] = async (op, args) => {
+    const answer = await xc.call(op, args);
+    if (op === 'xc.domain_pause') ending.add((args as { domid: number }).domid);
+    return answer;
+  };
+  const ctx = { ...m.ctx, xc: { ...xc, call } };
 
   const xs = m.connect('client');
   let isOver = false;
