@@ -25,11 +25,14 @@ import { parseArgs } from 'node:util';
 import { parseTimeoutScale } from './cli/argv.js';
 import { type Ctx, LogLevel, logLine } from './libxl/ctx.js';
 import { systemHost } from './libxl/hotplug.js';
-import { startMonitor } from './libxl/monitor.js';
+import { type Monitored, startMonitor } from './libxl/monitor.js';
+import { recover } from './libxl/recover.js';
 import { version } from './version.js';
 import { type Clock, SystemClock } from './xenbus/clock.js';
 import { Dom0 } from './xenbus/dom0.js';
 import { type GuestListener, type GuestSockets, guestSockets } from './xenbus/guest-sockets.js';
+import { type Fsync, type Journal, JournalError, openJournal } from './xenbus/journal.js';
+import type { Kept } from './xenbus/keep.js';
 import { hungTaskTimeoutMs } from './xenbus/kernel/hung-task.js';
 import { defaultMachine, type MachineDescription, machineOf } from './xenbus/machine.js';
 import { type HostView, type MonitorRequest, PrivcmdError, type PrivcmdHandlers, type Xc } from './xenbus/privcmd.js';
@@ -38,6 +41,7 @@ import {
   guestDirs,
   guestSocketPath,
   identityOf,
+  makeDir,
   makeGuestDir,
   prepareRunDir,
   type RunDir,
@@ -58,6 +62,13 @@ const watchRunDirMs = 1_000;
 const logsKeptMax = 10;
 /** A log of dom0's own that is longer is moved aside at the next start. */
 const logMaxBytes = 1024 * 1024;
+/** How long a start waits until what was half done is finished. It goes on beside the first commands then. */
+const recoverWaitMs = 2_000;
+/** Lines about the life before that are remembered. */
+const recoveryLinesMax = 1_000;
+/** Keys of what dom0d itself keeps: of each monitor, and of what it was told the host is. */
+const monitorKey = 'monitor/';
+const hostKey = 'host';
 /** Trace lines that wait to be written. Past the bound the disk is too slow for a trace, and the trace ends. */
 const tracePendingMaxBytes = 64 * 1024 * 1024;
 
@@ -67,6 +78,9 @@ interface Dom0dOptions {
   readonly host: HostView;
   readonly machine: MachineDescription;
   readonly trace: string | undefined;
+  /** The directory of the journal. */
+  readonly journal: string | undefined;
+  readonly fsync: Fsync;
   readonly idleMs: number;
   readonly readyFd: number | undefined;
   /** For the hung-task period, and for what monitors wait. */
@@ -81,10 +95,12 @@ class BadArguments extends Error {
 /** Reads the command line. Relative paths are those of whoever started us. */
 function parseDom0dArgs(argv: readonly string[]): Dom0dOptions {
   const { values } = parseOrRefuse(argv);
-  if (values.journal !== undefined || values.fsync !== undefined) {
-    const given = values.journal !== undefined ? '--journal' : '--fsync';
-    throw new BadArguments(`${given} is not there yet: the store of this version lives in memory alone; start without it`);
+  const { journal, fsync = 'always' } = values;
+  if (fsync !== 'always' && fsync !== 'never') throw new BadArguments(`--fsync ${fsync}: give always or never`);
+  if (values.fsync !== undefined && journal === undefined) {
+    throw new BadArguments(`--fsync ${fsync}: there is no journal to write; give --journal DIR too`);
   }
+  if (journal === '') throw new BadArguments('--journal: give a directory');
   const idle = values.idle === undefined ? idleDefaultSeconds : Number(values.idle);
   if (!Number.isFinite(idle) || idle < 0 || values.idle === '') {
     throw new BadArguments(`--idle ${values.idle}: give a number of seconds, 0 for never`);
@@ -102,6 +118,8 @@ function parseDom0dArgs(argv: readonly string[]): Dom0dOptions {
     },
     machine: values.host === undefined ? defaultMachine : readHost(values.host),
     trace: values.trace === undefined ? undefined : resolve(values.trace),
+    journal: journal === undefined ? undefined : resolve(journal),
+    fsync,
     idleMs: idle * 1000,
     readyFd: values['ready-fd'] === undefined ? undefined : Number(values['ready-fd']),
     timeoutScale,
@@ -158,8 +176,10 @@ async function runDom0d(options: Dom0dOptions, log: (line: string) => void): Pro
 }
 
 async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => void): Promise<number> {
-  removeStale(dir);
   const clock = new SystemClock();
+  const kept = options.journal === undefined ? undefined : await journalAt(options.journal, options, dir, log);
+  const recoveredDomids = domidsIn(kept?.journal);
+  const note = removeStale(dir, recoveredDomids, log);
   const trace = options.trace === undefined ? undefined : await traceTo(options.trace, log);
   const dom0 = new Dom0({
     clock,
@@ -171,6 +191,7 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
     hungTaskMs: hungTaskTimeoutMs * options.timeoutScale,
     introduced: (domid) => guests.introduced(domid),
     released: (domid) => guests.released(domid),
+    ...(kept ? { keep: kept.journal, recovered: kept.journal.recovered, commit: kept.commit } : {}),
   });
   const clients = countClients(dom0, () => idle.look());
   const files = countClients(dom0.xenbus, () => idle.look());
@@ -191,10 +212,12 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
     dom0,
     store: guests.introducing(dom0),
     trace,
+    kept,
     log,
     end: (why) => end(why),
     changed: () => idle.look(),
   });
+  for (const { domid } of kept?.journal.recovered.size ? dom0.introduced : []) guests.introduced(domid);
   let privcmd: PrivcmdServer | undefined;
   const idle = idleTimer(
     options.idleMs,
@@ -213,6 +236,11 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
   writeFileSync(dir.pidFile, `${process.pid}\n`, { mode: 0o600 });
   // What the boot began is done before anybody can ask.
   await dom0.settle();
+  await guests.opened();
+  if (kept?.recovery) {
+    // The host is fully back when its domains are: what a stalled one still holds up must not keep everybody out.
+    await Promise.race([hosted.recover(), clock.sleep(recoverWaitMs)]);
+  }
   privcmd = await servePrivcmd({ path: dir.privcmd, version, handlers: hosted.handlers, log, changed: () => idle.look() });
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => end(signal));
   isOurs = ownership(dir);
@@ -221,7 +249,7 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
     else idle.look();
   }, watchRunDirMs);
   log(`listens in ${dir.path} (pid ${process.pid}, version ${version}, command line "${options.cmdline}")`);
-  announce(options.readyFd, { ready: process.pid });
+  announce(options.readyFd, { ready: process.pid, ...(note === undefined ? {} : { note }) });
   idle.look();
 
   const why = await ended;
@@ -236,6 +264,7 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
     for (const file of socketsAndPid(dir)) rmSync(file, { force: true });
   }
   dom0.close();
+  kept?.journal.close();
   await trace?.close();
   return 0;
 }
@@ -248,6 +277,7 @@ interface Hosting {
   /** Where monitors connect. */
   readonly store: StorePort;
   readonly trace: TraceFile | undefined;
+  readonly kept: KeptHere | undefined;
   readonly log: (line: string) => void;
   readonly end: (why: string) => void;
   /** Called when a monitor has ended. */
@@ -255,15 +285,35 @@ interface Hosting {
 }
 
 /** What dom0 answers, and what only its process can answer: for itself, its files and its monitors. */
-function host(hosting: Hosting): { readonly handlers: PrivcmdHandlers; readonly monitors: number } {
-  const { options, dir, clock, dom0, trace, end, changed } = hosting;
+function host(hosting: Hosting): {
+  readonly handlers: PrivcmdHandlers;
+  readonly monitors: number;
+  /** Goes on with what the life before has left. */
+  recover(): Promise<void>;
+} {
+  const { options, dir, clock, dom0, trace, kept, end, changed, log } = hosting;
   const started = clock.now();
   let monitors = 0;
+  let lastMonitor = 0;
+  const hostMonitor = async (id: number, request: MonitorRequest, now: Monitored = request): Promise<void> => {
+    lastMonitor = Math.max(lastMonitor, id);
+    const key = monitorKey + id;
+    const keep = (monitored: Monitored) => kept?.journal.set(key, { ...request, ...monitored } as unknown as Kept);
+    const { done } = await monitor(hosting, xcOf(handlers), request, now, keep);
+    if (now === request) keep(request);
+    monitors += 1;
+    void done.finally(() => {
+      monitors -= 1;
+      kept?.journal.delete(key);
+      kept?.commit();
+      changed();
+    });
+  };
   const sync = async () => {
     await trace?.flush();
     return null;
   };
-  const handlers: PrivcmdHandlers = {
+  const handlers: PrivcmdHandlers = committing(kept, {
     ...dom0.handlers,
     'dom0.status': async () => {
       await sync();
@@ -278,6 +328,14 @@ function host(hosting: Hosting): { readonly handlers: PrivcmdHandlers; readonly 
         upMs: Math.round(clock.now() - started),
         host: options.host,
         trace: options.trace ?? null,
+        journal: kept
+          ? {
+              dir: kept.dir,
+              fsync: options.fsync,
+              bytes: kept.journal.bytes,
+              recovery: kept.recovery ? [...kept.recovery] : null,
+            }
+          : null,
         dead: dom0.dead,
       };
     },
@@ -288,17 +346,31 @@ function host(hosting: Hosting): { readonly handlers: PrivcmdHandlers; readonly 
       return null;
     },
     'dom0.monitor': async (request) => {
-      const { done } = await monitor(hosting, xcOf(handlers), request);
-      monitors += 1;
-      void done.finally(() => {
-        monitors -= 1;
-        changed();
-      });
+      await hostMonitor(lastMonitor + 1, request);
       return { pid: process.pid };
     },
+  });
+  const say = (line: string) => {
+    log(`recovery: ${line}`);
+    if (kept?.recovery && kept.recovery.length < recoveryLinesMax) kept.recovery.push(line);
   };
   return {
     handlers,
+    recover: async () => {
+      const { ctx, xs } = toolstack(hosting, xcOf(handlers), 'monitor', 0, (line) => log(`recovery: ${line}`));
+      try {
+        await recover(ctx, say);
+        for (const [key, value] of kept?.journal.recovered ?? []) {
+          if (!key.startsWith(monitorKey)) continue;
+          const { next, ...request } = value as unknown as MonitorRequest & Monitored;
+          await hostMonitor(Number(key.slice(monitorKey.length)), request, next ? { ...request, next } : { ...request });
+        }
+      } catch (error) {
+        say(`was not finished: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
+      } finally {
+        xs.close();
+      }
+    },
     get monitors() {
       return monitors;
     },
@@ -316,12 +388,129 @@ function socketsAndPid(dir: RunDir): string[] {
   return [dir.privcmd, dir.pidFile, dir.store.client, dir.store.xl, dir.store.hotplug, dir.xenbus];
 }
 
-/** What a dom0 left that was killed. Whoever holds the right may remove it. */
-function removeStale(dir: RunDir): void {
+/**
+ * Removes what a dom0 left that was killed: whoever holds the right may. What was saved of a domain stays if the domain is
+ * `recovered`, and is gone with it if not; anything else in there is not ours to remove. Answers with what is to be said of
+ * domains that were lost.
+ */
+function removeStale(dir: RunDir, recovered: ReadonlySet<number>, log: (line: string) => void): string | undefined {
+  const wasKilled = existsSync(dir.pidFile);
+  const lost = new Set(guestDirs(dir).filter((domid) => !recovered.has(domid)));
   for (const file of socketsAndPid(dir)) rmSync(file, { force: true });
   for (const domid of guestDirs(dir)) removeGuestDir(dir, domid);
-  // Its domains are gone with it, and so is what was saved of them. Anything else in there is not ours to remove.
-  for (const name of readdirSync(dir.lib)) if (name.startsWith('userdata-')) rmSync(join(dir.lib, name), { force: true });
+  for (const name of readdirSync(dir.lib)) {
+    if (!name.startsWith('userdata-')) continue;
+    const domid = Number(name.split('.')[1]);
+    if (recovered.has(domid)) continue;
+    lost.add(domid);
+    rmSync(join(dir.lib, name), { force: true });
+  }
+  if (!wasKilled || lost.size === 0) return undefined;
+  const domids = [...lost].sort((a, b) => a - b).join(', ');
+  const line = `the dom0 before this one was killed, and its domain${lost.size === 1 ? '' : 's'} ${domids} and its store are lost`;
+  log(line);
+  return `${line}; with \`xl dom0 start --journal DIR\` they are not`;
+}
+
+/** A journal with what goes on around it. */
+interface KeptHere {
+  readonly dir: string;
+  readonly journal: Journal;
+  /** Writes what was kept. A journal that cannot be written ends this process, before anything that depends on it leaves it. */
+  readonly commit: () => void;
+  /** What was done about the life before; undefined when there was none. */
+  readonly recovery: string[] | undefined;
+}
+
+/** Opens the journal of a directory, which this process has for itself then. */
+async function journalAt(path: string, options: Dom0dOptions, dir: RunDir, log: (line: string) => void): Promise<KeptHere> {
+  try {
+    makeDir(path);
+  } catch (error) {
+    throw new BadArguments(`--journal ${path}: ${error instanceof Error ? error.message : String(error)}`);
+  }
+  const right = await takeRight(runDirAt(path), 'journal');
+  if (!right) throw new BadArguments(`--journal ${path}: another dom0 writes there; give another directory`);
+  process.on('exit', () => right.release());
+  let journal: Journal;
+  try {
+    journal = openJournal({ dir: path, fsync: options.fsync, log });
+  } catch (error) {
+    if (error instanceof JournalError) throw new BadArguments(`--journal: ${error.message}`);
+    throw error;
+  }
+  const isNew = journal.recovered.size === 0;
+  if (!isNew) checkHost(path, journal, options, dir, log);
+  journal.set(hostKey, hostOf(options, dir));
+  const recovery = isNew ? undefined : [`${domidsIn(journal).size - 1} domains, from ${path}`];
+  if (journal.tornBytes > 0) {
+    const line = `the journal ended in ${journal.tornBytes} bytes that are no whole record; they are cut off, nobody was told of them`;
+    recovery?.push(line);
+    log(line);
+  }
+  const commit = () => {
+    try {
+      journal.commit();
+    } catch (error) {
+      log(`ends at once: ${error instanceof Error ? error.message : String(error)}; what is not in the journal was not answered`);
+      process.exit(1);
+    }
+  };
+  return { dir: path, journal, commit, recovery };
+}
+
+function hostOf({ machine, host }: Dom0dOptions, dir: RunDir) {
+  const { nrCpus, totalKb, xenKb, dom0Kb, dom0MaxKb, dom0Vcpus } = machine;
+  return { machine: { nrCpus, totalKb, xenKb, dom0Kb, dom0MaxKb, dom0Vcpus }, root: host.root, lib: dir.lib };
+}
+
+/** Domains do not move to another host by themselves, and their configs lie in their run directory. */
+function checkHost(path: string, journal: Journal, options: Dom0dOptions, dir: RunDir, log: (line: string) => void): void {
+  const before = journal.recovered.get(hostKey) as ReturnType<typeof hostOf>;
+  const now = hostOf(options, dir);
+  if (before.lib !== now.lib) {
+    throw new BadArguments(
+      `--journal ${path}: it is that of the run directory of ${before.lib}; set XL_RUN_DIR to it, or give another directory`,
+    );
+  }
+  const differs = Object.entries(now.machine).filter(
+    ([name, value]) => before.machine[name as keyof typeof now.machine] !== value,
+  );
+  if (differs.length > 0) {
+    const was = differs.map(([name]) => `${name} ${before.machine[name as keyof typeof now.machine]}`).join(', ');
+    const is = differs.map(([name, value]) => `${name} ${value}`).join(', ');
+    throw new BadArguments(
+      `--journal ${path}: it is of a host with ${was}, and this one has ${is}; give the same --host, or another directory`,
+    );
+  }
+  if (before.root !== now.root)
+    log(`the files of configs are looked up below ${now.root} now; the domains from the journal had ${before.root}`);
+}
+
+/** The domains in a journal, dom0 among them. */
+function domidsIn(journal: Journal | undefined): ReadonlySet<number> {
+  const keys = [...(journal?.recovered.keys() ?? [])];
+  return new Set(keys.flatMap((key) => /^domain\/(\d+)$/.exec(key)?.[1] ?? []).map(Number));
+}
+
+/** What an operation has changed is in the journal before it is answered. */
+function committing(kept: KeptHere | undefined, handlers: PrivcmdHandlers): PrivcmdHandlers {
+  if (!kept) return handlers;
+  const wrapped = Object.entries(handlers).map(([op, handler]) => {
+    const run = handler as (args: unknown) => unknown;
+    return [
+      op,
+      (args: unknown) => {
+        try {
+          const result = run(args);
+          return result instanceof Promise ? result.finally(kept.commit) : result;
+        } finally {
+          kept.commit();
+        }
+      },
+    ];
+  });
+  return Object.fromEntries(wrapped) as PrivcmdHandlers;
 }
 
 /**
@@ -424,26 +613,17 @@ function xcOf(handlers: PrivcmdHandlers): Xc {
   };
 }
 
-/** Starts the monitor of a domain, with its own store connection and log; answers when it watches. */
-async function monitor(
-  { store, dir, options, clock, log }: Hosting,
+/** libxl in this process, with its own store connection. `print` gets its lines. */
+function toolstack(
+  { store, dir, options, clock }: Hosting,
   xc: Xc,
-  request: MonitorRequest,
-): Promise<{ readonly done: Promise<void> }> {
-  const file = join(dir.logs, `xl-${request.name.replaceAll('/', '%2F')}.log`);
-  rotate(file);
-  const print = (line: string) => {
-    try {
-      appendFileSync(file, `${line}\n`, { mode: 0o644 });
-    } catch (error) {
-      log(
-        `monitor of domain ${request.domid}: ${line} (not in its log: ${error instanceof Error ? error.message : String(error)})`,
-      );
-    }
-  };
-  const connect = (who: Who) => xsClient(linkTransport(store, { domid: 0, who }));
-  const xs = connect('monitor');
-  const least = Math.max(LogLevel.debug, LogLevel.progress - request.verbosity);
+  who: Who,
+  verbosity: number,
+  print: (line: string) => void,
+): { readonly ctx: Ctx; readonly xs: Ctx['xs'] } {
+  const connect = (as: Who) => xsClient(linkTransport(store, { domid: 0, who: as }));
+  const xs = connect(who);
+  const least = Math.max(LogLevel.debug, LogLevel.progress - verbosity);
   const ctx: Ctx = {
     xs,
     xc,
@@ -465,8 +645,35 @@ async function monitor(
       if (LogLevel[level] >= least) print(line);
     },
   };
+  return { ctx, xs };
+}
+
+/**
+ * Starts the monitor of a domain, with its own store connection and log; answers when it watches. `now` is what it waits for,
+ * which is another life of the domain if it goes on from the life of dom0 before this one.
+ */
+async function monitor(
+  hosting: Hosting,
+  xc: Xc,
+  request: MonitorRequest,
+  now: Monitored,
+  moved: (now: Monitored) => void,
+): Promise<{ readonly done: Promise<void> }> {
+  const { dir, log } = hosting;
+  const file = join(dir.logs, `xl-${request.name.replaceAll('/', '%2F')}.log`);
+  if (now === request) rotate(file);
+  const print = (line: string) => {
+    try {
+      appendFileSync(file, `${line}\n`, { mode: 0o644 });
+    } catch (error) {
+      log(
+        `monitor of domain ${request.domid}: ${line} (not in its log: ${error instanceof Error ? error.message : String(error)})`,
+      );
+    }
+  };
+  const { ctx, xs } = toolstack(hosting, xc, 'monitor', request.verbosity, print);
   try {
-    const started = await startMonitor(ctx, request, print);
+    const started = await startMonitor(ctx, now, print, moved);
     const done = started.done
       .catch((error: unknown) => {
         log(`monitor of domain ${request.domid} failed: ${error instanceof Error ? error.stack : String(error)}`);
@@ -547,7 +754,7 @@ async function traceTo(path: string, log: (line: string) => void): Promise<Trace
 }
 
 /** Tells who started us how it went, on the pipe that it gave us, and closes it. */
-function announce(fd: number | undefined, what: { ready: number } | { busy: true } | { error: string }): void {
+function announce(fd: number | undefined, what: { ready: number; note?: string } | { busy: true } | { error: string }): void {
   if (fd === undefined) {
     if ('error' in what) process.stderr.write(`dom0d: ${what.error}\n`);
     return;

@@ -38,8 +38,10 @@ export interface MachineOptions {
   readonly observer?: Observer;
   /** Which of two or more tasks goes on, by its index; goes before `seed`. */
   readonly choose?: (ready: readonly KTask[]) => number;
-  /** What dom0 keeps for its next life, and what its last one has kept. */
+  /** What dom0 keeps, and where it goes on. */
   readonly life?: Pick<Dom0Options, 'keep' | 'recovered' | 'commit' | 'turns'>;
+  /** What libxl has written before. */
+  readonly files?: ReadonlyMap<string, string>;
 }
 
 export interface Machine {
@@ -77,11 +79,10 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     released,
     observer,
     choose,
-    life = {},
   } = options;
   const clock = new SimClock(seed ?? 1);
   const trace: TraceLine[] = [];
-  const files = new Map<string, string>();
+  const files = new Map<string, string>(options.files);
   const log: string[] = [];
   const lines: string[] = [];
   const uevents: Uevent[] = [];
@@ -99,7 +100,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     ...(introduced ? { introduced } : {}),
     ...(released ? { released } : {}),
     ...(observer ? { observer } : {}),
-    ...life,
+    ...options.life,
   };
   const dom0 = new Dom0(dom0Options);
   const xc: Xc = {

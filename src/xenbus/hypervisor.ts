@@ -370,6 +370,7 @@ export class Hypervisor {
       blocked: !stopped && !domain.busy,
       paused: domain.pauseCount > 0,
       dying: domain.dying,
+      ...(domain.ending ? { ending: true } : {}),
       shutdown: domain.shutdown,
       currentKb: domain.currentKb,
       outstandingKb: 0,

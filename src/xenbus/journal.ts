@@ -27,6 +27,8 @@ export type Fsync = 'always' | 'never';
 const format = 1;
 const magic = 'xl-mtwatch journal ';
 const header = `${magic}${format}\n`;
+/** What a file begins with. */
+export const journalHeader: Buffer = Buffer.from(header);
 /** `LENGTH CRC ` before what a record says. */
 const recordHeadBytes = 18;
 const recordHead = /^([0-9a-f]{8}) ([0-9a-f]{8}) $/;
@@ -259,5 +261,5 @@ function syncDirectory(dir: string): void {
 }
 
 function wordsOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  return (error as Error).message;
 }
