@@ -79,7 +79,6 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     released,
     observer,
     choose,
-    life = {},
   } = options;
   const clock = new SimClock(seed ?? 1);
   const trace: TraceLine[] = [];
@@ -101,7 +100,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     ...(introduced ? { introduced } : {}),
     ...(released ? { released } : {}),
     ...(observer ? { observer } : {}),
-    ...life,
+    ...options.life,
   };
   const dom0 = new Dom0(dom0Options);
   const xc: Xc = {

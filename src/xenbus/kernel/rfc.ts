@@ -236,6 +236,8 @@ export class RfcDispatch implements Dispatch, Mtwatch {
   requeue(event: WatchEvent, thread: number | undefined): boolean {
     const domain = this.mtwatchFindDomain(thread ?? event.watch.getDomid?.(event.path) ?? 0);
     if (!domain) return false;
+    // As xenwatch does when it takes one.
+    event.watch.pending -= 1;
     if (thread !== undefined) this.#give(domain, event);
     else {
       keepEvent(this.#kernel, event, domain.domid);
