@@ -13,7 +13,7 @@ import { blkfront } from './kernel/blkfront.js';
 import type { XenbusBus, XenbusDriver } from './kernel/bus.js';
 import { frontendBus, frontendResources, shutDownDevices, watchDevices, watchFrontends } from './kernel/frontend-bus.js';
 import { Kernel } from './kernel/kernel.js';
-import { watchControl, watchCpus } from './kernel/manage.js';
+import { carryOut, watchControl, watchCpus } from './kernel/manage.js';
 import { netfront } from './kernel/netfront.js';
 import { Printk } from './kernel/printk.js';
 import { type Sched, type Task, waitEvent, waitQueue } from './kernel/sched.js';
@@ -51,6 +51,8 @@ interface Life {
   interrupts: boolean;
   booted: boolean;
   suspended: boolean;
+  /** What it was asked for and has not begun with, from just before nobody else knows of it. */
+  asked: string | null;
   stopping: ShutdownReason | null;
   readonly saved: SavedGuest | null;
 }
@@ -80,7 +82,16 @@ export class Guest {
     const before = share.recovered?.get(lifeKey) as unknown as Life | undefined;
     this.#life = before
       ? { ...before }
-      : { started: false, bornMs: 0, interrupts: false, booted: false, suspended: false, stopping: null, saved: saved ?? null };
+      : {
+          started: false,
+          bornMs: 0,
+          interrupts: false,
+          booted: false,
+          suspended: false,
+          asked: null,
+          stopping: null,
+          saved: saved ?? null,
+        };
     this.#isRecovered = this.#life.started;
     this.#console = console;
     const printk = new Printk(this.#uptime);
@@ -221,7 +232,20 @@ export class Guest {
     if (life.suspended) this.#thaw();
     life.suspended = false;
     this.#booted();
-    if (life.stopping !== null) this.#startShutDown(life.stopping);
+  }
+
+  /** What the last life had begun with, or acknowledged and not begun with. */
+  *#finish(): Task {
+    const { kernel } = this;
+    const { stopping, asked } = this.#life;
+    if (stopping !== null) this.#startShutDown(stopping);
+    if (asked === null || (yield* kernel.read('control/shutdown')) !== '') return;
+    yield* carryOut(
+      kernel,
+      asked,
+      (_request, reason) => this.stop(reason),
+      () => this.#suspend(),
+    );
   }
 
   *#watchControl(isRestored: boolean): Task {
@@ -230,7 +254,13 @@ export class Guest {
       current: () => this.#domain.currentKb,
       change: (kb: number) => this.#hypervisor.setReservation(domid, Math.max(kb, Math.min(keptKb, this.#domain.currentKb))),
     };
-    const options = { memory, suspend: () => this.#suspend(), isRestored };
+    const taking = (request: string | undefined) => {
+      if (this.#life.asked === (request ?? null)) return;
+      this.#life.asked = request ?? null;
+      this.#keep();
+    };
+    const goOn = { goOn: () => this.#finish() };
+    const options = { memory, suspend: () => this.#suspend(), taking, isRestored, ...(this.#isRecovered ? goOn : {}) };
     yield* watchControl(this.kernel, this.#bus.watches, (_request, reason) => this.stop(reason), options);
   }
 
@@ -257,6 +287,7 @@ export class Guest {
       if (after !== '') this.kernel.printk(after);
     }
     this.#life.suspended = true;
+    this.#life.asked = null;
     this.#keep();
     this.#hypervisor.shutdown(this.#domain.domid, ShutdownReason.suspend);
     yield* waitEvent(this.#resumed, () => this.#domain.shutdown === null);
@@ -312,6 +343,7 @@ export class Guest {
   stop(reason: ShutdownReason): void {
     if (this.#life.stopping !== null) return;
     this.#life.stopping = reason;
+    this.#life.asked = null;
     this.#keep();
     this.#startShutDown(reason);
   }

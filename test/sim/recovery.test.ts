@@ -89,10 +89,20 @@ function backends(table: Table): BackendState[] {
   });
 }
 
+type DomainKept = { readonly dying: boolean; readonly shutdown: number | null; readonly pauseCount: number };
+type LifeKept = { readonly started: boolean; readonly stopping: number | null; readonly asked: string | null };
+
+function guestsOf(table: Table): { readonly domid: number; readonly life: LifeKept }[] {
+  return rest(table, 'guest/').flatMap((key) => {
+    const domid = /^(\d+)\/life$/.exec(key)?.[1];
+    return domid === undefined ? [] : [{ domid: Number(domid), life: table.get(`guest/${key}`) as LifeKept }];
+  });
+}
+
 /** Whether nobody is about to end the domain, or to have it end itself. */
 function stays(table: Table, domid: number): boolean {
-  const domain = table.get(`domain/${domid}`) as { dying: boolean; shutdown: number | null; pauseCount: number } | undefined;
-  const life = table.get(`guest/${domid}/life`) as { stopping: number | null; started: boolean } | undefined;
+  const domain = table.get(`domain/${domid}`) as DomainKept | undefined;
+  const life = table.get(`guest/${domid}/life`) as LifeKept | undefined;
   const asked = value(table, `/local/domain/${domid}/control/shutdown`) ?? '';
   return (
     domain !== undefined &&
@@ -100,6 +110,7 @@ function stays(table: Table, domid: number): boolean {
     domain.shutdown === null &&
     domain.pauseCount === 0 &&
     life?.stopping === null &&
+    life.asked === null &&
     asked === ''
   );
 }
@@ -137,6 +148,13 @@ async function breaches(life: Life, { table: from, stalled }: Copy): Promise<str
   }
   for (const key of life.table.keys()) {
     if (key.startsWith('event/') && !isStalled) found.push(`${key} ${JSON.stringify(life.table.get(key))} is left`);
+  }
+  for (const { domid, life: before } of guestsOf(from)) {
+    const isAsked = ['poweroff', 'reboot', 'suspend'].includes(value(from, `/local/domain/${domid}/control/shutdown`) ?? '');
+    if (!before.started || !(isAsked || before.asked !== null || before.stopping !== null)) continue;
+    const domain = life.table.get(`domain/${domid}`) as DomainKept | undefined;
+    if (domain && !domain.dying && domain.pauseCount === 0 && domain.shutdown === null)
+      found.push(`domain ${domid} was asked to stop and did not`);
   }
   if (life.m.dom0.dead.length > 0) found.push(`dead: ${JSON.stringify(life.m.dom0.dead)}`);
   const held = new Set(holdsOf(life.m).map(({ device }) => device));
