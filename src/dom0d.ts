@@ -11,6 +11,7 @@ import {
   chmodSync,
   closeSync,
   existsSync,
+  openSync,
   readdirSync,
   readFileSync,
   renameSync,
@@ -179,7 +180,9 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
   const clock = new SystemClock();
   const kept = options.journal === undefined ? undefined : await journalAt(options.journal, options, dir, log);
   const recoveredDomids = domidsIn(kept?.journal);
-  const note = removeStale(dir, recoveredDomids, log);
+  const lost = lostDomains(dir, recoveredDomids);
+  if (lost) log(`the dom0 before this one was killed; lost with it: ${lost}`);
+  removeStale(dir, recoveredDomids);
   const trace = options.trace === undefined ? undefined : await traceTo(options.trace, log);
   const dom0 = new Dom0({
     clock,
@@ -249,7 +252,7 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
     else idle.look();
   }, watchRunDirMs);
   log(`listens in ${dir.path} (pid ${process.pid}, version ${version}, command line "${options.cmdline}")`);
-  announce(options.readyFd, { ready: process.pid, ...(note === undefined ? {} : { note }) });
+  announce(options.readyFd, { ready: process.pid, ...(lost ? { lost } : {}) });
   idle.look();
 
   const why = await ended;
@@ -293,25 +296,13 @@ function host(hosting: Hosting): {
 } {
   const { options, dir, clock, dom0, trace, kept, end, changed, log } = hosting;
   const started = clock.now();
-  let monitors = 0;
+  /** What each monitor waits for now. */
+  const monitors = new Map<number, Followed>();
   const keptMonitors = [...(kept?.journal.recovered ?? [])].flatMap(([key, value]) =>
-    key.startsWith(monitorKey) ? [{ id: Number(key.slice(monitorKey.length)), value }] : [],
+    key.startsWith(monitorKey) ? [{ id: Number(key.slice(monitorKey.length)), monitor: value as unknown as Followed }] : [],
   );
   // Those that are to go on keep their numbers, whoever asks for another one before they do.
   let lastMonitor = Math.max(0, ...keptMonitors.map(({ id }) => id));
-  const hostMonitor = async (id: number, request: MonitorRequest, now: Monitored = request): Promise<void> => {
-    const key = monitorKey + id;
-    const keep = (monitored: Monitored) => kept?.journal.set(key, { ...request, ...monitored } as unknown as Kept);
-    const { done } = await monitor(hosting, xcOf(handlers), request, now, keep);
-    if (now === request) keep(request);
-    monitors += 1;
-    void done.finally(() => {
-      monitors -= 1;
-      kept?.journal.delete(key);
-      kept?.commit();
-      changed();
-    });
-  };
   const sync = async () => {
     await trace?.flush();
     return null;
@@ -350,7 +341,7 @@ function host(hosting: Hosting): {
     },
     'dom0.monitor': async (request) => {
       lastMonitor += 1;
-      await hostMonitor(lastMonitor, request);
+      await follow(lastMonitor, { ...request, log: `xl-${request.name.replaceAll('/', '%2F')}.log` });
       return { pid: process.pid };
     },
   });
@@ -358,16 +349,27 @@ function host(hosting: Hosting): {
     log(`recovery: ${line}`);
     if (kept?.recovery && kept.recovery.length < recoveryLinesMax) kept.recovery.push(line);
   };
+  /** Starts a monitor, or goes on with one that another process had. */
+  const follow = async (id: number, first: Followed, isNew = true) => {
+    const moved = (now: Followed) => {
+      monitors.set(id, now);
+      kept?.journal.set(monitorKey + id, now as unknown as Kept);
+    };
+    const { done } = await monitor(hosting, xcOf(handlers), first, isNew, moved);
+    void done.finally(() => {
+      monitors.delete(id);
+      kept?.journal.delete(monitorKey + id);
+      kept?.commit();
+      changed();
+    });
+  };
   return {
     handlers,
     recover: async () => {
-      const { ctx, xs } = toolstack(hosting, xcOf(handlers), 'monitor', 0, (line) => log(`recovery: ${line}`));
+      const { ctx, xs } = toolstack(hosting, xcOf(handlers), 'monitor', 0, (line) => log(`recovery: ${line}`), dir.log);
       try {
         await recover(ctx, say);
-        for (const { id, value } of keptMonitors) {
-          const { next, ...request } = value as unknown as MonitorRequest & Monitored;
-          await hostMonitor(id, request, next ? { ...request, next } : { ...request });
-        }
+        for (const { id, monitor: before } of keptMonitors) await follow(id, before, false);
       } catch (error) {
         say(`was not finished: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
       } finally {
@@ -375,7 +377,7 @@ function host(hosting: Hosting): {
       }
     },
     get monitors() {
-      return monitors;
+      return monitors.size;
     },
   };
 }
@@ -391,28 +393,50 @@ function socketsAndPid(dir: RunDir): string[] {
   return [dir.privcmd, dir.pidFile, dir.store.client, dir.store.xl, dir.store.hotplug, dir.xenbus];
 }
 
+/** Domains that are named at most when they are lost. */
+const lostNamedMax = 10;
+
+/**
+ * The domains of a dom0 that was killed, by what it left: one that ended by itself has removed its pid file. A domain that
+ * was still being created has no name yet.
+ */
+function lostDomains(dir: RunDir, recovered: ReadonlySet<number>): string | undefined {
+  if (!existsSync(dir.pidFile)) return undefined;
+  const names = new Map(guestDirs(dir).map((domid) => [domid, `domain ${domid}`]));
+  for (const file of readdirSync(dir.lib)) {
+    const domid = /^userdata-d\.(\d+)\.[^.]+\.libxl-json$/.exec(file)?.[1];
+    if (domid !== undefined) names.set(Number(domid), `${nameOf(join(dir.lib, file))} (${domid})`);
+  }
+  for (const domid of recovered) names.delete(domid);
+  const lost = [...names].sort(([a], [b]) => a - b).map(([, name]) => name);
+  if (lost.length === 0) return undefined;
+  const more = lost.length - lostNamedMax;
+  return `${lost.slice(0, lostNamedMax).join(', ')}${more > 0 ? ` and ${more} more` : ''}`;
+}
+
+/** The name in a saved config; one that cannot be read is nobody's loss by now. */
+function nameOf(file: string): string {
+  try {
+    const { c_info } = JSON.parse(readFileSync(file, 'utf8').replace(/\0$/, '')) as { c_info?: { name?: unknown } };
+    return String(c_info?.name ?? '(null)');
+  } catch {
+    return '(null)';
+  }
+}
+
 /**
  * Removes what a dom0 left that was killed: whoever holds the right may. What was saved of a domain stays if the domain is
- * `recovered`, and is gone with it if not; anything else in there is not ours to remove. Answers with what is to be said of
- * domains that were lost.
+ * `recovered`, and is gone with it if not; anything else in there is not ours to remove.
  */
-function removeStale(dir: RunDir, recovered: ReadonlySet<number>, log: (line: string) => void): string | undefined {
-  const wasKilled = existsSync(dir.pidFile);
-  const lost = new Set(guestDirs(dir).filter((domid) => !recovered.has(domid)));
+function removeStale(dir: RunDir, recovered: ReadonlySet<number>): void {
   for (const file of socketsAndPid(dir)) rmSync(file, { force: true });
   for (const domid of guestDirs(dir)) removeGuestDir(dir, domid);
+  // Locks too, whoever had them, and which domids were used lately, unless domids go on from there.
+  const ours = recovered.size > 0 ? ['userdata-', 'name-lock.'] : ['userdata-', 'name-lock.', 'domid-history'];
   for (const name of readdirSync(dir.lib)) {
-    if (!name.startsWith('userdata-')) continue;
-    const domid = Number(name.split('.')[1]);
-    if (recovered.has(domid)) continue;
-    lost.add(domid);
-    rmSync(join(dir.lib, name), { force: true });
+    if (name.startsWith('userdata-') && recovered.has(Number(name.split('.')[1]))) continue;
+    if (ours.some((start) => name.startsWith(start))) rmSync(join(dir.lib, name), { force: true });
   }
-  if (!wasKilled || lost.size === 0) return undefined;
-  const domids = [...lost].sort((a, b) => a - b).join(', ');
-  const line = `the dom0 before this one was killed, and its domain${lost.size === 1 ? '' : 's'} ${domids} and its store are lost`;
-  log(line);
-  return `${line}; with \`xl dom0 start --journal DIR\` they are not`;
 }
 
 /** A journal with what goes on around it. */
@@ -623,6 +647,7 @@ function toolstack(
   who: Who,
   verbosity: number,
   print: (line: string) => void,
+  scriptLog: string,
 ): { readonly ctx: Ctx; readonly xs: Ctx['xs'] } {
   const connect = (as: Who) => xsClient(linkTransport(store, { domid: 0, who: as }), { backOff: backOffOf(clock) });
   const xs = connect(who);
@@ -639,6 +664,7 @@ function toolstack(
       pid: process.pid,
       scriptDir: process.env['XEN_SCRIPT_DIR'],
       xenstoredPath: dir.store.hotplug,
+      scriptLog,
     }),
     timeoutScale: options.timeoutScale,
     log: (level, where, domid, message) => {
@@ -651,33 +677,43 @@ function toolstack(
   return { ctx, xs };
 }
 
+/** All that a monitor is: plain data, from which it can be started again. */
+interface Followed extends Monitored, Pick<MonitorRequest, 'verbosity'> {
+  /** The name of its log. The first name of its domain is in it, whatever that is called later. */
+  readonly log: string;
+}
+
 /**
- * Starts the monitor of a domain, with its own store connection and log; answers when it watches. `now` is what it waits for,
- * which is another life of the domain if it goes on from the life of dom0 before this one.
+ * Starts the monitor of a domain, with its own store connection and log; answers when it watches. `moved` is told what it
+ * waits for, at first and whenever that changes. One that is not new goes on in the log that it has.
  */
 async function monitor(
   hosting: Hosting,
   xc: Xc,
-  request: MonitorRequest,
-  now: Monitored,
-  moved: (now: Monitored) => void,
+  request: Followed,
+  isNew: boolean,
+  moved: (now: Followed) => void,
 ): Promise<{ readonly done: Promise<void> }> {
   const { dir, log } = hosting;
-  const file = join(dir.logs, `xl-${request.name.replaceAll('/', '%2F')}.log`);
-  if (now === request) rotate(file);
+  const file = join(dir.logs, request.log);
+  if (isNew) rotate(file);
+  makeLog(file);
   const print = (line: string) => {
     try {
-      appendFileSync(file, `${line}\n`, { mode: 0o644 });
+      appendFileSync(file, `${line}\n`);
     } catch (error) {
       log(
         `monitor of domain ${request.domid}: ${line} (not in its log: ${error instanceof Error ? error.message : String(error)})`,
       );
     }
   };
-  const { ctx, xs } = toolstack(hosting, xc, 'monitor', request.verbosity, print);
+  const { ctx, xs } = toolstack(hosting, xc, 'monitor', request.verbosity, print, file);
   try {
-    const started = await startMonitor(ctx, now, print, moved);
+    const { verbosity } = request;
+    const started = await startMonitor(ctx, request, print, (now) => moved({ ...now, verbosity, log: request.log }));
+    moved(request);
     const done = started.done
+      .then(() => undefined)
       .catch((error: unknown) => {
         log(`monitor of domain ${request.domid} failed: ${error instanceof Error ? error.stack : String(error)}`);
       })
@@ -690,6 +726,12 @@ async function monitor(
       `no monitor for domain ${request.domid}: ${error instanceof Error ? error.message : String(error)}`,
     );
   }
+}
+
+/** Like a log of xl's it may be read by all, as far as the directories above it let them. */
+function makeLog(file: string): void {
+  closeSync(openSync(file, 'a', 0o644));
+  chmodSync(file, 0o644);
 }
 
 /** FILE becomes FILE.1, that FILE.2, and so on; the tenth is dropped. */
@@ -756,8 +798,11 @@ async function traceTo(path: string, log: (line: string) => void): Promise<Trace
   };
 }
 
+/** `lost` says what was lost with the dom0 before. */
+type Announcement = { ready: number; lost?: string } | { busy: true } | { error: string };
+
 /** Tells who started us how it went, on the pipe that it gave us, and closes it. */
-function announce(fd: number | undefined, what: { ready: number; note?: string } | { busy: true } | { error: string }): void {
+function announce(fd: number | undefined, what: Announcement): void {
   if (fd === undefined) {
     if ('error' in what) process.stderr.write(`dom0d: ${what.error}\n`);
     return;

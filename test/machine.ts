@@ -6,21 +6,27 @@
  */
 import { dirname } from 'node:path';
 import { builtinScripts } from '../src/libxl/builtin-scripts.js';
-import { type Ctx, type FileStat, logLine } from '../src/libxl/ctx.js';
+import { type Ctx, type FileStat, type Host, LIBXL_DOMID_REUSE_TIMEOUT, logLine } from '../src/libxl/ctx.js';
 import type { DomainConfig } from '../src/libxl/domain-config.js';
 import { SimClock, seeded } from '../src/xenbus/clock.js';
 import { Dom0, type Dom0Options } from '../src/xenbus/dom0.js';
 import type { Uevent } from '../src/xenbus/kernel/bus.js';
 import type { Observer } from '../src/xenbus/kernel/kernel.js';
 import type { KTask } from '../src/xenbus/kernel/sched.js';
+import { mtwatchPath } from '../src/xenbus/paths.js';
 import { listPageMax, type PrivcmdOp, type PrivcmdOps, type WatchThread, type Xc } from '../src/xenbus/privcmd.js';
+import type { Store } from '../src/xenbus/store.js';
 import type { TraceLine } from '../src/xenbus/trace.js';
 import { linkTransport, type Who } from '../src/xenbus/transport.js';
 import { backOffOf, type Xs, xsClient } from '../src/xenbus/xs-client.js';
 import { formatPerm } from '../src/xenbus/xs-wire.js';
+import { type SharedHost, startToolstack, type Toolstack, type ToolstackOptions } from './toolstack.js';
 
 /** Deadlines that one `run` may pass before it counts as stuck. */
 const jumpsMax = 200;
+
+/** One that has a lock for so long was killed, by a test that did not say so. */
+const killedHolderMs = 300_000;
 
 export interface MachineOptions {
   /** dom0's command line; the default is one watch thread a domain. */
@@ -32,8 +38,12 @@ export interface MachineOptions {
   /** Told when the store takes up a domain, and when it lets go of it. */
   readonly introduced?: (domid: number) => void;
   readonly released?: (domid: number) => void;
+  /** The store has changed, and is whole. */
+  readonly committed?: (store: Store) => void;
   /** Whether the host has a directory for cores. */
   readonly dumps?: boolean;
+  /** Guests have their drivers built in. */
+  readonly builtInDrivers?: boolean;
   /** Who watches over dom0's kernel. */
   readonly observer?: Observer;
   /** Which of two or more tasks goes on, by its index; goes before `seed`. */
@@ -63,9 +73,20 @@ export interface Machine {
   settle(): Promise<void>;
   /** What libxl has written, by name: userdata and cores. */
   readonly files: Map<string, string>;
+  /** The locks that are held now, as `domain 1` and `name web`. */
+  readonly locks: ReadonlyMap<string, unknown>;
+  /**
+   * Domids N of which there was a `/local/domain/N` without an `mtwatch/N`, at any generation of the store. It looks after every
+   * single change, not at the ends of operations.
+   */
+  readonly unannounced: ReadonlySet<number>;
+  /** Another toolstack, with connections of its own, which can be killed. The files are those of this machine. */
+  toolstack(options?: ToolstackOptions): Toolstack;
   threads(): readonly WatchThread[];
   /** Every node with its value and permissions, in the order of the server. */
   store(): Promise<string[]>;
+  /** The same, seen from inside the store and without a request. */
+  nodes(): string[];
 }
 
 export async function machine(options: MachineOptions = {}): Promise<Machine> {
@@ -79,6 +100,8 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     released,
     observer,
     choose,
+    builtInDrivers = false,
+    committed,
   } = options;
   const clock = new SimClock(seed ?? 1);
   const trace: TraceLine[] = [];
@@ -86,12 +109,15 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
   const log: string[] = [];
   const lines: string[] = [];
   const uevents: Uevent[] = [];
+  const unannounced = new Set<number>();
+  let tree: Store | undefined;
   const draw = seed === undefined ? undefined : seeded(seed);
   const host = { root: '/', assumeFiles: true, strictFiles: false, bridges };
   const dom0Options: Dom0Options = {
     clock,
     cmdline,
     host,
+    builtInDrivers,
     log: (line) => log.push(line),
     trace: (line) => trace.push(line),
     uevent: (uevent) => uevents.push(uevent),
@@ -101,6 +127,11 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     ...(released ? { released } : {}),
     ...(observer ? { observer } : {}),
     ...options.life,
+    committed: (store) => {
+      tree = store;
+      for (const domid of unannouncedIn(store)) unannounced.add(domid);
+      committed?.(store);
+    },
   };
   const dom0 = new Dom0(dom0Options);
   const xc: Xc = {
@@ -114,8 +145,14 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
   const connect = (who: Who, domid = 0) => xsClient(linkTransport(dom0, { domid, who }), { backOff: backOffOf(clock) });
   const stat = async (path: string): Promise<FileStat | undefined> =>
     missing.includes(path) ? undefined : { kind: 'assumed', block: path.startsWith('/dev/') };
-  const locks = new Map<number, Promise<void>>();
-  let pid = 1000;
+  const shared = sharedHost(clock, files, stat, [...missing, ...(dumps ? [] : ['/var/lib/xen/dump'])]);
+  const toolstacks: Toolstack[] = [];
+  const toolstack = (asked?: ToolstackOptions) => {
+    const connectAs = (who: Who) => linkTransport(dom0, { domid: 0, who });
+    const started = startToolstack({ clock, xc, host: shared.host, connect: connectAs }, asked);
+    toolstacks.push(started);
+    return started;
+  };
   const ctx: Ctx = {
     xs: connect('xl'),
     xc,
@@ -127,52 +164,20 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     xcLog: (line, level = 'error') => {
       if (level === 'error') lines.push(line);
     },
-    host: {
-      pid,
-      stat,
-      readMagic: async () => undefined,
-      runScript: async (run) => {
-        const name = run.script.slice(run.script.lastIndexOf('/') + 1);
-        const script = builtinScripts.get(name);
-        if (!script) throw new Error(`no script ${name} in a test`);
-        const io = { openXs: async () => connect('hotplug'), xc, stat, resolve: async (path: string) => path };
-        return { pid: ++pid, status: await script(io, run) };
-      },
-      readUserdata: async (name) => files.get(name),
-      writeUserdata: async (name, contents) => void files.set(name, contents),
-      createFile: async (path) => {
-        if ([...missing, '/var/lib/xen/dump'].includes(dirname(path)) && !dumps)
-          return { errno: 2, words: 'No such file or directory' };
-        files.set(path, '');
-        const write = async (bytes: Uint8Array, at: number) => {
-          const before = files.get(path) ?? '';
-          files.set(path, before.slice(0, at).padEnd(at, '\0') + Buffer.from(bytes).toString('latin1'));
-        };
-        return { file: { write, close: async () => undefined } };
-      },
-      lockUserdata: async (domid) => {
-        const before = locks.get(domid) ?? Promise.resolve();
-        let unlock = () => {};
-        locks.set(
-          domid,
-          new Promise((release) => {
-            unlock = release;
-          }),
-        );
-        await before;
-        return async () => unlock();
-      },
-      removeUserdata: async (domid, uuid) => {
-        for (const name of [...files.keys()]) if (name.includes(`.${domid}.${uuid}.`)) files.delete(name);
-      },
-    },
+    host: shared.host.of(shared.host.nextPid(), async (run) => {
+      const name = run.script.slice(run.script.lastIndexOf('/') + 1);
+      const script = builtinScripts.get(name);
+      if (!script) throw new Error(`no script ${name} in a test`);
+      const io = { openXs: async () => connect('hotplug'), xc, stat, resolve: async (path: string) => path };
+      return { pid: shared.host.nextPid(), status: await script(io, run) };
+    }),
   };
 
   async function settle(): Promise<void> {
     for (let quiet = 0; quiet < 3; ) {
       await dom0.settle();
       await clock.turn();
-      quiet = dom0.idle ? quiet + 1 : 0;
+      quiet = dom0.idle && !toolstacks.some(({ busy }) => busy) ? quiet + 1 : 0;
     }
   }
 
@@ -207,6 +212,20 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     return found;
   }
 
+  const nodes = () => {
+    const found: string[] = [];
+    const visit = (path: string): void => {
+      for (const name of tree?.names(path) ?? []) {
+        const child = path === '/' ? `/${name}` : `${path}/${name}`;
+        const node = tree?.get(child);
+        if (node) found.push(`${child} = "${node.value}"   (${node.perms.map(formatPerm).join(',')})`);
+        visit(child);
+      }
+    };
+    visit('/');
+    return found;
+  };
+
   const threads = () => {
     const all: WatchThread[] = [];
     for (;;) {
@@ -217,7 +236,101 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
   };
   await settle();
   const openXenbus = () => xsClient(linkTransport(dom0.xenbus, { domid: 0, who: 'client' }));
-  return { dom0, clock, ctx, trace, lines, log, uevents, connect, openXenbus, run, settle, files, threads, store };
+  const { locks } = shared;
+  const seen = { trace, lines, log, uevents, files, locks, unannounced, threads, store, nodes };
+  return { dom0, clock, ctx, connect, openXenbus, toolstack, run, settle, ...seen };
+}
+
+/** The domids of the nodes that break the law of mtwatch: whenever `/local/domain/N` is there, `mtwatch/N` is. */
+export function unannouncedIn(store: Store): number[] {
+  const domids = store.names('/local/domain').map(Number);
+  return domids.filter((domid) => domid !== 0 && store.get(mtwatchPath(domid)) === undefined);
+}
+
+/** Who has a lock, and who waits for it, by pid. */
+interface Lock {
+  readonly holder: number;
+  readonly waiting: { readonly pid: number; take: () => void }[];
+}
+
+/** The files of a machine, for any number of processes. Those below the `absent` directories cannot be made. */
+function sharedHost(
+  clock: SimClock,
+  files: Map<string, string>,
+  stat: Host['stat'],
+  absent: readonly string[],
+): { readonly host: SharedHost; readonly locks: ReadonlyMap<string, Lock> } {
+  const locks = new Map<string, Lock>();
+  let lastPid = 999;
+  const unlock = (pid: number, name: string): void => {
+    if (locks.get(name)?.holder !== pid) return;
+    const waiting = locks.get(name)?.waiting ?? [];
+    locks.delete(name);
+    const [next, ...rest] = waiting;
+    if (!next) return;
+    locks.set(name, { holder: next.pid, waiting: rest });
+    next.take();
+  };
+  const lock = (pid: number, name: string): Promise<void> => {
+    const held = locks.get(name);
+    if (!held) {
+      locks.set(name, { holder: pid, waiting: [] });
+      return Promise.resolve();
+    }
+    return new Promise((take) => {
+      const mine = { pid, take: () => {} };
+      const cancel = clock.after(killedHolderMs, () => {
+        const waiting = locks.get(name)?.waiting ?? [];
+        if (!waiting.includes(mine)) return;
+        locks.set(name, { holder: pid, waiting: waiting.filter((each) => each !== mine) });
+        take();
+      });
+      mine.take = () => {
+        cancel();
+        take();
+      };
+      held.waiting.push(mine);
+    });
+  };
+  const locked = async (pid: number, name: string) => {
+    await lock(pid, name);
+    return async () => unlock(pid, name);
+  };
+  const recentDomids = new Map<number, number>();
+  const host: SharedHost = {
+    nextPid: () => ++lastPid,
+    forget: (pid) => {
+      for (const [name, { holder, waiting }] of [...locks]) {
+        locks.set(name, { holder, waiting: waiting.filter((each) => each.pid !== pid) });
+        if (holder === pid) unlock(pid, name);
+      }
+    },
+    of: (pid, runScript) => ({
+      pid,
+      stat,
+      readMagic: async () => undefined,
+      runScript,
+      readUserdata: async (name) => files.get(name),
+      writeUserdata: async (name, contents) => void files.set(name, contents),
+      createFile: async (path) => {
+        if (absent.includes(dirname(path))) return { errno: 2, words: 'No such file or directory' };
+        files.set(path, '');
+        const write = async (bytes: Uint8Array, at: number) => {
+          const before = files.get(path) ?? '';
+          files.set(path, before.slice(0, at).padEnd(at, '\0') + Buffer.from(bytes).toString('latin1'));
+        };
+        return { file: { write, close: async () => undefined } };
+      },
+      lockUserdata: (domid) => locked(pid, `domain ${domid}`),
+      lockName: (name) => locked(pid, `name ${name}`),
+      isDomidRecent: async (domid) => clock.now() - (recentDomids.get(domid) ?? -Infinity) <= LIBXL_DOMID_REUSE_TIMEOUT,
+      markDomidRecent: async (domid) => void recentDomids.set(domid, clock.now()),
+      removeUserdata: async (domid, uuid) => {
+        for (const name of [...files.keys()]) if (name.includes(`.${domid}.${uuid}.`)) files.delete(name);
+      },
+    }),
+  };
+  return { host, locks };
 }
 
 let uuids = 0;

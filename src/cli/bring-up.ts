@@ -12,7 +12,6 @@ import { toJson } from '../libxl/json.js';
 import { actionsOf, createDomain, type Monitored, startMonitor } from '../libxl/monitor.js';
 import { configToSexp } from '../libxl/sexp.js';
 import type { ReadBytes } from '../libxl/stream.js';
-import { refusals } from '../libxl/unmodelled.js';
 import { SystemClock } from '../xenbus/clock.js';
 import { type CommandSpec, commandHelp, type XlLayout } from './argv.js';
 import { type Attached, attachConsole } from './console.js';
@@ -90,26 +89,16 @@ export function parseOrFail(
   return { ...parsed, config };
 }
 
-/** Refuses a config of which no domain can be made here. A dry run has ended by then. */
-export function refuseUnmodelled(lines: readonly string[]): void {
-  if (lines.length > 0) throw new XlFailure(1, lines.join('\n'));
-}
-
-/** The same for a config that came out of a saved domain. */
-export function refuseUnmodelledConfig(config: DomainConfig): void {
-  refuseUnmodelled(refusals(config));
-}
-
 /**
  * Creates the domain of a config, which is bytes, or restores it from a stream, and lets it live as the flags say. `ended` resolves when
- * there is nothing more to wait for. Throws what libxl threw.
+ * there is nothing more to wait for, with what xl's create_domain returns then: under 0 it is an rc. Throws what libxl threw.
  */
 export async function bringUp(
   session: Session,
   ofBytes: DomainConfig,
   flags: LifeFlags,
   read?: ReadBytes,
-): Promise<{ readonly domid: number; readonly ended: Promise<void> }> {
+): Promise<{ readonly domid: number; readonly ended: Promise<number> }> {
   const { ctx } = session;
   const config = textOfConfig(ofBytes);
   const domid = await createDomain(ctx, config, read);
@@ -121,11 +110,11 @@ export async function bringUp(
   }
   if (!flags.paused) await domainUnpause(ctx, domid);
   if (!flags.exit && (flags.vncviewer || flags['vncviewer-autopass'])) await failVncviewer(ctx, domid);
-  let done: Promise<void> | undefined;
+  let done: Promise<number> | undefined;
   if (flags.foreground && !flags.exit) {
     ({ done } = await startMonitor(ctx, monitored, (line) => process.stderr.write(`${line}\n`)));
   }
-  return { domid, ended: Promise.all([done, attached?.ended]).then(() => undefined) };
+  return { domid, ended: Promise.all([done, attached?.ended]).then(([rc = 0]) => rc) };
 }
 
 /** A console that is not to be had is told, and no reason to stop. */

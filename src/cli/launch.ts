@@ -87,9 +87,9 @@ async function launch(dir: RunDir, args: readonly string[]): Promise<number | un
   const line = await firstLine(child);
   child.unref();
   if (line === undefined) throw new XlFailure(1, `xl: dom0 ended before it listened; the end of ${dir.log}:\n${tail(dir.log)}`);
-  const said = JSON.parse(line) as { ready?: number; busy?: boolean; error?: string; note?: string };
+  const said = JSON.parse(line) as { ready?: number; busy?: boolean; error?: string; lost?: string };
   if (said.error !== undefined) throw new XlFailure(1, `xl: dom0 did not start: ${said.error}`);
-  if (said.note !== undefined) process.stderr.write(`xl: ${said.note}\n`);
+  if (said.lost !== undefined) process.stderr.write(`xl: the dom0 before was killed; lost with it: ${said.lost}\n`);
   return said.ready;
 }
 

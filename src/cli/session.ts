@@ -158,6 +158,12 @@ async function withClient<T>(xc: PrivcmdClient, dir: RunDir, body: (xc: PrivcmdC
   try {
     return (await Promise.race([body(xc, dir), lost])) as T;
   } catch (error) {
+    // A dom0 of another version speaks the same protocol and may lack an operation.
+    if (error instanceof PrivcmdError && error.errno === 'ENOSYS' && xc.server.version !== version) {
+      const { version: theirs, pid } = xc.server;
+      const what = `the running dom0 is ${theirs}, this is xl ${version}`;
+      throw new XlFailure(1, `xl: ${error.message}: ${what}; use that xl, or end its dom0 with \`kill ${pid}\``);
+    }
     // Of its two connections either may be the first to go.
     throw error instanceof ConnectionEnded ? ended() : error;
   } finally {
@@ -183,6 +189,37 @@ async function inSession<T>(
   } finally {
     xs.close();
   }
+}
+
+/**
+ * As `withSession`, but in the domain that `XENSTORED_PATH` speaks for, which may be a driver domain of ours: `xl devd` is
+ * made for those. Its bridges and interfaces are that domain's.
+ */
+export async function withDomainSession<T>(
+  command: Spoken,
+  globals: Globals,
+  body: (session: Session) => Promise<T>,
+): Promise<T> {
+  const dir = runDirOf(process.env);
+  const path = process.env['XENSTORED_PATH'];
+  const domid = guestStore(process.env, dir);
+  if (domid === undefined || !path) return withSession(command, globals, body);
+  return withClient(await connectDom0(process.env, dir), dir, async (xc) => {
+    const xs = await openStore(dir, path);
+    const own: Xc = {
+      call: (op, args) => xc.call(op, op === 'dom0.bridge' || op === 'dom0.rename_vif' ? { ...args, domid } : args),
+      close: () => undefined,
+    };
+    // Who waits for an event alone would never hear of the end of the domain.
+    const lost = xs.ended.then((reason) => {
+      if (reason) throw new XlFailure(1, `xl: ${command.spokenId}: domain ${domid} is gone`);
+    });
+    try {
+      return (await Promise.race([body({ ctx: makeCtx(own, xs, dir, globals, path), xc, dir }), lost])) as T;
+    } finally {
+      xs.close();
+    }
+  });
 }
 
 /** As `withSession`, if a dom0 runs and it is the store's too. Otherwise nothing is done, and false the answer. */
@@ -276,7 +313,7 @@ function needsDom0(command: Spoken, dir: RunDir, path: string): XlFailure {
   return new XlFailure(1, `xl: ${command.spokenId} ${what}: \`eval "$(xl dom0 env)"\` goes back to dom0`);
 }
 
-function makeCtx(xc: Xc, xs: Xs, dir: RunDir, globals: Globals): Ctx {
+function makeCtx(xc: Xc, xs: Xs, dir: RunDir, globals: Globals, scriptStore = dir.store.hotplug): Ctx {
   const spinner = process.stderr.isTTY ? spinnerOn(process.stderr) : undefined;
   const write = spinner?.print ?? ((line: string) => process.stderr.write(`${line}\n`));
   const print = (line: string) => write(`${globals.timestamps ? timestamp() : ''}${line}`);
@@ -285,7 +322,7 @@ function makeCtx(xc: Xc, xs: Xs, dir: RunDir, globals: Globals): Ctx {
     xs,
     xc,
     clock: new SystemClock(),
-    host: lazyHost(xc, dir),
+    host: lazyHost(xc, dir, scriptStore),
     timeoutScale: timeoutScaleOf(process.env),
     log: (level, where, domid, message) => {
       if (levels[level] >= least) print(logLine('libxl', level, where, domid, message));
@@ -324,18 +361,21 @@ function timestamp(): string {
   return `${new Date().toISOString().replace('T', ' ').slice(0, 19)} UTC [${process.pid}] `;
 }
 
-/** libxl's view of the machine, made when it is first asked for: most commands look at no file and run no script. */
-function lazyHost(xc: Xc, dir: RunDir): Host {
+/**
+ * libxl's view of the machine, made when it is first asked for: most commands look at no file and run no script. Scripts
+ * connect to the store at `scriptStore`.
+ */
+function lazyHost(xc: Xc, dir: RunDir, scriptStore: string): Host {
   const make = async (): Promise<Host> => {
     const [{ systemHost }, view] = await Promise.all([import('../libxl/hotplug.js'), xc.call('dom0.host', {})]);
     return systemHost({
       ...view,
       userdataDir: dir.lib,
-      openXs: () => openStore(dir, dir.store.hotplug),
+      openXs: () => openStore(dir, scriptStore),
       xc,
       pid: process.pid,
       scriptDir: process.env['XEN_SCRIPT_DIR'],
-      xenstoredPath: dir.store.hotplug,
+      xenstoredPath: scriptStore,
     });
   };
   let made: Promise<Host> | undefined;
@@ -355,6 +395,9 @@ function lazyHost(xc: Xc, dir: RunDir): Host {
     readUserdata: (name) => userdata(async () => (await host()).readUserdata(name)),
     writeUserdata: (name, contents) => userdata(async () => (await host()).writeUserdata(name, contents)),
     lockUserdata: (domid, uuid) => userdata(async () => (await host()).lockUserdata(domid, uuid)),
+    lockName: (name) => userdata(async () => (await host()).lockName(name)),
+    isDomidRecent: (domid) => userdata(async () => (await host()).isDomidRecent(domid)),
+    markDomidRecent: (domid) => userdata(async () => (await host()).markDomidRecent(domid)),
     createFile: async (path) => (await host()).createFile(path),
     removeUserdata: (domid, uuid) => userdata(async () => (await host()).removeUserdata(domid, uuid)),
   };

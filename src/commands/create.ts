@@ -1,7 +1,7 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
-import { bringUp, configOptions, parseOrFail, printConfig, readConfigFile, refuseUnmodelled } from '../cli/bring-up.js';
+import { bringUp, configOptions, parseOrFail, printConfig, readConfigFile } from '../cli/bring-up.js';
 import { withSession, XlFailure } from '../cli/session.js';
 import { XlCommand } from '../cli/xl-command.js';
 import { bytesOfText, readGlobalConfig, writeBytes } from '../cli/xl-conf.js';
@@ -77,14 +77,14 @@ export default class Create extends XlCommand {
       return reportFindings(lintConfig(configText(text, extras.map(bytesOfText)), source, options), source, flags.json);
     }
     if (!flags.quiet) process.stderr.write(`Parsing config from ${file}\n`);
-    const { config, notices, refusals } = parseOrFail(text, extras, file, options);
+    const { config, notices } = parseOrFail(text, extras, file, options);
     if (flags.dryrun || flags.debug) printConfig(config, global.outputFormat, flags.dryrun ? process.stdout : process.stderr);
     if (flags.dryrun) return;
 
-    refuseUnmodelled(refusals);
     for (const line of notices) process.stderr.write(`${line}\n`);
     try {
-      await withSession(this, flags, async (session) => (await bringUp(session, config, flags)).ended);
+      const rc = await withSession(this, flags, async (session) => (await bringUp(session, config, flags)).ended);
+      if (rc < 0) throw new XlFailure(-rc);
     } catch (error) {
       if (error instanceof LibxlError) throw new XlFailure(-error.rc);
       throw error;

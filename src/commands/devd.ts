@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
-import { withDom0, withSession } from '../cli/session.js';
+import { withDomainSession } from '../cli/session.js';
 import { XlCommand } from '../cli/xl-command.js';
 import { deviceEventsHandler } from '../libxl/devd.js';
 
@@ -28,8 +28,8 @@ export default class Devd extends XlCommand {
 
   async run(): Promise<void> {
     const { flags } = await this.parse(Devd);
-    if (flags.foreground) return withSession(this, flags, ({ ctx }) => deviceEventsHandler(ctx));
-    await withDom0(this, async (_, dir) => daemonize(join(dir.logs, 'xldevd.log'), flags));
+    if (flags.foreground) return withDomainSession(this, flags, ({ ctx }) => deviceEventsHandler(ctx));
+    await withDomainSession(this, flags, async ({ dir }) => daemonize(join(dir.logs, 'xldevd.log'), flags));
   }
 }
 

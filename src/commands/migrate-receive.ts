@@ -1,6 +1,6 @@
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
-import { bringUp, type LifeFlags, printConfig, refuseUnmodelledConfig } from '../cli/bring-up.js';
+import { bringUp, type LifeFlags, printConfig } from '../cli/bring-up.js';
 import { expectMessage, giveUp, messages, type Peer, sendMessage } from '../cli/migration.js';
 import { configOf, readFrom, readHeader, say, writeTo } from '../cli/save-file.js';
 import { bareLog, type Session, withSession, XlFailure } from '../cli/session.js';
@@ -44,7 +44,6 @@ export default class MigrateReceive extends XlCommand {
       if (flags.remus || flags.colo) {
         throw new XlFailure(1, 'xl: migrate-receive: checkpointed streams are not modelled; use xl migrate');
       }
-      refuseUnmodelledConfig(config);
       await withSession(this, flags, async (session) => {
         const { domid, ended } = await bringUp(session, incoming, { ...life, paused: true }, source.read);
         await takeOver(session, peer, write, { domid, name: losslessText(name), life });

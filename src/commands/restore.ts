@@ -2,7 +2,7 @@ import { open } from 'node:fs/promises';
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import type { XlLayout } from '../cli/argv.js';
-import { bringUp, printConfig, refuseUnmodelledConfig } from '../cli/bring-up.js';
+import { bringUp, printConfig } from '../cli/bring-up.js';
 import { configOf, readFrom, readHeader } from '../cli/save-file.js';
 import { bareLog, withSession, XlFailure } from '../cli/session.js';
 import { XlCommand } from '../cli/xl-command.js';
@@ -50,8 +50,8 @@ export default class Restore extends XlCommand {
       const header = await readHeader(bareLog(flags), { name, read });
       const config = await configOf(header, configFile);
       if (flags.debug) printConfig(config, 'json', process.stderr);
-      refuseUnmodelledConfig(config);
-      await withSession(this, flags, async (session) => (await bringUp(session, config, flags, read)).ended);
+      const rc = await withSession(this, flags, async (session) => (await bringUp(session, config, flags, read)).ended);
+      if (rc < 0) throw new XlFailure(1);
     } catch (error) {
       // Whatever is wrong, restore ends with 1.
       if (error instanceof LibxlError) throw new XlFailure(1);

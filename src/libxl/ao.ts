@@ -137,7 +137,8 @@ export type Rest = () => Promise<void>;
 
 /**
  * Begins to wait for a node (libxl__xswait_start): sets the deadline and the watch. The rest reads the node at each
- * event, the first of which comes from registering, until `done` says so; TIMEDOUT at the deadline. `done` may throw.
+ * event, the first of which comes from registering, until `done` says so; TIMEDOUT at the deadline. `done` may throw. At
+ * either end `ended` is told, before anything else happens.
  *
  * Beginning and waiting are apart because libxl starts every device of a group before it looks at any event.
  */
@@ -146,6 +147,7 @@ export async function beginWait(
   path: string,
   timeoutMs: number,
   done: (value: string | undefined) => boolean,
+  ended: (error?: LibxlError) => void = () => undefined,
 ): Promise<Rest> {
   let fired = false;
   let late = false;
@@ -170,7 +172,11 @@ export async function beginWait(
     cancel();
     throw error;
   });
-  const timedOut = () => new LibxlError(Rc.TIMEDOUT, `no change of ${path} in ${timeoutMs} ms`);
+  const timedOut = () => {
+    const error = new LibxlError(Rc.TIMEDOUT, `no change of ${path} in ${timeoutMs} ms`);
+    ended(error);
+    return error;
+  };
   return async () => {
     try {
       for (;;) {
@@ -178,7 +184,7 @@ export async function beginWait(
           // Past the deadline it looks once more, and no more: whoever writes the node must not prolong the wait.
           const isLast = late;
           fired = false;
-          if (done(await ctx.xs.read(path))) return;
+          if (done(await ctx.xs.read(path))) return ended();
           if (isLast) throw timedOut();
         } else if (late) {
           throw timedOut();
@@ -197,29 +203,38 @@ export async function beginWait(
 
 /**
  * Begins to wait for a backend's state (libxl__ev_devstate_wait). A state node that vanishes is INVAL: whoever removed
- * it is not going to bring the device to any state.
+ * it is not going to bring the device to any state. `ended` is told at once how it ends, so that what is said of one device
+ * stands together.
  */
-export async function beginWaitForState(ctx: Ctx, path: string, wanted: number, timeoutMs: number): Promise<Rest> {
+export function beginWaitForState(
+  ctx: Ctx,
+  path: string,
+  wanted: number,
+  timeoutMs: number,
+  ended: (error?: LibxlError) => void = () => undefined,
+): Promise<Rest> {
   const say = (line: number, what: string) =>
     ctx.log('debug', `libxl_event.c:${line}:devstate_callback`, undefined, `backend ${path} wanted state ${wanted} ${what}`);
-  const rest = await beginWait(ctx, path, timeoutMs, (value) => {
+  const done = (value: string | undefined): boolean => {
     if (value === undefined) {
       say(1043, 'but it was removed');
-      throw new LibxlError(Rc.INVAL, `${path} was removed`);
+      const error = new LibxlError(Rc.INVAL, `${path} was removed`);
+      ended(error);
+      throw error;
     }
     const state = Number.parseInt(value, 10) || 0;
     if (state === wanted) say(1051, 'ok');
     else say(1054, `still waiting state ${state}`);
     return state === wanted;
-  });
-  return async () => {
-    try {
-      await rest();
-    } catch (error) {
-      if (error instanceof LibxlError && error.rc === Rc.TIMEDOUT) say(1038, ' timed out');
-      throw error;
-    }
   };
+  return beginWait(ctx, path, timeoutMs, done, (error) => {
+    if (error) {
+      const hoping = `backend ${path} (hoping for state change to ${wanted}): xswait timeout (path=${path})`;
+      ctx.log('debug', 'libxl_aoutils.c:88:xswait_timeout_callback', undefined, hoping);
+      say(1038, ' timed out');
+    }
+    ended(error);
+  });
 }
 
 /** Waits until the node at `path` says `wanted`. */

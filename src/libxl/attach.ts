@@ -6,19 +6,31 @@
  * `libxl__device_add` of libxl 4.17. A kind whose backend nobody runs here is written like any other, and its backend
  * awaited like that of a host without the driver.
  */
-import { strerror, transact } from './ao.js';
+import { transact } from './ao.js';
 import { diskDevice, nicDevice } from './create.js';
 import { type Ctx, LibxlError, Rc } from './ctx.js';
 import { checkAlive, type Device, deviceAdd, genericAdd, refusedDevice } from './device.js';
-import { devicesPath, findUsbctrl } from './device-list.js';
-import type { Usbctrl, Usbdev, Vdispl, Vkb, Vtpm } from './device-words.js';
-import { vdisplJson, vkbNodes, vtpmJson } from './device-words.js';
+import { devicesPath } from './device-list.js';
+import {
+  backendName,
+  needsQemu,
+  type Place,
+  refuseUsbdev,
+  resolveBackend,
+  settleUsbctrl,
+  usbctrlDevice,
+  vdisplDevice,
+  vkbDevice,
+  vsndDevice,
+  vtpmDevice,
+} from './device-types.js';
+import { type Usbctrl, type Usbdev, type Vdispl, type Vkb, type Vtpm, vdisplJson, vkbJson, vtpmJson } from './device-words.js';
 import { type Disk, diskNodes, needsStat, setDiskDefaults } from './disk.js';
-import { checkType, formatUuid, qualifierToDomid } from './domain.js';
+import { checkType, formatUuid } from './domain.js';
 import type { DomainConfig, OtherDeviceList } from './domain-config.js';
-import type { JsonObject, JsonValue } from './json.js';
+import type { JsonObject } from './json.js';
 import { type Nic, nextNicDevid, nicNodes, nicObstacle, savedNic, setNicDefaults } from './nic.js';
-import type { DeviceNodes, NodePair } from './nodes.js';
+import type { DeviceNodes } from './nodes.js';
 import { lockConfig, readConfig, writeConfig } from './saved-config.js';
 import { atoi } from './strtol.js';
 
@@ -102,143 +114,50 @@ export function nicAttach(ctx: Ctx, domid: number, nic: Nic): Promise<void> {
 export function vtpmAttach(ctx: Ctx, domid: number, vtpm: Vtpm): Promise<void> {
   return add(ctx, domid, async (adding) => {
     const uuid = vtpm.uuid ?? formatUuid(ctx.clock.random(16));
-    const backendDomid = (await resolveBackend(ctx, vtpm.backendDomname)) ?? 0;
-    const devid = await nextDevid(ctx, domid, 'vtpm');
-    const config = await withOther(ctx, domid, adding, 'vtpms', numbered(vtpmJson({ ...vtpm, uuid }), devid));
-    const nodes = plainNodes(domid, backendDomid, {
-      front: [['handle', String(devid)]],
-      back: [
-        ['handle', String(devid)],
-        ['uuid', uuid],
-        ['resume', 'False'],
-      ],
-    });
-    return { device: { domid, devid, kind: 'vtpm', backendDomid, backendKind: 'vtpm' }, nodes, config };
+    const json = vtpmJson({ ...vtpm, uuid });
+    const place = await newPlace(ctx, domid, json, 'vtpm');
+    const config = await withOther(ctx, domid, adding, 'vtpms', numbered(json, place.devid));
+    return { ...vtpmDevice(json, place), config };
   });
 }
 
 /** `xl vdispl-attach`. */
 export function vdisplAttach(ctx: Ctx, domid: number, vdispl: Vdispl): Promise<void> {
   return add(ctx, domid, async (adding) => {
-    const backendDomid = (await resolveBackend(ctx, vdispl.backendDomname)) ?? 0;
-    const devid = await nextDevid(ctx, domid, 'vdispl');
-    const config = await withOther(ctx, domid, adding, 'vdispls', numbered(vdisplJson(vdispl), devid));
-    const connectors = vdispl.connectors.flatMap(({ uniqueId, width, height }, index): NodePair[] => [
-      [`${index}/resolution`, `${width}x${height}`],
-      [`${index}/unique-id`, uniqueId],
-    ]);
-    const frontRo: NodePair[] = [['be-alloc', vdispl.beAlloc ? '1' : '0'], ...connectors];
-    const nodes = { ...plainNodes(domid, backendDomid, {}), frontRo };
-    return { device: { domid, devid, kind: 'vdispl', backendDomid, backendKind: 'vdispl' }, nodes, config };
+    const json = vdisplJson(vdispl);
+    const place = await newPlace(ctx, domid, json, 'vdispl');
+    const config = await withOther(ctx, domid, adding, 'vdispls', numbered(json, place.devid));
+    return { ...vdisplDevice(json, place), config };
   });
 }
 
 /** `xl vsnd-attach`: a card as JSON, as `sound-card.ts` reads it. */
 export function vsndAttach(ctx: Ctx, domid: number, card: JsonObject): Promise<void> {
   return add(ctx, domid, async (adding) => {
-    const backendDomid = (await resolveBackend(ctx, text(card['backend_domname']))) ?? 0;
-    const devid = await nextDevid(ctx, domid, 'vsnd');
-    const config = await withOther(ctx, domid, adding, 'vsnds', numbered(card, devid));
-    const nodes = plainNodes(domid, backendDomid, { front: cardNodes(card) });
-    return { device: { domid, devid, kind: 'vsnd', backendDomid, backendKind: 'vsnd' }, nodes, config };
+    const place = await newPlace(ctx, domid, card, 'vsnd');
+    const config = await withOther(ctx, domid, adding, 'vsnds', numbered(card, place.devid));
+    return { ...vsndDevice(card, place), config };
   });
 }
 
-function cardNodes(card: JsonObject): NodePair[] {
-  return [
-    ...named(card, 'long_name', 'long-name'),
-    ...named(card, 'short_name', 'short-name'),
-    ...paramNodes(card, ''),
-    ...objects(card['pcms']).flatMap((pcm, index) => [
-      ...named(pcm, 'name', `${index}/name`),
-      ...paramNodes(pcm, `${index}/`),
-      ...objects(pcm['streams']).flatMap((stream, place) => streamNodes(stream, `${index}/${place}/`)),
-    ]),
-  ];
-}
-
-function streamNodes(stream: JsonObject, prefix: string): NodePair[] {
-  return [
-    ...named(stream, 'unique_id', `${prefix}unique-id`),
-    ...named(stream, 'type', `${prefix}type`),
-    ...paramNodes(stream, prefix),
-  ];
-}
-
-function paramNodes(owner: JsonObject, prefix: string): NodePair[] {
-  const params = objects([owner['params'] ?? {}])[0] ?? {};
-  return ['sample_rates', 'sample_formats', 'channels_min', 'channels_max', 'buffer_size'].flatMap((field): NodePair[] => {
-    const value = params[field];
-    return value ? [[`${prefix}${field.replace('_', '-')}`, String(value)]] : [];
-  });
-}
-
-function named(owner: JsonObject, field: string, node: string): NodePair[] {
-  const value = text(owner[field]);
-  return value === undefined ? [] : [[node, value]];
-}
-
-function text(value: JsonValue | undefined): string | undefined {
-  return typeof value === 'string' ? value : undefined;
-}
-
-function objects(value: JsonValue | undefined): readonly JsonObject[] {
-  return Array.isArray(value) ? (value as readonly JsonObject[]) : [];
-}
-
-/** The most ports that a paravirtual controller has (USBIF_MAX_PORTNR). */
-const USBIF_MAX_PORTNR = 31;
-
-/**
- * `xl usbctrl-attach`. `auto` is qemu's controller on a host whose kernel has no usbback, as here; there is no qemu
- * either, and so it is refused.
- */
-export function usbctrlAttach(ctx: Ctx, domid: number, given: Usbctrl): Promise<void> {
+/** `xl usbctrl-attach`. */
+export function usbctrlAttach(ctx: Ctx, domid: number, { type, version, ports }: Usbctrl): Promise<void> {
   return add(ctx, domid, async (adding) => {
     await checkType(ctx, domid).catch((error: unknown) => {
       // libxl takes a domain that it cannot see for one that is not HVM, and stumbles later.
       if (!(error instanceof LibxlError)) throw error;
     });
-    const usbctrl = settleUsbctrl(ctx, given);
-    const devid = await nextDevid(ctx, domid, 'vusb');
-    const json = { type: usbctrl.type, devid, version: usbctrl.version, ports: usbctrl.ports };
+    const usbctrl = settleUsbctrl(ctx, { type, version, ports });
+    const place = await newPlace(ctx, domid, usbctrl, 'vusb');
+    const json = {
+      type: usbctrl['type'] ?? '',
+      devid: place.devid,
+      version: usbctrl['version'] ?? 0,
+      ports: usbctrl['ports'] ?? 0,
+    };
     const config = await withOther(ctx, domid, adding, 'usbctrls', json);
-    const ports = Array.from({ length: usbctrl.ports }, (_, index): NodePair => [`port/${index + 1}`, '']);
-    const nodes = plainNodes(domid, 0, {
-      back: [
-        ['type', usbctrl.type],
-        ['usb-ver', String(usbctrl.version)],
-        ['num-ports', String(usbctrl.ports)],
-        ['port', ''],
-        ...ports,
-      ],
-    });
-    return { device: { domid, devid, kind: 'vusb', backendDomid: 0, backendKind: 'vusb' }, nodes, config };
+    return { ...usbctrlDevice(usbctrl, place), config };
   });
-}
-
-function settleUsbctrl(ctx: Ctx, { type: given, version: wantedVersion, ports: wantedPorts }: Usbctrl): Usbctrl {
-  const refuse = (line: number, message: string): never => {
-    ctx.log('error', `libxl_usb.c:${line}:libxl__device_usbctrl_setdefault`, undefined, message);
-    throw new LibxlError(Rc.INVAL, message);
-  };
-  const type = given === 'auto' ? 'qusb' : given;
-  const version = wantedVersion || 2;
-  if (type === 'devicemodel') {
-    if (version < 1 || version > 3) return refuse(117, 'Illegal USB version');
-    const fixed = version === 1 ? 2 : version === 2 ? 6 : undefined;
-    if (fixed !== undefined && wantedPorts && wantedPorts !== fixed) {
-      return refuse(version === 1 ? 88 : 98, `Number of ports for USB controller of version ${version} is always ${fixed}`);
-    }
-    if (wantedPorts > 15) return refuse(110, 'Number of ports for USB controller of version 3 is limited to 15');
-    return { type, version, ports: fixed ?? (wantedPorts || 8) };
-  }
-  if (version < 1 || version > 2) return refuse(67, 'USB version for paravirtualized devices must be 1 or 2');
-  const ports = wantedPorts || 8;
-  if (ports < 1 || ports > USBIF_MAX_PORTNR) {
-    return refuse(75, `Number of ports for USB controller is limited to ${USBIF_MAX_PORTNR}`);
-  }
-  return { type, version, ports };
 }
 
 /**
@@ -247,11 +166,8 @@ function settleUsbctrl(ctx: Ctx, { type: given, version: wantedVersion, ports: w
  */
 export async function vkbAttach(ctx: Ctx, domid: number, vkb: Vkb): Promise<void> {
   try {
-    const backendDomid = (await resolveBackend(ctx, vkb.backendDomname)) ?? 0;
-    const devid = await nextDevid(ctx, domid, 'vkbd');
-    const backendKind = vkb.backendType === 'linux' ? 'vinput' : 'vkbd';
-    const device: Device = { domid, devid, kind: 'vkbd', backendDomid, backendKind };
-    const nodes = plainNodes(domid, backendDomid, { back: vkbBackNodes(vkb) });
+    const json = vkbJson(vkb);
+    const { device, nodes } = vkbDevice(json, await newPlace(ctx, domid, json, 'vkbd'));
     await transact(ctx, async (tx) => {
       await checkAlive(tx, domid);
       await genericAdd(tx, device, nodes);
@@ -262,35 +178,12 @@ export async function vkbAttach(ctx: Ctx, domid: number, vkb: Vkb): Promise<void
   }
 }
 
-function vkbBackNodes({ uniqueId, numbers }: Vkb): NodePair[] {
-  const touch = Boolean(numbers['feature-multi-touch']);
-  const before: NodePair[] = vkbNodes.slice(0, 5).flatMap((node): NodePair[] => (numbers[node] ? [[node, '1']] : []));
-  const touched = vkbNodes.slice(7).map((node): NodePair => [node, String(numbers[node] ?? 0)]);
-  const size = vkbNodes.slice(5, 7).flatMap((node): NodePair[] => (numbers[node] ? [[node, String(numbers[node])]] : []));
-  return [...(uniqueId === undefined ? [] : ([['unique-id', uniqueId]] as const)), ...before, ...(touch ? touched : []), ...size];
-}
-
 // ---- What they share
 
-/** The nodes that every device has, and then its own. */
-function plainNodes(
-  domid: number,
-  backendDomid: number,
-  own: { readonly front?: readonly NodePair[]; readonly back?: readonly NodePair[] },
-): DeviceNodes {
-  return {
-    front: [['backend-id', String(backendDomid)], ['state', '1'], ...(own.front ?? [])],
-    frontRo: [],
-    back: [['frontend-id', String(domid)], ['online', '1'], ['state', '1'], ...(own.back ?? [])],
-  };
-}
-
-/** The domain that a device's `backend=` names. libxl says nothing of one that it does not find. */
-async function resolveBackend(ctx: Ctx, name: string | undefined): Promise<number | undefined> {
-  if (name === undefined) return undefined;
-  const domid = await qualifierToDomid(ctx, name);
-  if (domid === undefined) throw new LibxlError(Rc.INVAL, `there is no domain ${name} for the backend`);
-  return domid;
+/** Where a device goes that has no number yet. */
+async function newPlace(ctx: Ctx, domid: number, json: JsonObject, kind: string): Promise<Place> {
+  const backendDomid = (await resolveBackend(ctx, backendName(json))) ?? 0;
+  return { domid, backendDomid, devid: await nextDevid(ctx, domid, kind) };
 }
 
 /** One past the last of the listing (libxl__device_nextid). */
@@ -335,26 +228,9 @@ async function withDevice(
   throw new LibxlError(Rc.FAIL, line);
 }
 
-/** What a PV guest has a qemu for (libxl__need_xenpv_qemu). A disk counts only if its config names that backend. */
-function needsQemu({ vfbs = [], p9s = [], disks, usbctrls = [], channels = [] }: DomainConfig): boolean {
-  return (
-    vfbs.length > 0 ||
-    p9s.length > 0 ||
-    disks.some((disk) => disk.backend === 'qdisk' && (disk.backendDomid ?? 0) === 0) ||
-    usbctrls.some((usbctrl) => usbctrl['type'] === 'qusb' && (usbctrl['backend_domid'] ?? 0) === 0) ||
-    channels.some((channel) => (channel['backend_domid'] ?? 0) === 0)
-  );
-}
-
-/** `xl usbdev-attach`: the host has no USB device that could be given away. */
+/** `xl usbdev-attach`. */
 export async function usbdevAttach(ctx: Ctx, domid: number, { hostbus, hostaddr, ctrl }: Usbdev): Promise<void> {
-  const refuse = (line: string) => refusedDevice(ctx, new LibxlError(Rc.FAIL, line));
-  if (ctrl !== -1 && !(await findUsbctrl(ctx, domid, ctrl))) throw refuse(`there is no USB controller ${ctrl}`);
-  if (hostbus > 0 && hostaddr > 0) {
-    const message = `opendir failed: '/sys/bus/usb/devices': ${strerror('ENOENT')}`;
-    ctx.log('error', 'libxl_usb.c:837:usbdev_busaddr_to_busid', undefined, message);
-  }
-  const line = 'USB device is not assignable.';
-  ctx.log('error', 'libxl_usb.c:1732:libxl__device_usbdev_add', domid, line);
-  throw refuse(line);
+  await refuseUsbdev(ctx, domid, { ctrl, 'type.hostdev': { hostbus, hostaddr } }).catch((error: unknown) => {
+    throw refusedDevice(ctx, error);
+  });
 }

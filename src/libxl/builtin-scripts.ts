@@ -1,5 +1,5 @@
 /**
- * The built-in hotplug scripts: `block` and `vif-bridge`.
+ * The built-in hotplug scripts: `block`, `vif-bridge` and their sisters.
  *
  * A runner without Xen has neither loop devices to set up nor bridges to fill, so they do in XenStore what the scripts
  * of xen-utils 4.17 do there, request by request, and ask dom0 for the rest.
@@ -8,6 +8,7 @@ import { type BlockDevice, PrivcmdError, type Xc } from '../xenbus/privcmd.js';
 import { abort, byteString, textOf, type Xs, type XsRequests } from '../xenbus/xs-client.js';
 import { XsError } from '../xenbus/xs-wire.js';
 import type { FileStat, ScriptRun } from './ctx.js';
+import type { NodePair } from './nodes.js';
 
 /** What a disk taken on trust holds, in sectors of 512 bytes. */
 const assumedSectors = 32_768;
@@ -29,7 +30,11 @@ export type BuiltinScript = (io: ScriptIo, run: ScriptRun) => Promise<number>;
 
 export const builtinScripts: ReadonlyMap<string, BuiltinScript> = new Map([
   ['block', guarded(block)],
+  ['block-iscsi', guarded(blockIscsi)],
   ['vif-bridge', guarded(vifBridge)],
+  ['vif-nat', guarded(vifNat)],
+  ['vif-route', guarded(vifRoute)],
+  ['vif-openvswitch', guarded(vifOpenvswitch)],
 ]);
 
 /** Ends a built-in script early. */
@@ -78,9 +83,17 @@ async function withXs<T>(io: ScriptIo, use: (xs: Xs) => Promise<T>): Promise<T> 
   }
 }
 
+/** A node that may be missing, or not be ours to read: a driver domain sees little of the guests that it serves. */
 async function read(io: ScriptIo, node: string): Promise<string | undefined> {
-  const bytes = await withXs(io, (xs) => xs.read(node));
+  const bytes = await withXs(io, (xs) => readable(xs, node));
   return bytes === undefined ? undefined : textOf(bytes);
+}
+
+async function readable(xs: XsRequests, node: string): Promise<string | undefined> {
+  return xs.read(node).catch((error: unknown) => {
+    if (error instanceof XsError) return undefined;
+    throw error;
+  });
 }
 
 /** A node that must be there and say something. */
@@ -88,19 +101,32 @@ async function readMandatory(io: ScriptIo, run: ScriptRun, node: string): Promis
   return (await read(io, node)) || trapped(io, run);
 }
 
-function write(io: ScriptIo, node: string, value: string): Promise<void> {
-  return withXs(io, (xs) => xs.write(node, byteString(value)));
+/**
+ * Writes nodes of a device, unless it is gone; answers whether it was there. A script outlives the xl that ran it, and
+ * whoever removed the device meanwhile must not find it again: a plain write would make anew all that is above the node.
+ */
+async function writeOf(io: ScriptIo, dir: string, nodes: readonly NodePair[]): Promise<boolean> {
+  const written = await withXs(io, (xs) =>
+    xs.transaction(async (tx) => {
+      if ((await tx.read(dir)) === undefined) return abort;
+      for (const [name, value] of nodes) await tx.write(`${dir}/${name}`, byteString(value));
+      return undefined;
+    }),
+  );
+  return written !== abort;
+}
+
+/** Writes a node of the backend; the script ends when that is gone. */
+async function write(io: ScriptIo, run: ScriptRun, name: string, value: string): Promise<void> {
+  if (!(await writeOf(io, backendOf(run), [[name, value]]))) throw new ScriptExit(1);
 }
 
 /** Says why in `hotplug-error` and ends the script. Both nodes are one `xenstore-write`, and so one transaction. */
 async function fail(io: ScriptIo, run: ScriptRun, text: string, status: 'error' | 'busy' = 'error'): Promise<never> {
-  const backend = backendOf(run);
-  await withXs(io, (xs) =>
-    xs.transaction(async (tx) => {
-      await tx.write(`${backend}/hotplug-error`, byteString(text));
-      await tx.write(`${backend}/hotplug-status`, status);
-    }),
-  );
+  await writeOf(io, backendOf(run), [
+    ['hotplug-error', text],
+    ['hotplug-status', status],
+  ]);
   throw new ScriptExit(1);
 }
 
@@ -139,9 +165,9 @@ async function blockAdd(io: ScriptIo, run: ScriptRun, params: string, mode: 'r' 
   if (file && file.kind !== 'other') {
     const wanted = { run, vm, mode, file: await io.resolve(params) };
     const node = isBlock(file) ? await attachDevice(io, wanted, file) : await attachFile(io, wanted, file);
-    await write(io, `${backend}/physical-device-path`, node);
+    await write(io, run, 'physical-device-path', node);
   }
-  await write(io, `${backend}/hotplug-status`, 'connected');
+  await write(io, run, 'hotplug-status', 'connected');
 }
 
 function isBlock(file: FileStat): boolean {
@@ -173,12 +199,27 @@ async function attachFile(io: ScriptIo, wanted: Wanted, file: FileStat): Promise
   if (sharer !== undefined) return failBusy(io, wanted, through(sharer));
 
   const sectors = file.kind === 'file' ? Math.floor(file.bytes / 512) : assumedSectors;
-  const device = await io.xc.call('dom0.block_attach', { path: wanted.file, as: 'loop', sectors });
-  await write(io, `${backend}/node`, device.node);
-  const faster = await claim(io, wanted, majorMinor(device), sameFile);
+  const device = await io.xc.call('dom0.block_attach', { path: wanted.file, as: 'loop', sectors, owner: backend });
+  let faster: string | undefined;
+  try {
+    await write(io, wanted.run, 'node', device.node);
+    faster = await claim(io, wanted, majorMinor(device), sameFile);
+  } catch (error) {
+    if (error instanceof ScriptExit) await detachOwn(io, backend);
+    throw error;
+  }
   if (faster === undefined) return device.node;
   await io.xc.call('dom0.block_detach', { node: device.node });
   return failBusy(io, wanted, through(faster));
+}
+
+/** Takes down the loop device of a backend that is gone, unless whoever removed that has done so. */
+async function detachOwn(io: ScriptIo, owner: string): Promise<void> {
+  try {
+    await io.xc.call('dom0.block_detach', { owner });
+  } catch (error) {
+    if (!(error instanceof PrivcmdError) || error.errno !== 'ENOENT') throw error;
+  }
 }
 
 /** As stat's `%t:%T`: hexadecimal without a prefix. */
@@ -202,12 +243,17 @@ function claim(io: ScriptIo, wanted: Wanted, mine: string, same: SameDevice): Pr
   const turn = (claiming.get(io.xc) ?? Promise.resolve()).then(() =>
     withXs(io, async (xs) => {
       let sharer: string | undefined;
+      let isGone = false;
+      const backend = backendOf(wanted.run);
       await xs.transaction(async (tx) => {
+        isGone = (await tx.read(backend)) === undefined;
+        if (isGone) return abort;
         sharer = await findSharer(tx, await listBackends(tx), wanted, same);
         if (sharer !== undefined) return abort;
-        await tx.write(`${backendOf(wanted.run)}/physical-device`, mine);
+        await tx.write(`${backend}/physical-device`, mine);
         return undefined;
       });
+      if (isGone) throw new ScriptExit(1);
       return sharer;
     }),
   );
@@ -244,7 +290,7 @@ async function findSharer(
     if (mode === 'r' && canonicalMode((await xs.read(`${dir}/mode`)) ?? '') !== 'w') continue;
     // Without a vm node the guest is on its way out, and does not stand in the way.
     const [, , domid] = dir.split('/');
-    if (((await xs.read(`/local/domain/${domid}/vm`)) ?? vm) !== vm) return theirs;
+    if (((await readable(xs, `/local/domain/${domid}/vm`)) ?? vm) !== vm) return theirs;
   }
   return undefined;
 }
@@ -260,16 +306,14 @@ async function blockRemove(io: ScriptIo, run: ScriptRun, params: string): Promis
   if (file && isBlock(file)) return;
   const node = await read(io, `${backendOf(run)}/node`);
   if (node) await io.xc.call('dom0.block_detach', { node });
-  else if (file && file.kind !== 'other') await trapped(io, run);
+  // A script that was killed has left its loop device unnamed; if there is none, that is an error foreseen by nobody.
+  else if (file && file.kind !== 'other') await io.xc.call('dom0.block_detach', { owner: backendOf(run) });
 }
 
 /** `vif-bridge online|offline`: puts a vif on its bridge and tells the guest the mtu, or takes it off. */
 async function vifBridge(io: ScriptIo, run: ScriptRun): Promise<void> {
   const backend = backendOf(run);
-  const device = run.env['vif'] ?? '';
-  const vif = (await read(io, `${backend}/vifname`)) || device;
-  const add = run.args[0] === 'online';
-  if (add && vif !== device) await renameVif(io, run, device, vif);
+  const { vif, add } = await vifCommon(io, run);
   const bridge = await read(io, `${backend}/bridge`);
   if (!bridge) return fail(io, run, 'Could not find bridge, and none was specified');
   try {
@@ -281,8 +325,46 @@ async function vifBridge(io: ScriptIo, run: ScriptRun): Promise<void> {
   if (!add) return;
   const mtu = (await read(io, `${backend}/mtu`)) || bridgeMtu;
   const [, domid, devid] = /^backend\/vif\/(\d+)\/(\d+)$/.exec(backend) ?? [];
-  await write(io, `/local/domain/${domid}/device/vif/${devid}/mtu`, mtu);
-  await write(io, `${backend}/hotplug-status`, 'connected');
+  await writeOf(io, `/local/domain/${domid}/device/vif/${devid}`, [['mtu', mtu]]);
+  await write(io, run, 'hotplug-status', 'connected');
+}
+
+/** What all scripts of interfaces begin with (vif-common.sh): the name that the interface is to have. */
+async function vifCommon(io: ScriptIo, run: ScriptRun): Promise<{ readonly vif: string; readonly add: boolean }> {
+  const device = run.env['vif'] ?? '';
+  const vif = (await read(io, `${backendOf(run)}/vifname`)) || device;
+  const add = run.args[0] === 'online';
+  if (add && vif !== device) await renameVif(io, run, device, vif);
+  return { vif, add };
+}
+
+/** `vif-nat online|offline`: addresses and routes are not modelled, so there is nothing to do but to say that it is done. */
+async function vifNat(io: ScriptIo, run: ScriptRun): Promise<void> {
+  const backend = backendOf(run);
+  const { add } = await vifCommon(io, run);
+  await read(io, `${backend}/ip`);
+  for (const node of ['frontend-id', 'handle']) await readMandatory(io, run, `${backend}/${node}`);
+  if (add) await write(io, run, 'hotplug-status', 'connected');
+}
+
+/** `vif-route online|offline`: it wants an interface with an address to route from, and dom0 has bridges alone. */
+async function vifRoute(io: ScriptIo, run: ScriptRun): Promise<void> {
+  await vifCommon(io, run);
+  await read(io, `${backendOf(run)}/ip`);
+  await trapped(io, run);
+}
+
+/** `vif-openvswitch online|offline`: its tool is not installed, which a removal does without. */
+async function vifOpenvswitch(io: ScriptIo, run: ScriptRun): Promise<void> {
+  const { add } = await vifCommon(io, run);
+  if (add) await fail(io, run, 'Unable to find ovs-vsctl tool');
+}
+
+/** `block-iscsi add|remove`: its tool is not installed either. */
+async function blockIscsi(io: ScriptIo, run: ScriptRun): Promise<void> {
+  const params = await readMandatory(io, run, `${backendOf(run)}/params`);
+  const isWhole = ['iqn=', 'portal='].every((key) => params.split(',').some((item) => item.startsWith(key)));
+  await fail(io, run, isWhole ? 'Unable to find iscsiadm tool' : 'iqn= and portal= are required parameters');
 }
 
 /** A name that another device has is not taken from it: most likely the configuration is wrong. */

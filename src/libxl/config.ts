@@ -17,7 +17,7 @@ import { type Nic, parseNicSpec } from './nic.js';
 import { readDevices, readDisplay, readVirtualKeyboards } from './other-devices.js';
 import { readPciKeys } from './pci-spec.js';
 import { asUint64, strtol, toInt32 } from './strtol.js';
-import { notices, refusals } from './unmodelled.js';
+import { notices } from './unmodelled.js';
 import { readVnuma } from './vnuma.js';
 import {
   type CfgReader,
@@ -61,8 +61,6 @@ export interface ParsedConfig {
   readonly stderr: string;
   /** xl's exit status; 0 if there is a config. */
   readonly exit: number;
-  /** Why no domain can be made of it here: one line for each thing that is not modelled. A dry run does not mind. */
-  readonly refusals: readonly string[];
   /** What will be different from a real host; for stderr, when a domain is made of it. */
   readonly notices: readonly string[];
 }
@@ -116,8 +114,8 @@ export function readParsed(
   }
   const stderr = saidText(reader);
   const lines = stderr === '' ? [] : stderr.replace(/\n$/, '').split('\n');
-  if (!config) return { reader, parsed: { lines, stderr, exit, refusals: [], notices: [] } };
-  return { reader, parsed: { config, lines, stderr, exit, refusals: refusals(config), notices: notices(reader, config) } };
+  if (!config) return { reader, parsed: { lines, stderr, exit, notices: [] } };
+  return { reader, parsed: { config, lines, stderr, exit, notices: notices(reader, config) } };
 }
 
 /** The keys in xl's order. A file with two mistakes reports the first by this order, not by that of the file. */

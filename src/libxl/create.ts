@@ -11,15 +11,46 @@ import { everyDomain, PrivcmdError } from '../xenbus/privcmd.js';
 import { DOMID_LAST } from '../xenbus/xenbus.js';
 import { byteString, type XsTransaction } from '../xenbus/xs-client.js';
 import type { Perm } from '../xenbus/xs-wire.js';
-import { type AoStep, asLibxlError, beginWait, multidev, runAo, strerror, transact, type Writes, writeTogether } from './ao.js';
+import {
+  type AoStep,
+  asLibxlError,
+  beginWait,
+  multidev,
+  type Rest,
+  runAo,
+  strerror,
+  transact,
+  type Writes,
+  writeTogether,
+} from './ao.js';
 import { consoleNodes } from './console.js';
 import { findCpupool } from './cpupool.js';
 import { type Ctx, LIBXL_INIT_TIMEOUT, LibxlError, Rc } from './ctx.js';
 import { destroyGuest } from './destroy.js';
 import { checkAlive, type Device, deviceDestroy, genericAdd, startDeviceAdd } from './device.js';
+import { spawnLocalDm } from './device-model.js';
+import {
+  backendName,
+  channelDevice,
+  needsQemu,
+  type Place,
+  p9Device,
+  pvcallsDevice,
+  refuseUsbdev,
+  resolveBackend,
+  settleUsbctrl,
+  usbctrlDevice,
+  vdisplDevice,
+  vfbDevice,
+  vkbDevice,
+  vsndDevice,
+  vtpmDevice,
+  type Writable,
+} from './device-types.js';
 import { diskBackendKind, diskDevid, diskNodes, needsStat, type ReadyDisk, setDiskDefaults } from './disk.js';
-import type { DomainConfig } from './domain-config.js';
-import { toJson } from './json.js';
+import { formatUuid, holdingName } from './domain.js';
+import type { DomainConfig, OtherDeviceList } from './domain-config.js';
+import { type JsonObject, toJson } from './json.js';
 import { nicNodes, nicObstacle, type ReadyNic, savedNic, setNicDefaults } from './nic.js';
 import { setDomainSched } from './sched.js';
 import { type ReadBytes, readStream, StreamError } from './stream.js';
@@ -67,6 +98,10 @@ interface Creating {
   poolId: number;
   disks: readonly ReadyDisk[];
   nics: readonly ReadyNic[];
+  /** With the uuids that libxl gives them. */
+  vtpms: readonly JsonObject[];
+  /** The other devices that have been written. */
+  readonly others: Device[];
   /** Where the guest is read from that goes on in the domain; a new guest is built otherwise. */
   readonly restore: ReadBytes | undefined;
 }
@@ -82,9 +117,10 @@ export const createSteps: readonly AoStep<Creating>[] = [
   { name: 'libxl__domain_build', run: domainBuild },
   { name: 'store_libxl_entry', run: storeLibxlEntry },
   { name: 'libxl__add_disks', run: addDisks },
+  { name: 'domcreate_launch_dm', run: addUnawaited },
   { name: 'libxl__device_console_add', run: addConsole },
-  { name: 'libxl__spawn_local_dm', run: checkDeviceModel },
-  { name: 'domcreate_attach_devices', run: attachNics },
+  { name: 'libxl__spawn_local_dm', run: startDeviceModel },
+  { name: 'domcreate_attach_devices', run: attachDevices },
   { name: 'console_xswait_callback', run: waitForConsole },
 ];
 
@@ -110,6 +146,8 @@ async function doDomainCreate(ctx: Ctx, config: DomainConfig, restore: ReadBytes
     poolId: 0,
     disks: [],
     nics: [],
+    vtpms: [],
+    others: [],
     restore,
   };
   try {
@@ -135,7 +173,7 @@ const anyDomid = 0xffff_ffff;
  * Saves the config for `xl list -l` and for a reboot: as the user gave it, with what a reboot must not choose anew (the
  * MAC addresses), and with the few defaults that libxl sets before it takes its copy.
  */
-async function saveConfig(ctx: Ctx, { config, domid, nics }: Creating): Promise<void> {
+async function saveConfig(ctx: Ctx, { config, domid, nics, vtpms }: Creating): Promise<void> {
   const { cInfo, bInfo } = config;
   const saved: DomainConfig = {
     ...config,
@@ -143,6 +181,7 @@ async function saveConfig(ctx: Ctx, { config, domid, nics }: Creating): Promise<
     bInfo: { ...bInfo, videoMemkb: bInfo.videoMemkb ?? 0, archX86: { msrRelaxed: false, ...bInfo.archX86 } },
     disks: config.disks.map((disk) => ({ coloRestoreEnable: false, ...disk })),
     nics: nics.map((ready, index) => savedNic(config.nics[index] ?? {}, ready)),
+    ...(vtpms.length === 0 ? {} : { vtpms }),
   };
   await ctx.host.writeUserdata(userdataName(domid, cInfo.uuid, 'libxl-json'), `${toJson(saved)}\0`);
 }
@@ -173,10 +212,11 @@ async function rollBack(ctx: Ctx, state: Creating, error: unknown): Promise<unkn
  * Somebody destroyed the domain while it was being made. What was written after that is removed: the devices, the
  * domain's own nodes and, last again, its mtwatch node.
  */
-async function removeRemains(ctx: Ctx, { domid, config, disks, nics }: Creating): Promise<void> {
+async function removeRemains(ctx: Ctx, { domid, config, disks, nics, others }: Creating): Promise<void> {
   const devices = [
     ...disks.filter((disk) => diskDevid(disk) >= 0).map((disk) => diskDevice(ctx, domid, disk)),
     ...nics.map((nic) => nicDevice(domid, nic)),
+    ...others,
     consoleDevice(domid),
   ];
   for (const device of devices) await deviceDestroy(ctx, device);
@@ -217,6 +257,7 @@ async function checkConfig(ctx: Ctx, state: Creating): Promise<void> {
     ctx.log('error', setdefault, undefined, 'Unable to set domain create info defaults');
     throw new LibxlError(Rc.INVAL, `a guest of type ${config.cInfo.type} needs hap or shadow paging`);
   }
+  refusePassthrough(ctx, config);
   const { bootloader, kernel } = config.bInfo;
   if (restore) return;
   if (bootloader !== undefined || kernel === undefined) {
@@ -229,6 +270,18 @@ async function checkConfig(ctx: Ctx, state: Creating): Promise<void> {
   }
 }
 
+/** Giving a device of the host away takes an IOMMU, and the host has none. */
+function refusePassthrough(ctx: Ctx, { cInfo: { passthrough }, pcidevs = [], dtdevs = [] }: DomainConfig): void {
+  const isNeeded = pcidevs.length > 0 || dtdevs.length > 0;
+  if (!isNeeded && (passthrough === undefined || passthrough === 'disabled')) return;
+  const [line, text] =
+    passthrough === 'disabled'
+      ? [1167, 'passthrough disabled but devices are specified']
+      : [1160, 'passthrough not supported on this platform\n'];
+  ctx.log('error', `libxl_create.c:${line}:libxl__domain_config_setdefault`, undefined, text);
+  throw new LibxlError(Rc.INVAL, text.trim());
+}
+
 /** Gets a domid and writes the domain's first nodes (libxl__domain_make): T1 of its creation. */
 async function domainMake(ctx: Ctx, state: Creating): Promise<void> {
   ctx.log('detail', 'libxl_create.c:662:libxl__domain_make', undefined, 'passthrough: disabled');
@@ -236,7 +289,8 @@ async function domainMake(ctx: Ctx, state: Creating): Promise<void> {
     await createDomain(ctx, state);
     const { domid, config } = state;
     await ctx.xs.write(mtwatchPath(domid), '');
-    await transact(ctx, (tx) => writeDomain(ctx, tx, domid, config), { first: true });
+    const make = () => transact(ctx, (tx) => writeDomain(ctx, tx, domid, config), { first: true });
+    await holdingName(ctx, config.cInfo.name, make);
   } catch (error) {
     const failure = asLibxlError(error, 'libxl__domain_make');
     const where = 'libxl_create.c:1296:initiate_domain_create';
@@ -245,21 +299,34 @@ async function domainMake(ctx: Ctx, state: Creating): Promise<void> {
   }
 }
 
-/** A domid whose watch thread has not left yet is not given out; one that was asked for by number is refused. */
+/**
+ * A domid that was had lately is not used: a domain that got it is destroyed, and another asked for. One that was asked for
+ * by number is refused, and so is one whose watch thread has not left yet.
+ */
 async function createDomain(ctx: Ctx, state: Creating): Promise<void> {
   const { uuid, domid: policy = 0 } = state.config.cInfo;
   const wanted = policy > 0 && policy <= DOMID_LAST ? { domid: policy } : {};
   const { poolId } = state;
-  try {
-    const made = await ctx.xc.call('xc.domain_create', { uuid, maxVcpus: state.settings.maxVcpus, poolId, ...wanted });
-    state.domid = made.domid;
-  } catch (error) {
-    if (!(error instanceof PrivcmdError)) throw error;
-    const [line, text] =
-      error.errno === 'EBUSY' ? [732, 'domain id recently used'] : [711, `domain creation fail: ${strerror(error.errno)}`];
+  const fail = (line: number, text: string, cause?: unknown) => {
     ctx.log('error', `libxl_create.c:${line}:libxl__domain_make`, wanted.domid, text);
-    throw new LibxlError(Rc.FAIL, text, { cause: error });
+    return new LibxlError(Rc.FAIL, text, { cause });
+  };
+  for (let tries = 0; tries < DOMID_LAST; tries++) {
+    try {
+      const made = await ctx.xc.call('xc.domain_create', { uuid, maxVcpus: state.settings.maxVcpus, poolId, ...wanted });
+      state.domid = made.domid;
+    } catch (error) {
+      if (!(error instanceof PrivcmdError)) throw error;
+      if (error.errno === 'EBUSY') throw fail(732, 'domain id recently used', error);
+      throw fail(711, `domain creation fail: ${strerror(error.errno)}`, error);
+    }
+    const { domid } = state;
+    if (!(await ctx.host.isDomidRecent(domid))) return;
+    if (wanted.domid !== undefined) throw fail(732, 'domain id recently used');
+    state.domid = 0;
+    await ctx.xc.call('xc.domain_destroy', { domid });
   }
+  throw fail(711, 'domain creation fail: every domid was used in the last seconds');
 }
 
 /** Nodes for the guest to write. */
@@ -326,8 +393,8 @@ async function writeDomain(ctx: Ctx, tx: XsTransaction, domid: number, { cInfo }
 }
 
 /**
- * A name must be free (libxl__domain_rename). The names are read outside the transaction, as libxl does: two creations
- * at once may both find theirs free.
+ * A name must be free (libxl__domain_rename). The names are read outside the transaction, as libxl does; that two toolstacks
+ * at once do not both find theirs free is what `holdingName` is for.
  */
 async function checkName(ctx: Ctx, domid: number, name: string): Promise<void> {
   const others = await everyDomain(ctx.xc);
@@ -348,44 +415,46 @@ async function storeLibxlEntry(ctx: Ctx, { domid }: Creating): Promise<void> {
 async function settleDisks(ctx: Ctx, state: Creating): Promise<void> {
   const ready: ReadyDisk[] = [];
   for (const [index, disk] of state.config.disks.entries()) {
-    refuseForeignBackend(ctx, state.domid, disk, `disk ${disk.vdev}`);
-    const stat = needsStat(disk) ? await ctx.host.stat(disk.pdevPath ?? '') : undefined;
-    const settled = setDiskDefaults(disk, { stat });
-    for (const { level, where, message } of settled.log) ctx.log(level, where, undefined, message);
-    if ('rc' in settled) {
+    const refuse = (rc: Rc): never => {
       const line = `Unable to set disk defaults for disk ${index}`;
       ctx.log('error', 'libxl_create.c:1318:initiate_domain_create', state.domid, line);
-      throw new LibxlError(settled.rc, line);
-    }
+      throw new LibxlError(rc, line);
+    };
+    const backendDomid = await resolveBackend(ctx, disk.backendDomname).catch(() => refuse(Rc.INVAL));
+    const local = backendDomid === undefined ? disk : { ...disk, backendDomid };
+    const stat = needsStat(local) ? await ctx.host.stat(disk.pdevPath ?? '') : undefined;
+    const settled = setDiskDefaults(local, { stat });
+    for (const { level, where, message } of settled.log) ctx.log(level, where, undefined, message);
+    if ('rc' in settled) return refuse(settled.rc);
     ready.push(settled.disk);
   }
   state.disks = ready;
 }
 
-/** dom0 alone has backends here. A driver domain would have to run them itself, and guests are not executed. */
-function refuseForeignBackend(ctx: Ctx, domid: number, device: { readonly backendDomname?: string }, what: string): void {
-  const name = device.backendDomname;
-  if (name === undefined || name === '0' || name === 'Domain-0') return;
-  const line = `${what}: a backend in domain ${name} is not modelled: leave backend= out, dom0 has it then`;
-  ctx.log('error', '', domid, line);
-  throw new LibxlError(Rc.NI, line);
-}
-
 /** Devids count on from the highest that the config names. */
 async function settleNics(ctx: Ctx, state: Creating): Promise<void> {
+  const backends: (number | undefined)[] = [];
   for (const [index, nic] of state.config.nics.entries()) {
-    refuseForeignBackend(ctx, state.domid, nic, `vif ${index}`);
-    const obstacle = nicObstacle(nic);
-    if (!obstacle) continue;
-    ctx.log(obstacle.level, obstacle.where, undefined, obstacle.message);
-    const line = `Unable to set nic defaults for nic ${index}`;
-    ctx.log('error', 'libxl_nic.c:520:libxl__device_nic_set_devids', state.domid, line);
-    throw new LibxlError(Rc.INVAL, line);
+    try {
+      backends.push(await resolveBackend(ctx, nic.backendDomname));
+      const obstacle = nicObstacle(nic);
+      if (!obstacle) continue;
+      ctx.log(obstacle.level, obstacle.where, state.domid, obstacle.message);
+      throw new LibxlError(Rc.INVAL, obstacle.message);
+    } catch (error) {
+      if (!asLibxlError(error, 'nics')) throw error;
+      const line = `Unable to set nic defaults for nic ${index}`;
+      ctx.log('error', 'libxl_nic.c:520:libxl__device_nic_set_devids', state.domid, line);
+      throw error;
+    }
   }
   let last = state.config.nics.reduce((highest, nic) => Math.max(highest, nic.devid ?? -1), -1);
-  state.nics = state.config.nics.map((nic) =>
-    setNicDefaults(nic, { random: ctx.clock.random(16), devid: nic.devid === undefined ? ++last : nic.devid }),
-  );
+  state.nics = state.config.nics.map((nic, index) => {
+    const backendDomid = backends[index];
+    const devid = nic.devid === undefined ? ++last : nic.devid;
+    return setNicDefaults(nic, { random: ctx.clock.random(16), devid, ...(backendDomid === undefined ? {} : { backendDomid }) });
+  });
+  state.vtpms = (state.config.vtpms ?? []).map((vtpm) => ({ ...vtpm, uuid: vtpm['uuid'] ?? formatUuid(ctx.clock.random(16)) }));
 }
 
 async function bootloaderRun(ctx: Ctx, { domid, restore }: Creating): Promise<void> {
@@ -572,13 +641,21 @@ function secondsAndCentiseconds(ms: number): string {
 /** All disks at once: their transactions in the order of the list, then their backends and scripts in parallel. */
 async function addDisks(ctx: Ctx, { domid, disks }: Creating): Promise<void> {
   try {
-    await multidev(disks.map((disk) => () => startDeviceAdd(ctx, diskDevice(ctx, domid, disk), diskNodes(disk, domid))));
+    await multidev(disks.map((disk) => () => startDiskAdd(ctx, domid, disk)));
   } catch (error) {
     if (asLibxlError(error, 'disks')) {
       ctx.log('error', 'libxl_create.c:1672:domcreate_launch_dm', domid, 'unable to add disk devices');
     }
     throw error;
   }
+}
+
+/** libxl settles a disk's backend once more when it adds it. */
+function startDiskAdd(ctx: Ctx, domid: number, disk: ReadyDisk): Promise<Rest> {
+  const { vdev, backend, specification } = disk;
+  const where = 'libxl_device.c:433:libxl__device_disk_set_backend';
+  ctx.log('debug', where, undefined, `Disk vdev=${vdev} spec.backend=${backend} specification=${specification}`);
+  return startDeviceAdd(ctx, diskDevice(ctx, domid, disk), diskNodes(disk, domid));
 }
 
 /** The device of a disk; a vdev that means nothing has none. */
@@ -612,22 +689,93 @@ async function addConsole(ctx: Ctx, { domid, build }: Creating): Promise<void> {
   });
 }
 
-/** libxl starts a qemu for a PV guest whose disks need one. This dom0 has none to start. */
-async function checkDeviceModel(ctx: Ctx, { domid, disks }: Creating): Promise<void> {
-  if (!disks.some((disk) => disk.backend === 'qdisk' && disk.backendDomid === 0)) return;
-  const qemu = '/usr/libexec/xen-qemu-system-i386';
-  const line = `device model ${qemu} is not executable: ${strerror('ENOENT')}`;
-  ctx.log('error', 'libxl_dm.c:2909:libxl__spawn_local_dm', domid, line);
-  ctx.log('error', 'libxl_create.c:1896:domcreate_devmodel_started', domid, `device model did not start: ${Rc.FAIL}`);
-  throw new LibxlError(Rc.FAIL, line);
+/** One of the types of device that libxl creates a domain with: by its list, how a device of it is written. */
+interface DeviceType {
+  readonly list: OtherDeviceList;
+  readonly write: (ctx: Ctx, json: JsonObject, place: Place) => Writable | undefined;
 }
 
-async function attachNics(ctx: Ctx, { domid, nics }: Creating): Promise<void> {
+/** Devices that are written before the device model starts and awaited by nobody, in libxl's order. */
+const unawaited: readonly DeviceType[] = [
+  { list: 'channels', write: channelDevice },
+  { list: 'p9s', write: (_ctx, json, place) => p9Device(json, place) },
+  { list: 'pvcallsifs', write: (_ctx, json, place) => pvcallsDevice(json, place) },
+  { list: 'vfbs', write: (_ctx, json, place) => vfbDevice(json, place) },
+  { list: 'vkbs', write: (_ctx, json, place) => vkbDevice(json, place) },
+];
+
+/**
+ * Writes them. Only a channel that libxl cannot make sense of ends the creation; what else goes wrong with one of these
+ * devices, a `backend=` that is no domain for one, libxl passes over in silence.
+ */
+async function addUnawaited(ctx: Ctx, state: Creating): Promise<void> {
+  for (const { list, write } of unawaited) {
+    for (const [index, json] of (state.config[list] ?? []).entries()) {
+      try {
+        const written = write(ctx, json, await placeOf(ctx, state.domid, json, index));
+        if (!written) continue;
+        state.others.push(written.device);
+        await transact(ctx, async (tx) => {
+          await checkAlive(tx, state.domid);
+          await genericAdd(tx, written.device, written.nodes);
+        });
+      } catch (error) {
+        const failure = asLibxlError(error, list);
+        if (!failure || failure.rc === Rc.DOMAIN_NOTFOUND || list === 'channels') throw error;
+      }
+    }
+  }
+}
+
+/** Where a device of a config goes. Its number is its place in the list, unless it has one. */
+async function placeOf(ctx: Ctx, domid: number, json: JsonObject, index: number): Promise<Place> {
+  const { devid = -1 } = json;
+  const backendDomid = (await resolveBackend(ctx, backendName(json))) ?? 0;
+  return { domid, devid: Number(devid) === -1 ? index : Number(devid), backendDomid };
+}
+
+/** libxl starts a qemu for a PV guest that needs one. */
+async function startDeviceModel(ctx: Ctx, { domid, config, disks }: Creating): Promise<void> {
+  const channels = [];
+  for (const channel of config.channels ?? []) {
+    channels.push({ ...channel, backend_domid: (await resolveBackend(ctx, backendName(channel))) ?? 0 });
+  }
+  if (needsQemu({ ...config, disks, channels })) await spawnLocalDm(ctx, domid, config);
+}
+
+/** The other types of device, each at once and one type after the other. pci and dtdev have been refused by then. */
+async function attachDevices(ctx: Ctx, state: Creating): Promise<void> {
+  const { domid, config, nics, vtpms } = state;
+  await attachType(ctx, domid, 'vif', nics, async (nic) => startDeviceAdd(ctx, nicDevice(domid, nic), nicNodes(nic, domid)));
+  const start =
+    (settle: (json: JsonObject) => JsonObject, write: (json: JsonObject, place: Place) => Writable) =>
+    async (given: JsonObject, index: number): Promise<Rest> => {
+      const json = settle(given);
+      const { device, nodes } = write(json, await placeOf(ctx, domid, json, index));
+      state.others.push(device);
+      return startDeviceAdd(ctx, device, nodes);
+    };
+  const asGiven = (json: JsonObject) => json;
+  await attachType(ctx, domid, 'vtpm', vtpms, start(asGiven, vtpmDevice));
+  const usbctrl = start((json) => settleUsbctrl(ctx, json), usbctrlDevice);
+  await attachType(ctx, domid, 'vusb', config.usbctrls ?? [], usbctrl);
+  await attachType(ctx, domid, 'vusb', config.usbdevs ?? [], async (json) => refuseUsbdev(ctx, domid, json));
+  await attachType(ctx, domid, 'vdispl', config.vdispls ?? [], start(asGiven, vdisplDevice));
+  await attachType(ctx, domid, 'vsnd', config.vsnds ?? [], start(asGiven, vsndDevice));
+}
+
+async function attachType<T>(
+  ctx: Ctx,
+  domid: number,
+  kind: string,
+  devices: readonly T[],
+  start: (device: T, index: number) => Promise<Rest>,
+): Promise<void> {
   try {
-    await multidev(nics.map((nic) => () => startDeviceAdd(ctx, nicDevice(domid, nic), nicNodes(nic, domid))));
+    await multidev(devices.map((device, index) => () => start(device, index)));
   } catch (error) {
-    if (asLibxlError(error, 'nics')) {
-      ctx.log('error', 'libxl_create.c:1921:domcreate_attach_devices', domid, 'unable to add vif devices');
+    if (asLibxlError(error, kind)) {
+      ctx.log('error', 'libxl_create.c:1921:domcreate_attach_devices', domid, `unable to add ${kind} devices`);
     }
     throw error;
   }

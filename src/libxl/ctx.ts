@@ -110,7 +110,12 @@ export interface Host {
   createFile(path: string): Promise<{ readonly file: CoreFile } | { readonly errno: number; readonly words: string }>;
   /** Keeps other toolstacks from changing the domain's saved config, until the answer is called. */
   lockUserdata(domid: number, uuid: string): Promise<() => Promise<void>>;
-  /** Removes every userdata file whose name has this domid and uuid. */
+  /** Keeps other toolstacks from giving the same name to another domain, until the answer is called. */
+  lockName(name: string): Promise<() => Promise<void>>;
+  /** Whether a domain with that domid was destroyed lately, by whatever toolstack. */
+  isDomidRecent(domid: number): Promise<boolean>;
+  markDomidRecent(domid: number): Promise<void>;
+  /** Removes every userdata file whose name has this domid and uuid, but for the lock. */
   removeUserdata(domid: number, uuid: string): Promise<void>;
 }
 
@@ -148,6 +153,7 @@ export interface Ctx {
 export const LIBXL_INIT_TIMEOUT = 10_000;
 export const LIBXL_DESTROY_TIMEOUT = 10_000;
 export const LIBXL_HOTPLUG_TIMEOUT = 40_000;
+export const LIBXL_DEVICE_MODEL_START_TIMEOUT = 60_000;
 export const LIBXL_QEMU_BODGE_TIMEOUT = 2_000;
 export const LIBXL_PVCONTROL_TIMEOUT = 60_000;
 export const LIBXL_DOMID_REUSE_TIMEOUT = 60_000;

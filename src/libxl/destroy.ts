@@ -5,11 +5,12 @@
  * changes nothing else: its nodes go, and the domain goes as far as what still maps its pages allows. The mtwatch node
  * is the last thing that leaves the store, so that `/local/domain/N` is never there without it.
  */
-import { domainPath, libxlPath, mtwatchPath } from '../xenbus/paths.js';
-import { PrivcmdError } from '../xenbus/privcmd.js';
+import { domainPath, libxlPath, mtwatchPath, vmPath } from '../xenbus/paths.js';
+import { everyDomain, PrivcmdError } from '../xenbus/privcmd.js';
 import { type AoStep, asLibxlError, runAo, strerror } from './ao.js';
 import { type Ctx, LibxlError, Rc } from './ctx.js';
 import { devicesDestroy } from './device.js';
+import { destroyDeviceModel } from './device-model.js';
 
 /** What the steps of one destruction share. */
 interface Destroying {
@@ -22,7 +23,7 @@ interface Destroying {
 export const destroySteps: readonly AoStep<Destroying>[] = [
   { name: 'libxl__destroy_domid', run: checkDomain },
   { name: 'destroy_domid_pci_done', run: pauseDomain },
-  { name: 'libxl__destroy_device_model', run: forgetDeviceModel },
+  { name: 'libxl__destroy_device_model', run: (ctx, { domid }) => destroyDeviceModel(ctx, domid) },
   { name: 'libxl__devices_destroy', run: removeDevices },
   { name: 'devices_destroy_cb', run: removeNodes },
   { name: 'libxl__userdata_destroyall', run: removeFiles },
@@ -71,14 +72,6 @@ async function pauseDomain(ctx: Ctx, { domid }: Destroying): Promise<void> {
   }
 }
 
-/** No qemu runs in this dom0, so there is none to signal; a node that says otherwise is cleared all the same. */
-async function forgetDeviceModel(ctx: Ctx, { domid }: Destroying): Promise<void> {
-  const image = `${domainPath(domid)}/image`;
-  const pid = await ctx.xs.read(`${image}/device-model-pid`);
-  const stubdom = await ctx.xs.read(`${image}/device-model-domid`);
-  if (pid !== undefined || stubdom !== undefined) await ctx.xs.rm(`/local/domain/0/device-model/${domid}`);
-}
-
 async function removeDevices(ctx: Ctx, { domid }: Destroying): Promise<void> {
   try {
     await devicesDestroy(ctx, domid);
@@ -97,12 +90,24 @@ async function removeNodes(ctx: Ctx, state: Destroying): Promise<void> {
   const home = domainPath(domid);
   const vm = await ctx.xs.read(`${home}/vm`);
   if (vm !== undefined) await removeLogged(ctx, domid, 1535, vm);
+  await removeFormerVm(ctx, state, vm);
   await removeLogged(ctx, domid, 1538, home);
   // Another toolstack may have added a device since they were listed. It cannot any more: who adds one looks for the home.
   await removeDevices(ctx, state);
   await ctx.xs.rm(libxlPath(domid));
   await ctx.xs.rm(`${home}/hvmloader`);
   await ctx.xs.rm(mtwatchPath(domid));
+}
+
+/**
+ * A domain that was kept under another uuid has left the `/vm` of its own to a successor. If the successor came to nothing,
+ * because whoever made it was killed, the last of the two removes that. libxl leaves it.
+ */
+async function removeFormerVm(ctx: Ctx, { domid, uuid }: Destroying, vm: string | undefined): Promise<void> {
+  const former = vmPath(uuid);
+  if (vm === former || (await ctx.xs.read(former)) === undefined) return;
+  const others = await everyDomain(ctx.xc);
+  if (others.every((other) => other.domid === domid || other.uuid !== uuid)) await ctx.xs.rm(former);
 }
 
 async function removeLogged(ctx: Ctx, domid: number, line: number, path: string): Promise<void> {
@@ -112,7 +117,11 @@ async function removeLogged(ctx: Ctx, domid: number, line: number, path: string)
 
 /** Files that cannot be removed are no reason to keep the domain. */
 async function removeFiles(ctx: Ctx, { domid, uuid }: Destroying): Promise<void> {
-  await ctx.host.removeUserdata(domid, uuid).catch((error: unknown) => {
+  const remove = async () => {
+    const unlock = await ctx.host.lockUserdata(domid, uuid);
+    await ctx.host.removeUserdata(domid, uuid).finally(unlock);
+  };
+  await remove().catch((error: unknown) => {
     const reason = error instanceof Error ? error.message : String(error);
     const line = `failed to remove what was saved of the domain: ${reason}`;
     ctx.log('error', '', domid, line);
@@ -120,6 +129,9 @@ async function removeFiles(ctx: Ctx, { domid, uuid }: Destroying): Promise<void>
 }
 
 async function killDomain(ctx: Ctx, { domid }: Destroying): Promise<void> {
+  await ctx.host.markDomidRecent(domid).catch((error: unknown) => {
+    ctx.log('error', '', domid, `its domid may be used again at once: ${error instanceof Error ? error.message : String(error)}`);
+  });
   try {
     await ctx.xc.call('xc.domain_destroy', { domid });
   } catch (error) {

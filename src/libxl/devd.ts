@@ -2,23 +2,28 @@
  * What `xl devd` does in a domain with backends: it watches them, runs the hotplug script of each that appears, and takes
  * down what has closed (libxl 4.17, `libxl_device_events_handler`).
  *
- * It is meant for driver domains. In dom0, the only domain with backends here, the toolstack runs the scripts as well, and
- * the two get in each other's way as they do on a real host.
+ * It is meant for driver domains. In dom0 the toolstack runs the scripts as well, and the two get in each other's way as
+ * they do on a real host.
  */
 import { domainPath, join } from '../xenbus/paths.js';
 import { parseState, XenbusState } from '../xenbus/xenbus.js';
 import { asLibxlError, type Rest } from './ao.js';
-import type { Ctx } from './ctx.js';
-import { type Device, parseBackendPath, pathsOf, startDeviceRemove, waitDeviceConnection } from './device.js';
+import { type Ctx, LibxlError, Rc } from './ctx.js';
+import { type Device, ownDomid, parseBackendPath, pathsOf, startDeviceRemove, waitDeviceConnection } from './device.js';
 import { readText } from './device-list.js';
 import { atoi } from './strtol.js';
 
 /** The devices that are served, by the path of their backend, and that by domid. */
 type Guests = Map<number, Map<string, Device>>;
 
-/** Serves the backends of dom0 until the connection ends; resolves only then. */
+/** Serves the backends of our domain until the connection ends; resolves only then. */
 export async function deviceEventsHandler(ctx: Ctx): Promise<void> {
-  const root = join(domainPath(0), 'backend');
+  const own = await ownDomid(ctx);
+  if (own === undefined) {
+    ctx.log('error', 'libxl_device.c:1844:libxl_device_events_handler', undefined, 'unable to get domain id');
+    throw new LibxlError(Rc.FAIL, 'unable to get domain id');
+  }
+  const root = join(domainPath(own), 'backend');
   const guests: Guests = new Map();
   const events = ctx.xs.watch(root);
   for (const path of await waiting(ctx, root)) await backendChanged(ctx, guests, path);

@@ -7,7 +7,7 @@
 import { devicePaths, domainPath, parentPath } from '../xenbus/paths.js';
 import { parseState, XenbusState } from '../xenbus/xenbus.js';
 import { abort, byteString, textOf, type XsRequests } from '../xenbus/xs-client.js';
-import type { Perm } from '../xenbus/xs-wire.js';
+import { type Perm, XsError } from '../xenbus/xs-wire.js';
 import {
   asLibxlError,
   beginWait,
@@ -29,6 +29,7 @@ import {
   Rc,
 } from './ctx.js';
 import type { DeviceNodes, NodePair } from './nodes.js';
+import { atoi } from './strtol.js';
 
 /** Names a device. `backendKind` differs from `kind` where qemu serves it: a qdisk is a `vbd` to its guest. */
 export interface Device {
@@ -50,16 +51,15 @@ export type Force =
 
 type Action = 'add' | 'remove';
 
-/** The domain of the toolstack; hotplug scripts run there only. */
+/** The domain of the toolstack. A driver domain runs the hotplug scripts of its own devices. */
 const LIBXL_TOOLSTACK_DOMID = 0;
 
 /** Backends that live in qemu: they reach Connected by themselves, and no script is run for them. */
 const qemuBackends: ReadonlySet<string> = new Set(['qdisk', 'vfb', 'vkbd', 'qusb', '9pfs']);
 
-/** The kinds that libxl knows; directories with another name below `/libxl/N/device` are passed over. */
-const deviceKinds: ReadonlySet<string> = new Set(
-  'vif vbd qdisk pci vfb vkbd console vtpm vusb qusb 9pfs vdispl vuart pvcalls vsnd vinput virtio_disk'.split(' '),
-);
+/** The kinds that libxl knows, by number; directories with another name below `/libxl/N/device` are passed over. */
+const deviceKinds: readonly string[] =
+  'none vif vbd qdisk pci vfb vkbd console vtpm vusb qusb 9pfs vdispl vuart pvcalls vsnd vinput virtio_disk'.split(' ');
 
 export function pathsOf(device: Device): ReturnType<typeof devicePaths> {
   const { domid, backendDomid, kind, backendKind, devid } = device;
@@ -162,9 +162,10 @@ export async function startDeviceAdd(ctx: Ctx, device: Device, nodes: DeviceNode
 export async function waitDeviceConnection(ctx: Ctx, device: Device): Promise<Rest> {
   if (qemuBackends.has(device.backendKind)) return () => deviceHotplug(ctx, device, 'add');
   const { backend } = pathsOf(device);
-  const state = await beginWaitForState(ctx, `${backend}/state`, XenbusState.InitWait, LIBXL_INIT_TIMEOUT);
+  const ended = backendEnded(ctx, device, 'add');
+  const state = await beginWaitForState(ctx, `${backend}/state`, XenbusState.InitWait, LIBXL_INIT_TIMEOUT, ended);
   return async () => {
-    await settleBackend(ctx, device, 'add', state);
+    await settleBackend(state, ended);
     await deviceHotplug(ctx, device, 'add');
   };
 }
@@ -175,14 +176,26 @@ function existsWhere(kind: string): string {
   return 'libxl_device.c:1998:libxl__device_add_async';
 }
 
-/** Waits for the backend and says so when it does not come (device_backend_callback). */
-async function settleBackend(ctx: Ctx, device: Device, action: Action, state: Rest): Promise<void> {
+/** Says how the wait for a backend ended (device_backend_callback); when force follows, without complaint. */
+function backendEnded(ctx: Ctx, device: Device, action: Action, force: Force = 'off'): (error?: LibxlError) => void {
+  return (error) => {
+    const say = (level: 'debug' | 'error', line: number, text: string) =>
+      ctx.log(level, `libxl_device.c:${line}:device_backend_callback`, device.domid, text);
+    say('debug', 1168, 'calling device_backend_cleanup');
+    if (!error || (force === 'auto' && error.rc === Rc.TIMEDOUT)) return;
+    say('error', 1181, `unable to ${action} device with path ${pathsOf(device).backend}`);
+  };
+}
+
+/** Waits for the backend. A wait that ends by itself has said how. */
+async function settleBackend(state: Rest, ended: (error?: LibxlError) => void): Promise<void> {
   try {
     await state();
   } catch (error) {
-    const doing = `unable to ${action} device with path ${pathsOf(device).backend}`;
-    ctx.log('error', 'libxl_device.c:1181:device_backend_callback', device.domid, doing);
-    throw asLibxlError(error, doing) ?? error;
+    if (error instanceof LibxlError) throw error;
+    const failure = asLibxlError(error, 'wait for a backend');
+    if (failure) ended(failure);
+    throw failure ?? error;
   }
 }
 
@@ -240,29 +253,33 @@ export async function startDeviceRemove(ctx: Ctx, device: Device, force: Force):
   }
 }
 
-/** Whether the store tells dom0 which domain it is (libxl__get_domid). After `xl destroy -f 0` it does not. */
-async function knowsOwnDomid(ctx: Ctx): Promise<boolean> {
-  if ((await ctx.xs.read('domid')) !== undefined) return true;
+/** Which domain the store says we are in (libxl__get_domid). After `xl destroy -f 0` it does not tell dom0. */
+export async function ownDomid(ctx: Ctx): Promise<number | undefined> {
+  const domid = await ctx.xs.read('domid');
+  if (domid !== undefined) return atoi(domid);
   ctx.log('error', 'libxl_domain.c:1639:libxl__get_domid', undefined, 'failed to get own domid (domid)');
-  return false;
+  return undefined;
 }
 
 /** The requests that ask a backend to close; the rest waits until it has. Nothing is left of a backend that is gone. */
 async function beginRemove(ctx: Ctx, device: Device, force: Force): Promise<Rest> {
   const { frontend, backend } = pathsOf(device);
-  if (!(await knowsOwnDomid(ctx))) {
+  const own = await ownDomid(ctx);
+  if (own === undefined) {
     const where = 'libxl_device.c:1019:libxl__initiate_device_generic_remove';
     ctx.log('error', where, device.domid, 'unable to get my domid');
     throw new LibxlError(Rc.FAIL, 'unable to get my domid');
   }
-  const info = await ctx.xc.call('xc.domain_getinfo', { domid: device.domid });
-  if (!info) {
-    const where = 'libxl_device.c:1026:libxl__initiate_device_generic_remove';
-    ctx.log('error', where, device.domid, `unable to get info for domain ${device.domid}`);
-    throw new LibxlError(Rc.DOMAIN_NOTFOUND, `no domain ${device.domid}`);
-  }
-  if (qemuBackends.has(device.backendKind) && (info.paused || info.dying || info.shutdown !== null)) {
-    return beginQemuRemove(ctx, device);
+  if (own === LIBXL_TOOLSTACK_DOMID) {
+    const info = await ctx.xc.call('xc.domain_getinfo', { domid: device.domid });
+    if (!info) {
+      const where = 'libxl_device.c:1026:libxl__initiate_device_generic_remove';
+      ctx.log('error', where, device.domid, `unable to get info for domain ${device.domid}`);
+      throw new LibxlError(Rc.DOMAIN_NOTFOUND, `no domain ${device.domid}`);
+    }
+    if (qemuBackends.has(device.backendKind) && (info.paused || info.dying || info.shutdown !== null)) {
+      return beginQemuRemove(ctx, device);
+    }
   }
   const asked = await transact(ctx, async (tx) => {
     if (force === 'on') await pathCleanup(tx, frontend);
@@ -277,15 +294,10 @@ async function beginRemove(ctx: Ctx, device: Device, force: Force): Promise<Rest
     ctx.log('info', where, undefined, `backend ${backend} already removed, cleanup frontend only`);
     return async () => {};
   }
-  const closed = await beginWaitForState(ctx, `${backend}/state`, XenbusState.Closed, LIBXL_DESTROY_TIMEOUT);
+  const ended = backendEnded(ctx, device, 'remove', force);
+  const closed = await beginWaitForState(ctx, `${backend}/state`, XenbusState.Closed, LIBXL_DESTROY_TIMEOUT, ended);
   return async () => {
-    try {
-      await closed();
-    } catch (error) {
-      const failure = asLibxlError(error, `remove ${backend}`);
-      if (failure?.rc === Rc.TIMEDOUT && force === 'auto') throw failure;
-      await settleBackend(ctx, device, 'remove', () => Promise.reject(error));
-    }
+    await settleBackend(closed, ended);
     await deviceHotplug(ctx, device, 'remove');
   };
 }
@@ -296,10 +308,10 @@ async function beginQemuRemove(ctx: Ctx, device: Device): Promise<Rest> {
   const pause = ctx.clock.sleep(LIBXL_QEMU_BODGE_TIMEOUT * ctx.timeoutScale);
   return async () => {
     await pause;
-    const value = await ctx.xs.read(state);
-    if (value !== undefined && parseState(value) !== XenbusState.Closed) {
-      await ctx.xs.write(state, String(XenbusState.Closed));
-    }
+    await transact(ctx, async (tx) => {
+      const value = await tx.read(state);
+      if (value !== undefined && parseState(value) !== XenbusState.Closed) await tx.write(state, String(XenbusState.Closed));
+    });
     await deviceHotplug(ctx, device, 'remove');
   };
 }
@@ -327,28 +339,39 @@ async function finishRemove(ctx: Ctx, device: Device, force: Force, closing: Res
   if (failure !== undefined) throw failure;
 }
 
-/** Removes every node of a device in one transaction, without asking anyone (libxl__device_destroy). */
+/**
+ * Removes every node of a device in one transaction, without asking anyone (libxl__device_destroy). A driver domain
+ * removes what is its own, the backend.
+ */
 export async function deviceDestroy(ctx: Ctx, device: Device): Promise<void> {
   const { frontend, libxl, backend } = pathsOf(device);
-  if (!(await knowsOwnDomid(ctx))) throw new LibxlError(Rc.FAIL, 'unable to get my domid');
+  const own = await ownDomid(ctx);
+  if (own === undefined) throw new LibxlError(Rc.FAIL, 'unable to get my domid');
   await transact(ctx, async (tx) => {
-    await pathCleanup(tx, frontend);
-    await pathCleanup(tx, libxl);
-    await pathCleanup(tx, backend);
+    if (own === LIBXL_TOOLSTACK_DOMID) {
+      await pathCleanup(tx, frontend);
+      await pathCleanup(tx, libxl);
+    }
+    if (own === LIBXL_TOOLSTACK_DOMID || own === device.backendDomid) await pathCleanup(tx, backend);
   });
 }
 
 /**
  * Removes a path, then each parent that is left with no value and no children (libxl__xs_path_cleanup). A path that
- * was not there ends the walk without an error.
+ * was not there ends the walk without an error, and so does one that is not ours to remove.
  */
 export async function pathCleanup(xs: XsRequests, path: string): Promise<void> {
-  if (!(await xs.rm(path))) return;
+  const remove = (node: string) =>
+    xs.rm(node).catch((error: unknown) => {
+      if (error instanceof XsError && error.errno === 'EACCES') return false;
+      throw error;
+    });
+  if (!(await remove(path))) return;
   for (let parent = parentPath(path); parent !== '/'; parent = parentPath(parent)) {
     if ((await xs.read(parent)) !== '') return;
     const children = await xs.directory(parent);
     if (!children || children.length > 0) return;
-    if (!(await xs.rm(parent))) return;
+    if (!(await remove(parent))) return;
   }
 }
 
@@ -360,7 +383,7 @@ export async function devicesDestroy(ctx: Ctx, domid: number): Promise<void> {
   const root = `/libxl/${domid}/device`;
   const starts: (() => Promise<Rest>)[] = [];
   for (const kind of (await ctx.xs.directory(root)) ?? []) {
-    if (deviceKinds.has(kind)) starts.push(() => startKindRemove(ctx, domid, kind));
+    if (deviceKinds.indexOf(kind) > 0) starts.push(() => startKindRemove(ctx, domid, kind));
   }
   await multidev(starts);
 }
@@ -398,21 +421,26 @@ interface HotplugCall {
  */
 async function deviceHotplug(ctx: Ctx, device: Device, action: Action): Promise<void> {
   const { backend } = pathsOf(device);
-  if (!(await knowsOwnDomid(ctx))) {
+  const own = await ownDomid(ctx);
+  if (own === undefined) {
     ctx.log('error', 'libxl_device.c:1218:device_hotplug', device.domid, 'Failed to get domid');
     throw new LibxlError(Rc.FAIL, 'Failed to get domid');
   }
-  if (device.backendDomid !== LIBXL_TOOLSTACK_DOMID) {
-    if (action === 'remove') await backendGone(ctx, device);
-    return;
+  if (device.backendDomid !== own) {
+    const line = `Backend domid ${device.backendDomid}, domid ${own}, assuming driver domains`;
+    ctx.log('debug', 'libxl_device.c:1222:device_hotplug', device.domid, line);
+    if (action === 'remove') return backendGone(ctx, device);
+    return ctx.log('debug', 'libxl_device.c:1227:device_hotplug', undefined, 'Not a remove, not executing hotplug scripts');
   }
   const call = await hotplugCall(ctx, device, action);
   if (!call) {
-    ctx.log('debug', 'libxl_device.c:1254:device_hotplug', device.domid, 'No hotplug script to execute');
-    return;
+    return sayNoMore(ctx, device, false);
   }
+  const isDisk = device.kind === 'vbd';
+  if (isDisk) ctx.log('debug', 'libxl_linux.c:194:libxl__hotplug_disk', device.domid, 'Args and environment ready');
   logCall(ctx, device, call);
   const what = `${call.script} ${call.args[0]}`;
+  ctx.log('debug', 'libxl_aoutils.c:593:libxl__async_exec_start', undefined, `forking to execute: ${what} `);
   const timeoutMs = LIBXL_HOTPLUG_TIMEOUT * ctx.timeoutScale;
   const over = ctx.progress?.wait({ on: what, timeoutMs });
   const end = await ctx.host.runScript({ ...call, timeoutMs }).finally(over);
@@ -424,13 +452,20 @@ async function deviceHotplug(ctx: Ctx, device: Device, action: Action): Promise<
   }
   const [at, how] =
     'signal' in end ? [127, `died due to fatal signal ${end.signal}`] : [117, `exited with error status ${end.status}`];
-  if ('status' in end && end.status === 0) return;
+  if ('status' in end && end.status === 0) return sayNoMore(ctx, device, isDisk);
   const line = `${what} [${end.pid}] ${how}`;
   ctx.log('error', `libxl_exec.c:${at}:libxl_report_child_exitstatus`, undefined, line);
   const text = await readText(ctx, `${backend}/hotplug-error`);
   const where = 'libxl_device.c:1337:device_hotplug_child_death_cb';
   if (text !== undefined) ctx.log('error', where, undefined, `script: ${text}`);
   if (action === 'add') throw new LibxlError(Rc.FAIL, line);
+}
+
+/** libxl looks for one script more after each, and finds none. */
+function sayNoMore({ log }: Ctx, { domid }: Device, isDisk: boolean): void {
+  const where = 'libxl_linux.c:211:libxl__get_hotplug_script_info';
+  if (isDisk) log('debug', where, domid, 'num_exec 1, not running hotplug scripts');
+  log('debug', 'libxl_device.c:1254:device_hotplug', domid, 'No hotplug script to execute');
 }
 
 /** A driver domain removes its own backend directory; libxl waits for that and leaves the script to it. */
@@ -451,7 +486,11 @@ async function backendGone(ctx: Ctx, device: Device): Promise<void> {
 /** libxl_linux.c: a vbd has one run, a vif one, other kinds none. The script's path is read back from the backend. */
 async function hotplugCall(ctx: Ctx, device: Device, action: Action): Promise<HotplugCall | undefined> {
   const { domid, devid, backendKind: kind } = device;
-  if (kind !== 'vbd' && kind !== 'vif') return undefined;
+  if (kind !== 'vbd' && kind !== 'vif') {
+    const line = `backend_kind ${deviceKinds.indexOf(kind)}, no need to execute scripts`;
+    ctx.log('debug', 'libxl_linux.c:234:libxl__get_hotplug_script_info', domid, line);
+    return undefined;
+  }
   const { backend } = pathsOf(device);
   const script = await readText(ctx, `${backend}/script`);
   if (script === undefined) {

@@ -145,7 +145,7 @@ export type DiskDefaults =
 
 /** Whether libxl looks at the file behind a disk before it chooses a backend. */
 export function needsStat(disk: Disk): boolean {
-  const local = (disk.backendDomid ?? 0) === 0 && disk.backendDomname === undefined;
+  const local = disk.backendDomid === undefined ? disk.backendDomname === undefined : disk.backendDomid === 0;
   const mayBePhy = disk.backend === undefined || disk.backend === 'phy' || disk.backend === 'standalone';
   return disk.format !== 'empty' && mayBePhy && local && disk.script === undefined;
 }
@@ -188,6 +188,13 @@ export function setDiskDefaults(disk: Disk, host: DiskHost): DiskDefaults {
       log.push({ level: 'debug', where: `libxl_device.c:${obstacle.line}:disk_try_backend`, message });
       continue;
     }
+    const unseen = candidate === 'phy' ? whyUnseen(draft) : undefined;
+    if (unseen)
+      log.push({
+        level: 'debug',
+        where: `libxl_device.c:${unseen.line}:disk_try_backend`,
+        message: `${name}, ${unseen.message}`,
+      });
     if (!disk.backend) log.push(entry('debug', 470, `${name}, using backend ${candidate}`));
     return { log, disk: { ...draft, backend: candidate } };
   }
@@ -226,6 +233,12 @@ function whyNot(disk: Omit<ReadyDisk, 'backend'>, backend: DiskBackend, stat: Fi
       if (disk.format !== 'raw') return badFormat;
       return disk.script === undefined ? undefined : badScript;
   }
+}
+
+/** Why libxl takes a target for a block device without a look at it. */
+function whyUnseen(disk: Omit<ReadyDisk, 'backend'>): Obstacle | undefined {
+  if (disk.backendDomid !== 0) return { line: 330, message: 'is using a storage driver domain, skipping physical device check' };
+  return disk.script === undefined ? undefined : { line: 336, message: 'uses script=... assuming phy backend' };
 }
 
 function isDiskFile(stat: FileStat | undefined): boolean {

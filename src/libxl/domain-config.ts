@@ -119,7 +119,7 @@ export interface BuildInfo {
   readonly vpmu?: boolean;
 }
 
-/** The lists of devices that are read but not modelled, by the names of libxl's JSON, in its order. */
+/** The lists of devices other than disks and nics, by the names of libxl's JSON, in its order. */
 export const otherDeviceLists = [
   'pcidevs',
   'dtdevs',
@@ -135,7 +135,7 @@ export const otherDeviceLists = [
   'usbdevs',
 ] as const;
 export type OtherDeviceList = (typeof otherDeviceLists)[number];
-/** Those devices as JSON, which is all that becomes of them. */
+/** Those devices as JSON. */
 export type OtherDevices = { readonly [List in OtherDeviceList]?: readonly JsonObject[] };
 
 export interface DomainConfig extends OtherDevices {

@@ -126,7 +126,23 @@ async function pvcontrol(ctx: Ctx, domid: number, request: 'poweroff' | 'reboot'
  * does. `from` is the name that it must have now, or undefined.
  */
 export async function domainRename(ctx: Ctx, domid: number, from: string | undefined, to: string): Promise<void> {
-  await transact(ctx, (tx) => renameIn(ctx, tx, domid, from, to));
+  await holdingName(ctx, to, () => transact(ctx, (tx) => renameIn(ctx, tx, domid, from, to)));
+}
+
+/**
+ * Runs `body`, which gives a domain a name, while no other toolstack gives that one to another. libxl has no such lock, and
+ * looks for the name outside its transaction: of two renames at the same moment, or of a rename and a creation, both can find
+ * it free, and have it. (Two creations conflict over `/local/domain`, and the later one looks again, but only with a store
+ * whose new nodes change their parent.) An empty name may be had by many.
+ */
+export async function holdingName<T>(ctx: Ctx, name: string, body: () => Promise<T>): Promise<T> {
+  if (name === '') return body();
+  const unlock = await ctx.host.lockName(byteString(name));
+  try {
+    return await body();
+  } finally {
+    await unlock();
+  }
 }
 
 /** The same as part of a transaction (libxl__domain_rename). */
@@ -220,6 +236,8 @@ export function watchDeaths(ctx: Ctx): DeathWatch {
     close: async () => {
       await watch?.close();
       watch = undefined;
+      awaited.clear();
+      told.splice(0);
     },
   };
 }
@@ -230,7 +248,7 @@ export function watchDeaths(ctx: Ctx): DeathWatch {
  */
 export async function domainPreserve(ctx: Ctx, domid: number, name: string, suffix: string, uuid: string): Promise<void> {
   const vm = vmPath(uuid);
-  await transact(ctx, async (tx) => {
+  const preserve = async (tx: XsTransaction) => {
     await tx.rm(vm);
     await tx.mkdir(vm);
     await tx.setPerms(vm, [
@@ -240,7 +258,8 @@ export async function domainPreserve(ctx: Ctx, domid: number, name: string, suff
     await tx.write(join(domainPath(domid), 'vm'), vm);
     await renameIn(ctx, tx, domid, name, `${name}${suffix}`);
     await tx.write(join(vm, 'uuid'), uuid);
-  });
+  };
+  await holdingName(ctx, `${name}${suffix}`, () => transact(ctx, preserve));
 }
 
 /** A random uuid (version 4) of 16 random bytes. */

@@ -4,8 +4,9 @@
  * A script that is built in (`builtin-scripts.ts`) runs here; every other one is a real process. This is the edge: no
  * rule of libxl's own is in it.
  */
+import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
-import { access, link, mkdir, open, readdir, readFile, realpath, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { access, type FileHandle, mkdir, open, readdir, readFile, realpath, rename, rm, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { getSystemErrorMap } from 'node:util';
 import { type Clock, SystemClock } from '../xenbus/clock.js';
@@ -14,6 +15,8 @@ import { byteString, losslessText, type Xs } from '../xenbus/xs-client.js';
 import { type BuiltinScript, builtinScripts, type ScriptIo } from './builtin-scripts.js';
 import { type FileStat, type Host, kernelMagicBytes, type ScriptEnd, type ScriptRun } from './ctx.js';
 import { XEN_SCRIPT_DIR } from './disk.js';
+import { domidHistory, domidReuseSeconds } from './domid-history.js';
+import { takeLockFile } from './lock-file.js';
 
 export interface SystemHostOptions {
   /** Absolute paths of a config are looked up below this directory. */
@@ -32,6 +35,8 @@ export interface SystemHostOptions {
   readonly scriptDir?: string | undefined;
   /** `XENSTORED_PATH` for real scripts: where their `xenstore-*` connect. */
   readonly xenstoredPath?: string | undefined;
+  /** The file that real scripts print to; without it they print where we print errors. */
+  readonly scriptLog?: string;
   /** A pid for the messages of a built-in script. */
   readonly nextPid?: () => number;
   readonly clock?: Clock;
@@ -42,6 +47,7 @@ export function systemHost(options: SystemHostOptions): Host {
   const { root, assumeFiles, userdataDir, xc, pid } = options;
   let lastPid = pid;
   const clock = options.clock ?? new SystemClock();
+  const history = domidHistory(path.join(userdataDir, 'domid-history'), clock, domidReuseSeconds(process.env));
   const nextPid = options.nextPid ?? (() => ++lastPid);
   const onDisk = (file: string) => (path.isAbsolute(file) ? path.join(root, file) : path.resolve(file));
   const look = (file: string): Promise<FileStat | undefined> =>
@@ -64,7 +70,10 @@ export function systemHost(options: SystemHostOptions): Host {
     readUserdata: (name) => readUserdata(path.join(userdataDir, path.basename(name))),
     writeUserdata: (name, contents) => writeUserdata(userdataDir, path.basename(name), contents),
     createFile,
-    lockUserdata: (domid, uuid) => lockUserdata(userdataDir, domid, uuid, clock),
+    lockUserdata: (domid, uuid) => takeLockFile(userdataLock(userdataDir, domid, uuid), clock),
+    lockName: (name) => takeLockFile(nameLock(userdataDir, name), clock),
+    isDomidRecent: history.isRecent,
+    markDomidRecent: history.mark,
     removeUserdata: (domid, uuid) => removeUserdata(userdataDir, domid, uuid),
   };
 }
@@ -121,8 +130,25 @@ const signalWords: Readonly<Record<string, string>> = {
  * Whoever waits here may be dom0d's monitor, so nothing that befalls a script is thrown.
  */
 async function runProcess(options: SystemHostOptions, run: ScriptRun, file: string, nextPid: () => number): Promise<ScriptEnd> {
-  const cannotExecute = (code: string | undefined, childPid = nextPid()): ScriptEnd => {
-    process.stderr.write(`libxl: cannot execute ${run.script}: ${execWords[code ?? ''] ?? code}\n`);
+  const log = options.scriptLog === undefined ? undefined : await open(options.scriptLog, 'a', 0o644).catch(() => undefined);
+  try {
+    return await runExecutable(options, run, file, nextPid, log);
+  } finally {
+    await log?.close();
+  }
+}
+
+async function runExecutable(
+  options: SystemHostOptions,
+  run: ScriptRun,
+  file: string,
+  nextPid: () => number,
+  log: FileHandle | undefined,
+): Promise<ScriptEnd> {
+  const cannotExecute = async (code: string | undefined, childPid = nextPid()): Promise<ScriptEnd> => {
+    const line = `libxl: cannot execute ${run.script}: ${execWords[code ?? ''] ?? code}\n`;
+    if (log) await log.write(line);
+    else process.stderr.write(line);
     return { pid: childPid, status: 255 };
   };
   const refused = await access(file, constants.X_OK).then(
@@ -134,7 +160,9 @@ async function runProcess(options: SystemHostOptions, run: ScriptRun, file: stri
   const env = { ...run.env, ...(xenstoredPath === undefined ? {} : { XENSTORED_PATH: xenstoredPath }) };
   // Loaded only here: it takes longer than most commands, and the built-in scripts do without.
   const { execa } = await import('execa');
-  const child = execa(file, run.args, { env, stdin: 'ignore', stdout: 2, stderr: 2, detached: true, reject: false });
+  // execa's types know of no descriptor but the first three; it takes any.
+  const errors = (log?.fd ?? 2) as 2;
+  const child = execa(file, run.args, { env, stdin: 'ignore', stdout: errors, stderr: errors, detached: true, reject: false });
   const childPid = child.pid ?? nextPid();
   let timedOut = false;
   let cancel = () => {};
@@ -225,60 +253,25 @@ async function writeUserdata(dir: string, name: string, contents: string): Promi
   await rename(fresh, path.join(dir, name));
 }
 
-/** Between two looks at a lock that another process holds. */
-const lockPollMs = 10;
-/** Of this process, which may wait for several at once. */
-let locksTaken = 0;
-
-/**
- * Takes the lock file of a domain's userdata, as soon as nobody has it. It names its holder: one that is dead has left it
- * behind. Of all who see that, only one can move the file away, and whoever moves a newer one puts it back.
- */
-async function lockUserdata(dir: string, domid: number, uuid: string, clock: Clock): Promise<() => Promise<void>> {
-  const file = path.join(dir, `userdata-l.${domid}.${uuid}.domain-userdata-lock`);
-  locksTaken += 1;
-  const mine = `${file}.${process.pid}.${locksTaken}`;
-  const aside = `${mine}.left`;
-  await mkdir(dir, { mode: 0o700, recursive: true });
-  for (;;) {
-    // It is whole when it gets its name, so that none who is killed leaves a lock that names nobody.
-    await writeFile(mine, `${process.pid}\n`, { mode: 0o600 });
-    try {
-      await link(mine, file);
-      return () => rm(file, { force: true });
-    } catch (error) {
-      // The domain may be destroyed at this moment, with all of its files.
-      if (!isErrno(error, 'EEXIST', 'ENOENT')) throw error;
-    } finally {
-      await rm(mine, { force: true });
-    }
-    const holder = await readUserdata(file);
-    if (holder !== undefined && !isAlive(Number.parseInt(holder, 10))) {
-      await rename(file, aside).catch(() => undefined);
-      if ((await readUserdata(aside)) !== holder) await link(aside, file).catch(() => undefined);
-      await rm(aside, { force: true });
-    }
-    await clock.sleep(lockPollMs);
-  }
+function userdataLock(dir: string, domid: number, uuid: string): string {
+  return path.join(dir, `userdata-l.${domid}.${uuid}.domain-userdata-lock`);
 }
 
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return !isErrno(error, 'ESRCH');
-  }
+/** A name may have any bytes, and be longer than a file's. */
+function nameLock(dir: string, name: string): string {
+  return path.join(dir, `name-lock.${createHash('sha256').update(name, 'latin1').digest('hex')}`);
 }
 
+/** All but the lock, which whoever removes them has. */
 async function removeUserdata(dir: string, domid: number, uuid: string): Promise<void> {
+  const keep = path.basename(userdataLock(dir, domid, uuid));
   const names = await readdir(dir).catch((error: unknown) => {
     if (isErrno(error, 'ENOENT')) return [];
     throw error;
   });
   for (const name of names) {
     const [kind, owner, of] = name.split('.');
-    const mine = kind?.startsWith('userdata-') && owner === String(domid) && of === uuid;
+    const mine = kind?.startsWith('userdata-') && owner === String(domid) && of === uuid && name !== keep;
     if (mine) await rm(path.join(dir, name), { force: true });
   }
 }

@@ -103,7 +103,7 @@ export async function setMemoryTarget(ctx: Ctx, domid: number, targetKb: bigint)
 }
 
 /** Writes the nodes that dom0's kernel does not make (libxl__fill_dom0_memory_info). */
-async function fillDom0Memory(ctx: Ctx): Promise<void> {
+export async function fillDom0Memory(ctx: Ctx): Promise<void> {
   const memory = join(domainPath(0), 'memory');
   const info = await domainInfo(ctx, 0);
   if (!info) throw new LibxlError(Rc.FAIL, 'there is no domain 0');

@@ -42,12 +42,12 @@ export interface NextLife {
 }
 
 export interface Monitor {
-  /** Resolves when there is nothing more to wait for; rejects only for a bug. */
-  readonly done: Promise<void>;
+  /** Resolves when there is nothing more to wait for, with what xl's process returns then: 0, or an rc. Rejects for a bug. */
+  readonly done: Promise<number>;
 }
 
 /** Told of each change of what a monitor waits for, before it acts on it: whoever keeps the last one can go on with it. */
-export type Keep = (now: Monitored) => void;
+export type Moved = (now: Monitored) => void;
 
 /**
  * Begins to wait for the end of a domain, and does then what its actions say. The watch is registered when this
@@ -57,9 +57,9 @@ export async function startMonitor(
   ctx: Ctx,
   monitored: Monitored,
   say: (line: string) => void,
-  keep: Keep = () => undefined,
+  moved: Moved = () => undefined,
 ): Promise<Monitor> {
-  const job: Job = { ctx, say, keep };
+  const job: Job = { ctx, say, moved };
   if (monitored.next) return { done: resume(job, monitored, monitored.next) };
   const life = await watchLife(job, monitored, await readCreated(ctx, monitored.domid));
   return { done: follow(job, life) };
@@ -69,7 +69,7 @@ export async function startMonitor(
 interface Job {
   readonly ctx: Ctx;
   readonly say: (line: string) => void;
-  readonly keep: Keep;
+  readonly moved: Moved;
 }
 
 /** One life of the domain, watched. */
@@ -78,31 +78,38 @@ interface Life {
   /** As xl remembers it from its creation; undefined for a domain of which nothing was saved. */
   readonly config: DomainConfig | undefined;
   readonly deaths: DeathWatch;
-  readonly ejects: readonly XsWatch[];
+  readonly ejects: XsWatch[];
 }
 
 /** From one life of the domain to the next, while it is restarted. */
-async function follow(job: Job, first: Life): Promise<void> {
-  for (let life: Life | undefined = first; life; ) {
-    let next: Monitored | undefined;
+async function follow(job: Job, first: Life): Promise<number> {
+  for (let life: Life | number = first; ; ) {
+    if (typeof life === 'number') return life;
+    let next: Next;
     try {
       next = await liveOut(job, life);
     } finally {
       await leave(life);
     }
-    life = next && (await rebirth(job, next));
+    life = typeof next === 'number' ? next : await rebirth(job, next);
   }
 }
 
-/** Waits for the end of a life, and does what it calls for. Answers with what is to come, if anything is. */
-async function liveOut(job: Job, life: Life): Promise<Monitored | undefined> {
+/** What is to come: another life, or the end of the monitor with xl's return value. */
+type Next = Monitored | number;
+
+/** xl's own failure, which is none of libxl's. */
+const failed = -1;
+
+/** Waits for the end of a life, and does what it calls for. */
+async function liveOut(job: Job, life: Life): Promise<Next> {
   const { domid } = life.monitored;
   for (;;) {
     const event = await life.deaths.next();
     if (event.domid !== domid) continue;
     if (event.on === 'shutdown') return act(job, life, event.reason);
     job.say(`Domain ${domid} has been destroyed.`);
-    return undefined;
+    return 0;
   }
 }
 
@@ -117,8 +124,9 @@ async function watchLife(job: Job, monitored: Monitored, config: DomainConfig | 
   return { monitored, config, deaths, ejects };
 }
 
+/** Takes the watches back, once. */
 async function leave({ deaths, ejects }: Life): Promise<void> {
-  for (const watch of [deaths, ...ejects]) await watch.close().catch(() => undefined);
+  for (const watch of [deaths, ...ejects.splice(0)]) await watch.close().catch(() => undefined);
 }
 
 /**
@@ -142,7 +150,7 @@ async function watchEject(ctx: Ctx, domid: number, disk: Disk): Promise<XsWatch>
   });
 }
 
-async function act(job: Job, life: Life, reason: ShutdownReason): Promise<Monitored | undefined> {
+async function act(job: Job, life: Life, reason: ShutdownReason): Promise<Next> {
   const { ctx, say } = job;
   const { domid, actions } = life.monitored;
   say(`Domain ${domid} has shut down, reason code ${reason} 0x${reason.toString(16)}`);
@@ -171,8 +179,9 @@ async function act(job: Job, life: Life, reason: ShutdownReason): Promise<Monito
   }
 }
 
-function endsHere(say: (line: string) => void): undefined {
+function endsHere(say: (line: string) => void): number {
   say('Done. Exiting now');
+  return 0;
 }
 
 function actionFor(reason: ShutdownReason, actions: Monitored['actions']): string | undefined {
@@ -220,12 +229,12 @@ async function destroyAnyhow(ctx: Ctx, domid: number): Promise<void> {
 }
 
 /** The config is read before the domain goes, because it goes with it. */
-async function restart(job: Job, life: Life): Promise<Monitored | undefined> {
+async function restart(job: Job, life: Life): Promise<Next> {
   const next = await reloaded(job, life, false);
-  if (next === 'refused') return undefined;
-  if (next) job.keep(next);
+  if (next === 'refused') return failed;
+  if (next) job.moved(next);
   await cleanUp(job.ctx, life.monitored.domid, job.say);
-  return reboots(job, next);
+  return reboots(job, life, next);
 }
 
 /**
@@ -258,11 +267,11 @@ async function reloaded(job: Job, life: Life, keepsOld: boolean): Promise<Monito
 }
 
 /** The old domain stays to be looked at, under another name; the new one has its name and uuid. */
-async function renameRestart(job: Job, life: Life): Promise<Monitored | undefined> {
+async function renameRestart(job: Job, life: Life): Promise<Next> {
   const { ctx, say } = job;
   const { domid } = life.monitored;
   const next = await reloaded(job, life, true);
-  if (next === 'refused') return undefined;
+  if (next === 'refused') return failed;
   const name = next?.name ?? life.monitored.name;
   const suffix = `-${new Date(ctx.clock.wall()).toISOString().replace(/[-:]/g, '').slice(0, 13)}Z`;
   say(`Preserving domain ${domid} ${name} with suffix${suffix}`);
@@ -271,42 +280,45 @@ async function renameRestart(job: Job, life: Life): Promise<Monitored | undefine
   } catch (error) {
     // libxl's lines have told why; the old domain is left in place.
     if (!asLibxlError(error, 'preserve')) throw error;
-    return undefined;
+    return failed;
   }
-  if (next) job.keep(next);
-  return reboots(job, next);
+  if (next) job.moved(next);
+  return reboots(job, life, next);
 }
 
 /** A soft reset is for HVM guests (libxl_domain_soft_reset). xl learns that after its pause, and destroys the domain. */
-async function softReset(job: Job, life: Life): Promise<undefined> {
+async function softReset(job: Job, life: Life): Promise<number> {
   const next = await reloaded(job, life, false);
-  if (next === 'refused') return;
-  await pauseBefore(job);
+  if (next === 'refused') return failed;
+  await pauseBefore(job, life);
   await destroyAnyhow(job.ctx, life.monitored.domid);
+  return Rc.INVAL;
 }
 
-async function reboots(job: Job, next: Monitored | undefined): Promise<Monitored | undefined> {
+async function reboots(job: Job, life: Life, next: Monitored | undefined): Promise<Next> {
   // Nothing was ever saved of the domain, so there is nothing to create.
   if (!next) return endsHere(job.say);
-  await pauseBefore(job);
+  await pauseBefore(job, life);
   return next;
 }
 
-async function pauseBefore({ ctx, say }: Job): Promise<void> {
+/** Nobody waits for the death of a domain while there is none. */
+async function pauseBefore({ ctx, say }: Job, life: Life): Promise<void> {
+  await leave(life);
   say('Done. Rebooting now');
   await ctx.clock.sleep(rebootPauseMs * ctx.timeoutScale);
 }
 
 /** Brings the next life about, and watches it. A failed one is the end of the monitor, as of xl's. */
-async function rebirth(job: Job, monitored: Monitored): Promise<Life | undefined> {
-  const { ctx, keep } = job;
+async function rebirth(job: Job, monitored: Monitored): Promise<Life | number> {
+  const { ctx, moved } = job;
   const { next, ...rest } = monitored;
-  if (!next) return undefined;
+  if (!next) return 0;
   const config = fromJson(next.config);
   const domid = await recreate(ctx, config);
-  if (domid === undefined) return undefined;
+  if (domid < 0) return domid;
   const now: Monitored = { ...rest, domid };
-  keep(now);
+  moved(now);
   return watchLife(job, now, (await readCreated(ctx, domid)) ?? config);
 }
 
@@ -314,7 +326,7 @@ async function rebirth(job: Job, monitored: Monitored): Promise<Life | undefined
  * Goes on where a monitor was lost between two lives: what is left of the ended one goes, unless it is kept, and so does
  * what was made of the next.
  */
-async function resume(job: Job, monitored: Monitored, { config, keepsOld }: NextLife): Promise<void> {
+async function resume(job: Job, monitored: Monitored, { config, keepsOld }: NextLife): Promise<number> {
   const { ctx, say } = job;
   const { uuid } = fromJson(config).cInfo;
   for (const info of await listDomains(ctx)) {
@@ -322,7 +334,7 @@ async function resume(job: Job, monitored: Monitored, { config, keepsOld }: Next
     if (info.domid !== monitored.domid || !keepsOld) await cleanUp(ctx, info.domid, say);
   }
   const life = await rebirth(job, monitored);
-  if (life) await follow(job, life);
+  return typeof life === 'number' ? life : follow(job, life);
 }
 
 /** The config that a domain was created from, which xl remembers. */
@@ -343,13 +355,13 @@ export function actionsOf(config: DomainConfig): Monitored['actions'] {
   };
 }
 
-/** Creates a domain and lets it run. xl does not look whether that worked. */
-async function recreate(ctx: Ctx, config: DomainConfig): Promise<number | undefined> {
+/** Creates a domain and lets it run; xl does not look whether the latter worked. Answers with its domid, or an rc. */
+async function recreate(ctx: Ctx, config: DomainConfig): Promise<number> {
   let domid: number;
   try {
     domid = await createDomain(ctx, config);
   } catch (error) {
-    if (error instanceof LibxlError) return undefined;
+    if (error instanceof LibxlError) return error.rc;
     throw error;
   }
   await domainUnpause(ctx, domid).catch((error: unknown) => {

@@ -1,7 +1,6 @@
 /**
- * Devices of xl.cfg that have no model here: read with xl's complaints, and kept as the JSON that xl would print.
- *
- * A dry run shows them; `config.ts` sees to it that no domain is made with them.
+ * Devices of xl.cfg other than disks and network interfaces: read with xl's complaints, and kept as the JSON that xl would
+ * print. What is written of them to XenStore is in `device-types.ts`.
  */
 import { killedBy, scanNumber, splitList, splitPair, trim } from './c-text.js';
 import type { DomainType } from './domain-config.js';

@@ -12,6 +12,7 @@ import { listDisks, listNics, listUsbctrls, listVdispls, listVsnds, listVtpms } 
 import { domainInfo, domidToName } from './domain.js';
 import type { DomainConfig, OtherDeviceList } from './domain-config.js';
 import { fromJson, type JsonObject, toJson } from './json.js';
+import { fillDom0Memory } from './memory.js';
 import { getDomainSched } from './sched.js';
 
 /**
@@ -34,6 +35,7 @@ export async function retrieveConfig(ctx: Ctx, domid: number): Promise<DomainCon
     if ((await ctx.xs.read(`${domainPath(domid)}/cpu/${vcpu}/availability`)) === 'online') availVcpus.push(vcpu);
   }
   const memory = join(domainPath(domid), 'memory');
+  if (domid === 0 && (await ctx.xs.read(join(memory, 'target'))) === undefined) await fillDom0Memory(ctx);
   const maxMemkb = await readNumber(ctx, join(memory, 'static-max'));
   const target = await readNumber(ctx, join(memory, 'target'));
   // Without the node libxl has -1 for it, and adds it all the same.
@@ -72,7 +74,11 @@ async function readSaved(ctx: Ctx, { domid, uuid }: DomInfo): Promise<DomainConf
 
 /** Takes the lock on the saved config of a domain (libxl__lock_domain_userdata); the answer lets it go. */
 export async function lockConfig(ctx: Ctx, domid: number): Promise<() => Promise<void>> {
-  return ctx.host.lockUserdata(domid, (await existing(ctx, domid)).uuid);
+  const unlock = await ctx.host.lockUserdata(domid, (await existing(ctx, domid)).uuid);
+  // Whoever had it before may have destroyed the domain.
+  if (await domainInfo(ctx, domid)) return unlock;
+  await unlock();
+  throw new LibxlError(Rc.LOCK_FAIL, `domain ${domid} was destroyed meanwhile`);
 }
 
 /** The config as it was saved, to be changed and written again (libxl__get_domain_configuration). */

@@ -1,37 +1,30 @@
 /**
  * What a config asks for and this dom0 does not model: said when a domain is to be made of it, never in a dry run.
  */
-import { type DomainConfig, type OtherDeviceList, otherDeviceLists } from './domain-config.js';
+import type { DomainConfig } from './domain-config.js';
 import { type CfgReader, hasKey } from './xl-cfg.js';
 
-/** The keys of the device lists that have no model, to name them to the user. */
-const deviceKeys: Readonly<Record<OtherDeviceList, string>> = {
-  pcidevs: 'pci',
-  dtdevs: 'dtdev',
-  vfbs: 'vfb',
-  vkbs: 'vkb',
-  vtpms: 'vtpm',
-  p9s: 'p9',
-  pvcallsifs: 'pvcalls',
-  vdispls: 'vdispl',
-  vsnds: 'vsnd',
-  channels: 'channel',
-  usbctrls: 'usbctrl',
-  usbdevs: 'usbdev',
+/** Why no domain can be created with a device of that key, though libxl goes through all that a real host's does. */
+const fruitless: Readonly<Record<string, string>> = {
+  pci: 'refused: the host has no IOMMU',
+  dtdev: 'refused: the host has no IOMMU',
+  vfb: "qemu's, which this host has not",
+  p9: "qemu's, which this host has not",
+  channel: "qemu's, which this host has not",
+  vtpm: 'served by nobody here: libxl gives up after ten seconds',
+  vdispl: 'served by nobody here: libxl gives up after ten seconds',
+  vsnd: 'served by nobody here: libxl gives up after ten seconds',
+  usbctrl: 'served by nobody here: libxl gives up after ten seconds',
+  usbdev: 'refused: the host has no USB device',
+  pvcalls: 'served by nobody here',
+  vkb: 'served by nobody here',
 };
 
 /** Why `key` is of no use in this dom0; undefined if it is. */
 export function useless(key: string): string | undefined {
   if (effectless.includes(key)) return `'${key}' is not modelled and has no effect`;
-  return Object.values(deviceKeys).includes(key) ? `'${key}' is not modelled: no domain can be created with it here` : undefined;
-}
-
-/** One line for each kind of device that no domain here can have. A guest that Xen itself refuses is left to libxl. */
-export function refusals(config: DomainConfig): readonly string[] {
-  return otherDeviceLists
-    .filter((list) => (config[list]?.length ?? 0) > 0)
-    .filter((list) => list !== 'vkbs' || (config.vfbs?.length ?? 0) === 0)
-    .map((list) => `xl: ${deviceKeys[list]}= is not modelled yet; remove it, or use -n to see the configuration alone`);
+  const why = Object.hasOwn(fruitless, key) ? fruitless[key] : undefined;
+  return why === undefined ? undefined : `'${key}' is ${why}`;
 }
 
 /** Keys of which nothing follows here. */

@@ -41,9 +41,12 @@ import { defaultMachine, type MachineDescription } from './machine.js';
 import { domainPath, mtwatchPath } from './paths.js';
 import {
   type BackendDevice,
+  type Census,
   consolePageBytes,
   type DeadThread,
   dmesgWaitMaxMs,
+  type GuestEvent,
+  type GuestState,
   type Hold,
   type HostView,
   type KernelLog,
@@ -56,6 +59,8 @@ import {
   threadListMax,
   type WatchThread,
 } from './privcmd.js';
+import { Qemus } from './qemu.js';
+import type { Store } from './store.js';
 import { StoreLoop } from './store-loop.js';
 import { type TraceLine, traceLine } from './trace.js';
 import type { StoreLink, StorePeer, StorePort } from './transport.js';
@@ -92,6 +97,10 @@ export interface Dom0Options {
   /** The store has taken up a domain, or let go of it and closed its connections. Whoever asked for it has no reply yet. */
   readonly introduced?: (domid: number) => void;
   readonly released?: (domid: number) => void;
+  /** Guests have their drivers built in, and wait for no device before they go on. */
+  readonly builtInDrivers?: boolean;
+  /** The store has changed, and is whole. */
+  readonly committed?: (store: Store) => void;
   /** dom0's kernel tells user space about a device. */
   readonly uevent?: (uevent: Uevent) => void;
   /** Gets what the next life needs; absent: nothing is kept. */
@@ -130,12 +139,14 @@ export class Dom0 implements StorePort {
   readonly #share: Share;
   /** Of each guest: what forgets all that is kept of it. */
   readonly #forget = new Map<number, () => void>();
+  readonly #builtInDrivers: boolean;
   /** Guests that were put into domains which the store does not know yet. */
   readonly #restored = new Map<number, SavedGuest>();
   readonly #consoles: Consoles;
+  readonly #qemus: Qemus;
   readonly #ringMappings = new Map<number, () => void>();
   readonly #printk: Printk;
-  readonly #turns: Turns;
+  readonly #toolstackTurns: Turns;
   readonly #stopHungTasks: () => void;
   readonly #stalls: StallWatch;
   #xenbus: StorePort | undefined;
@@ -157,9 +168,10 @@ export class Dom0 implements StorePort {
     this.#host = host;
     this.#commit = options.commit ?? (() => undefined);
     this.#batch = options.turns ?? turnStepsMax;
+    this.#builtInDrivers = options.builtInDrivers ?? false;
     const boot = clock.now();
     this.#bootMs = boot;
-    this.#turns = new Turns(clock);
+    this.#toolstackTurns = new Turns(clock);
     this.#printk = new Printk(() => clock.now() - boot);
     const wake = () => this.#wake();
     const machine = options.machine ?? defaultMachine;
@@ -209,6 +221,7 @@ export class Dom0 implements StorePort {
         this.#released(domid);
         options.released?.(domid);
       },
+      ...(options.committed ? { committed: options.committed } : {}),
       ...(trace
         ? { traced: (conn, who, domid, packet, reply) => trace(traceLine(clock.now() - boot, conn, who, domid, packet, reply)) }
         : {}),
@@ -245,6 +258,7 @@ export class Dom0 implements StorePort {
     }
     this.#boot(machine, options.uevent, sysrqMask(words));
     this.#consoles = startXenconsoled(this.#sched, clock, this.hypervisor, this.#store, this.#share);
+    this.#qemus = new Qemus(this.#sched, clock, this.#store);
     const scale = (options.hungTaskMs ?? hungTaskTimeoutMs) / hungTaskTimeoutMs;
     this.#stopHungTasks = watchHungTasks(
       this.kernel,
@@ -402,14 +416,20 @@ export class Dom0 implements StorePort {
       clock: this.#clock,
       store: this.#store,
       console: (text) => this.#consoles.print(domid, text),
+      // Only such a domain has a place of its own for what libxl writes there (driver_domain=1).
+      ...(this.#store.peek(`${domainPath(domid)}/libxl`) === undefined
+        ? {}
+        : { drivers: { blocks: this.#blocks, faults: this.#faults, bridges: this.#host.bridges } }),
       saved: this.#restored.get(domid),
       share,
+      builtInDrivers: this.#builtInDrivers,
     });
     this.#guests.set(domid, guest);
     if (domain.pauseCount === 0 && domain.shutdown === null) guest.setRunnable(true);
   }
 
   #released(domid: number): void {
+    if (!this.hypervisor.get(domid) || this.hypervisor.get(domid)?.dying) this.#qemus.bereft(domid);
     this.#ringMappings.get(domid)?.();
     this.#ringMappings.delete(domid);
   }
@@ -571,6 +591,24 @@ export class Dom0 implements StorePort {
     return this.#dead;
   }
 
+  /** What there is now, for whoever compares it with what was there before. */
+  census(): Census {
+    const { hypervisor } = this;
+    return {
+      domains: hypervisor.list().map(({ domid, uuid, dying, mappings, ports }) => {
+        return { domid, uuid, dying, mappings, ports: ports.size };
+      }),
+      freeKb: hypervisor.freeKb,
+      store: this.#store.core.usage,
+      tasks: [...this.#sched.tasks].map(({ name }) => name).filter((name) => !name.startsWith('kworker/')),
+      loops: this.#blocks.loops.map(({ node, backing }) => `${node} ${backing}`),
+      netdevs: this.#netdevs.names,
+      bridges: this.#netdevs.ports,
+      backends: [...(this.#backends?.devices.keys() ?? [])],
+      holds: this.#faults.list().map(({ device, mode }) => `${device} ${mode}`),
+    };
+  }
+
   #makeHandlers(): Dom0Handlers {
     const { hypervisor } = this;
     const blocks = this.#blocks;
@@ -599,6 +637,7 @@ export class Dom0 implements StorePort {
       'dom0.dmesg': ({ clear, from, waitMs }) => this.#dmesg(clear, from ?? 0, waitMs ?? 0),
       'dom0.host': () => this.#host,
       'dom0.machine': () => ({ machine: this.#machine, upMs: this.#clock.now() - this.#bootMs }),
+      'dom0.census': () => this.census(),
       'dom0.backends': () => this.#backendDevices(),
       'dom0.mtwatch': ({ from }) => this.#threads(from ?? 0),
       'dom0.thread': ({ name }) => this.#thread(name),
@@ -606,16 +645,28 @@ export class Dom0 implements StorePort {
       'dom0.hold': ({ device, mode }): Hold => faults.hold(device, mode),
       'dom0.flush': ({ device }) => faults.flush(device),
       'dom0.holds': () => faults.list(),
-      'dom0.block_attach': ({ path, as, sectors, major, minor }) => {
-        if (as === 'loop') return blocks.loop(path, sectors);
+      'dom0.block_attach': ({ path, as, sectors, major, minor, owner }) => {
+        if (as === 'loop') return blocks.loop(path, sectors, owner);
         return blocks.device(path, sectors, major !== undefined && minor !== undefined ? { major, minor } : undefined);
       },
-      'dom0.block_detach': ({ node }) => act(() => blocks.detach(node)),
-      'dom0.turn': () => this.#turns.take(),
-      'dom0.turn_over': ({ turn }) => act(() => this.#turns.over(turn)),
-      'dom0.rename_vif': ({ vif, name }) => act(() => this.#netdevs.rename(vif, name)),
-      'dom0.bridge': ({ bridge, vif, add }) => act(() => void this.#netdevs.bridge(bridge, vif, add)),
+      'dom0.turn': () => this.#toolstackTurns.take(),
+      'dom0.turn_over': ({ turn }) => act(() => this.#toolstackTurns.over(turn)),
+      'dom0.guest': ({ domid }) => ({ state: this.#guestState(domid) }),
+      'dom0.guest_event': ({ domid, event }) => act(() => this.#guestEvent(domid, event)),
+      'dom0.block_detach': ({ node, owner }) =>
+        act(() => (owner === undefined ? blocks.detach(node ?? '') : blocks.detachOf(owner))),
+      'dom0.spawn_qemu': (asked) => this.#qemus.spawn(asked),
+      'dom0.kill_qemu': ({ pid }) => act(() => this.#qemus.stop(pid)),
+      'dom0.rename_vif': ({ vif, name, domid }) => act(() => this.#netdevsOf(domid).rename(vif, name)),
+      'dom0.bridge': ({ bridge, vif, add, domid }) => act(() => void this.#netdevsOf(domid).bridge(bridge, vif, add)),
     };
+  }
+
+  /** The network devices of dom0, or of a driver domain. */
+  #netdevsOf(domid = 0): NetDevices {
+    const netdevs = domid === 0 ? this.#netdevs : this.#guests.get(domid)?.netdevs;
+    if (!netdevs) throw new PrivcmdError('ESRCH', `domain ${domid} is no driver domain`);
+    return netdevs;
   }
 
   #cpuHandlers() {
@@ -695,6 +746,40 @@ export class Dom0 implements StorePort {
     const guest = this.#guests.get(domid);
     if (domain && guest) domain.busy = guest.kernel.home.ready > 0;
     return domain;
+  }
+
+  #guestState(domid: number): GuestState {
+    const domain = this.hypervisor.get(domid);
+    if (!domain) throw new PrivcmdError('ESRCH', `there is no domain ${domid}`);
+    if (domid === 0) throw new PrivcmdError('EINVAL', 'domain 0 is no guest');
+    const guest = this.#guests.get(domid);
+    if (domain.dying) return 'dying';
+    if (domain.shutdown !== null) return domain.shutdown === ShutdownReason.suspend ? 'suspended' : 'shut down';
+    if (!guest) return 'building';
+    if (domain.pauseCount > 0) return 'paused';
+    return guest.state === 'booting' ? 'building' : guest.state;
+  }
+
+  /** What comes from inside a guest, or from the timer that watches over it. */
+  #guestEvent(domid: number, event: GuestEvent): void {
+    const state = this.#guestState(domid);
+    const guest = this.#guests.get(domid);
+    const refuse = (errno: 'EBUSY' | 'EINVAL', why: string) => new PrivcmdError(errno, `domain ${domid} ${why}`);
+    if (state === 'dying') throw refuse('EINVAL', 'is dying');
+    if (state === 'suspended') throw refuse('EINVAL', `has suspended itself; \`xl resume ${domid}\` lets it go on`);
+    if (state === 'shut down') throw refuse('EINVAL', `has shut down already; \`xl destroy ${domid}\` ends it`);
+    if (!guest) throw refuse('EBUSY', 'is still being built');
+    if (event === 'hang' || event === 'wake') guest.setHung(event === 'hang');
+    else if (event === 'watchdog') {
+      this.#xenConsole.print(`Watchdog timer fired for domain ${domid}`);
+      this.hypervisor.shutdown(domid, ShutdownReason.watchdog);
+    } else if (state === 'paused') throw refuse('EBUSY', `is paused and does nothing; \`xl unpause ${domid}\` lets it go on`);
+    else if (event === 'crash') guest.panic();
+    else if (state === 'hung') throw refuse('EBUSY', `hangs and does nothing; \`xl guest ${domid} wake\` lets it go on`);
+    else if (state === 'shutting down') throw refuse('EBUSY', 'is shutting down already');
+    else if (event === 'suspend') guest.suspend();
+    else if (event === 'soft-reset') this.hypervisor.shutdown(domid, ShutdownReason.soft_reset);
+    else guest.stop(ShutdownReason[event]);
   }
 
   /** A guest-initiated end, as the guest itself would bring it about. */

@@ -7,13 +7,19 @@
  */
 import type { Clock } from './clock.js';
 import { cpuTime, onlineVcpus } from './cpus.js';
-import { type Domain, evtchnPortsMax, type Hypervisor } from './hypervisor.js';
+import type { Faults } from './fault.js';
+import { type Domain, evtchnPortsMax, type Grants, type Hypervisor } from './hypervisor.js';
 import type { Kept, Share } from './keep.js';
+import { backendBus, probeAndWatch } from './kernel/backend-bus.js';
+import { blkback } from './kernel/blkback.js';
 import { blkfront } from './kernel/blkfront.js';
+import type { BlockDevices } from './kernel/block.js';
 import type { XenbusBus, XenbusDriver } from './kernel/bus.js';
 import { frontendBus, frontendResources, shutDownDevices, watchDevices, watchFrontends } from './kernel/frontend-bus.js';
 import { Kernel } from './kernel/kernel.js';
 import { carryOut, watchControl, watchCpus } from './kernel/manage.js';
+import { netback } from './kernel/netback.js';
+import { NetDevices } from './kernel/netdev.js';
 import { netfront } from './kernel/netfront.js';
 import { Printk } from './kernel/printk.js';
 import { type Sched, type Task, waitEvent, waitQueue } from './kernel/sched.js';
@@ -25,8 +31,18 @@ import { XsError } from './xs-wire.js';
 
 /** What the kernel of the recordings could not give back: of 128 MiB it kept so much, whatever its target. */
 const keptKb = 86 * 1024;
+/** How long the loading of a driver waits for its devices (wait_for_devices). */
+const devicesWaitMs = 300_000;
 /** Event channels that the interrupts of many vcpus leave for devices: those vcpus that find none stay offline. */
 const devicePorts = 256;
+
+/** What the back ends of a driver domain work with. */
+export interface BackendResources {
+  readonly blocks: BlockDevices;
+  readonly faults: Faults;
+  /** The names of its bridges. */
+  readonly bridges: readonly string[];
+}
 
 export interface GuestOptions {
   readonly domain: Domain;
@@ -36,10 +52,14 @@ export interface GuestOptions {
   readonly store: StorePort;
   /** Where its console's output goes, with the line ends of a terminal. */
   readonly console: (text: string) => void;
+  /** It is a driver domain: its kernel has back ends too. */
+  readonly drivers?: BackendResources | undefined;
   /** What it was when it was saved; it goes on from there instead of booting. */
   readonly saved?: SavedGuest | undefined;
   /** Its share of what dom0 keeps. With a life in it, the guest goes on there: dom0 was away, and is back. */
   readonly share?: Share | undefined;
+  /** Its drivers are no modules, and nothing waits for their devices. */
+  readonly builtInDrivers?: boolean;
 }
 
 /** What dom0's next life needs of a guest, besides its devices. */
@@ -51,6 +71,8 @@ interface Life {
   interrupts: boolean;
   booted: boolean;
   suspended: boolean;
+  /** Its kernel stands still, by `xl guest N hang`. */
+  hung: boolean;
   /** What it was asked for and has not begun with, from just before nobody else knows of it. */
   asked: string | null;
   stopping: ShutdownReason | null;
@@ -69,14 +91,24 @@ export class Guest {
   readonly #life: Life;
   /** It ran in dom0's last life. */
   readonly #isRecovered: boolean;
+  readonly #builtInDrivers: boolean;
   readonly #uptime: () => number;
   readonly #console: (text: string) => void;
+  readonly #drivers: BackendResources | undefined;
+  /** What its back ends have mapped and bound: it ends with the domain. */
+  readonly #taken = new Set<() => void>();
+  /** Its network devices, where it has any. */
+  readonly netdevs: NetDevices | undefined;
   readonly #resumed = waitQueue('HYPERVISOR_suspend');
   /** When its clock was at 0: from when it first runs. */
   #bootMs = 0;
   #started = false;
+  #runnable = false;
+  #cancelWait: () => void = () => undefined;
 
-  constructor({ domain, hypervisor, sched, clock, store, console, saved, share = {} }: GuestOptions) {
+  constructor(options: GuestOptions) {
+    const { domain, hypervisor, sched, clock, store, console, drivers, saved, share = {} } = options;
+    this.#builtInDrivers = options.builtInDrivers ?? false;
     this.#uptime = () => clock.now() - this.#bootMs;
     this.#share = share;
     const before = share.recovered?.get(lifeKey) as unknown as Life | undefined;
@@ -88,6 +120,7 @@ export class Guest {
           interrupts: false,
           booted: false,
           suspended: false,
+          hung: false,
           asked: null,
           stopping: null,
           saved: saved ?? null,
@@ -118,8 +151,10 @@ export class Guest {
     this.#domain = domain;
     this.#hypervisor = hypervisor;
     this.#store = store;
+    this.#drivers = drivers;
+    this.netdevs = drivers ? new NetDevices(this.kernel, drivers.bridges) : undefined;
     this.#bus = frontendBus(this.kernel, new Watches(this.kernel, new SingleDispatch(this.kernel)), share);
-    if (this.#isRecovered) this.#bus.recover(this.#drivers());
+    if (this.#isRecovered) this.#bus.recover(this.#frontendDrivers());
     this.#keep();
   }
 
@@ -129,9 +164,10 @@ export class Guest {
 
   /** The vcpus may run, or may not. The first time is the boot. */
   setRunnable(yes: boolean): void {
-    this.kernel.sched.freeze(this.kernel.home, !yes);
+    this.#runnable = yes;
     const { clock } = this.kernel;
     const life = this.#life;
+    this.kernel.sched.freeze(this.kernel.home, !yes || life.hung);
     if (yes && life.suspended) this.kernel.sched.wakeAll(this.#resumed);
     if (!yes || this.#started) return;
     this.#started = true;
@@ -155,10 +191,40 @@ export class Guest {
     this.kernel.spawn('swapper/0', 'kernel_init', () => this.#boot());
   }
 
+  /** What it is doing, whatever its domain is. */
+  get state(): 'booting' | 'running' | 'hung' | 'shutting down' {
+    if (this.#life.hung) return 'hung';
+    if (this.#life.stopping !== null) return 'shutting down';
+    return this.#started ? 'running' : 'booting';
+  }
+
+  /**
+   * Its kernel stops, or goes on: no task of it runs meanwhile, so that nothing that the store tells it is read or answered.
+   * Its domain remains as it is.
+   */
+  setHung(yes: boolean): void {
+    this.#life.hung = yes;
+    this.#keep();
+    this.kernel.sched.freeze(this.kernel.home, !this.#runnable || yes);
+  }
+
+  /** Suspends itself, without having been asked to. */
+  suspend(): void {
+    if (this.#life.stopping === null && !this.#life.suspended) this.kernel.spawn('xenwatch', 'do_suspend', () => this.#suspend());
+  }
+
+  /** Its kernel has nothing left to do but to say so. */
+  panic(): void {
+    this.kernel.printk('Kernel panic - not syncing: crashed by xl guest');
+    this.#hypervisor.shutdown(this.#domain.domid, ShutdownReason.crash);
+  }
+
   /** The domain is dead: nothing in it runs any more. */
   kill(): void {
+    this.#cancelWait();
     this.kernel.sched.kill(this.kernel.home);
     this.kernel.disconnect();
+    for (const release of this.#taken) release();
   }
 
   /** What a restored guest needs of this one, once it has suspended itself; undefined while it has not. */
@@ -182,12 +248,12 @@ export class Guest {
     try {
       const { watches } = this.#bus;
       yield* this.#watchControl(false);
-      yield* kernel.directory('backend');
-      yield* watches.register({ node: 'backend', name: 'backend_changed', callback: () => this.#nothing() });
+      if (!this.#drivers) yield* kernel.directory('backend');
+      yield* this.#watchBackends();
       yield* watchDevices(this.#bus);
       // The guest of the recordings has no udev: what it has taken off stays off.
       yield* watchCpus(kernel, watches, this.#domain.cpus.vcpus, { udev: false });
-      yield* this.#registerDrivers();
+      yield* this.#loadDrivers();
     } catch (error) {
       if (!(error instanceof XsError)) throw error;
       kernel.printk(`xenbus: boot: ${error.message}`);
@@ -220,7 +286,7 @@ export class Guest {
       const paths = yield* this.#bus.rewatch();
       yield* watchCpus(kernel, watches, this.#domain.cpus.vcpus, { udev: false });
       yield* watchFrontends(this.#bus);
-      yield* watches.register({ node: 'backend', name: 'backend_changed', callback: () => this.#nothing() });
+      yield* this.#watchBackends();
       yield* this.#watchControl(life.booted || life.saved !== null);
       const lacking = life.booted ? [] : (life.saved?.devices ?? []).filter((nodename) => !this.#bus.devices.has(nodename));
       for (const nodename of lacking) if (yield* kernel.exists(nodename)) yield* this.#bus.resumeDevice(nodename);
@@ -248,6 +314,37 @@ export class Guest {
     );
   }
 
+  *#watchBackends(): Task {
+    const { watches } = this.#bus;
+    if (this.#drivers) yield* this.#bootBackends(this.#drivers, watches);
+    else yield* watches.register({ node: 'backend', name: 'backend_changed', callback: () => this.#nothing() });
+  }
+
+  /** The back ends of a driver domain, as dom0 has them: for the devices of other guests. */
+  *#bootBackends({ blocks, faults }: BackendResources, watches: Watches): Task {
+    const bus = backendBus(this.kernel, watches);
+    const shared = { bus, hypervisor: this.#grants(), faults, nrCpus: this.#domain.maxVcpus };
+    yield* bus.registerDriver(blkback({ ...shared, blocks }));
+    if (this.netdevs) yield* bus.registerDriver(netback({ ...shared, netdevs: this.netdevs }));
+    yield* probeAndWatch(bus);
+  }
+
+  #grants(): Grants {
+    const keep = (release: (() => void) | undefined) => {
+      if (!release) return undefined;
+      const once = () => {
+        this.#taken.delete(once);
+        release();
+      };
+      this.#taken.add(once);
+      return once;
+    };
+    return {
+      grantMap: (domid) => keep(this.#hypervisor.grantMap(domid)),
+      evtchnBind: (local, domid, port, notified) => keep(this.#hypervisor.evtchnBind(local, domid, port, notified)),
+    };
+  }
+
   *#watchControl(isRestored: boolean): Task {
     const { domid } = this.#domain;
     const memory = {
@@ -264,13 +361,29 @@ export class Guest {
     yield* watchControl(this.kernel, this.#bus.watches, (_request, reason) => this.stop(reason), options);
   }
 
-  *#registerDrivers(): Task {
-    for (const driver of this.#drivers()) yield* this.#bus.registerDriver(driver);
+  /** As a rule they are modules: whoever loads one waits until its devices can be used, and then loads the next. */
+  *#loadDrivers(): Task {
+    for (const driver of this.#frontendDrivers()) {
+      yield* this.#bus.registerDriver(driver);
+      if (!this.#builtInDrivers) yield* this.#waitForDevices(driver);
+    }
   }
 
-  #drivers(): XenbusDriver[] {
+  #frontendDrivers(): readonly XenbusDriver[] {
     const resources = frontendResources(this.#hypervisor, this.#domain.domid, this.#domain.maxVcpus, this.#share);
-    return [blkfront(this.#bus, resources), netfront(this.#bus, resources)];
+    return [blkfront(this.#bus, resources, { scans: true }), netfront(this.#bus, resources)];
+  }
+
+  /** `wait_for_devices`. The module stays loaded when they do not come. */
+  *#waitForDevices(driver: XenbusDriver): Task {
+    if (!this.#bus.isConnecting(driver)) return;
+    let over = false;
+    this.#cancelWait = this.kernel.clock.after(devicesWaitMs, () => {
+      over = true;
+      this.kernel.sched.wakeAll(this.#bus.connecting);
+    });
+    yield* waitEvent(this.#bus.connecting, () => over || !this.#bus.isConnecting(driver));
+    this.#cancelWait();
   }
 
   /**
@@ -313,7 +426,7 @@ export class Guest {
     this.#bindInterrupts();
     try {
       this.#resumeGrants();
-      yield* this.#registerDrivers();
+      for (const driver of this.#frontendDrivers()) yield* this.#bus.registerDriver(driver);
       yield* watchCpus(kernel, watches, this.#domain.cpus.vcpus, { udev: false, isRestored: true });
       // It would also find a device that the new domain has and the saved one had not.
       yield* watchFrontends(this.#bus);

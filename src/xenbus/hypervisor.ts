@@ -29,7 +29,7 @@ export interface Evtchn {
  * A notification, with the request that lies on the ring behind it: the grant references of its pages. Rings are not
  * modelled as memory, so a request travels with its notification.
  */
-export type Notified = (grants: readonly number[]) => void;
+export type Notified = (grants: readonly number[], ended?: () => void) => void;
 
 export interface Domain {
   readonly domid: number;
@@ -53,6 +53,9 @@ export interface Domain {
 
   readonly ports: Map<number, Evtchn>;
 }
+
+/** What a back end asks of the hypervisor: to map its guest's pages, and to be notified by it. */
+export type Grants = Pick<Hypervisor, 'grantMap' | 'evtchnBind'>;
 
 export interface HypervisorHooks {
   /** VIRQ_DOM_EXC: some domain shut down, is dying or is gone. */
@@ -328,8 +331,8 @@ export class Hypervisor {
   }
 
   /** EVTCHNOP_send on a domain's own port; nothing happens while nobody is at the other end. */
-  evtchnSend(domid: number, port: number, grants: readonly number[]): void {
-    this.#domains.get(domid)?.ports.get(port)?.notified?.(grants);
+  evtchnSend(domid: number, port: number, grants: readonly number[], ended?: () => void): void {
+    this.#domains.get(domid)?.ports.get(port)?.notified?.(grants, ended);
   }
 
   /**

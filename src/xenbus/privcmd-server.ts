@@ -7,7 +7,7 @@
 import { chmodSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { SystemClock } from './clock.js';
-import { PRIVCMD_PROTO, PrivcmdError, type PrivcmdHandlers, type PrivcmdOp, type PrivcmdOps } from './privcmd.js';
+import { guestEvents, PRIVCMD_PROTO, PrivcmdError, type PrivcmdHandlers, type PrivcmdOp, type PrivcmdOps } from './privcmd.js';
 import { type Hello, isRecord, parseHello, type Reply, readLines } from './privcmd-client.js';
 
 /** Requests of one connection that are not answered yet. At the bound it is not read until one is. */
@@ -198,20 +198,32 @@ const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
   'dom0.host': {},
   'dom0.machine': {},
   'dom0.backends': {},
+  'dom0.census': {},
   'dom0.mtwatch': { from: 'number?' },
   'dom0.console': { domid: 'number', tty: 'string', input: 'string?', waitMs: 'number?' },
   'dom0.hold': { device: 'string', mode: ['inflight', 'io', 'grants', 'connect', 'bio'] },
   'dom0.thread': { name: 'string' },
   'dom0.flush': { device: 'string?' },
   'dom0.holds': {},
+  'dom0.guest': { domid: 'number' },
+  'dom0.guest_event': { domid: 'number', event: guestEvents },
   'dom0.monitor': { domid: 'number', name: 'string', verbosity: 'number', actions: 'record of strings' },
   'dom0.sync': {},
   'dom0.turn': {},
   'dom0.turn_over': { turn: 'number' },
-  'dom0.block_attach': { path: 'string', as: ['device', 'loop'], sectors: 'number', major: 'number?', minor: 'number?' },
-  'dom0.block_detach': { node: 'string' },
-  'dom0.rename_vif': { vif: 'string', name: 'string' },
-  'dom0.bridge': { bridge: 'string', vif: 'string', add: 'boolean' },
+  'dom0.block_attach': {
+    path: 'string',
+    as: ['device', 'loop'],
+    sectors: 'number',
+    major: 'number?',
+    minor: 'number?',
+    owner: 'string?',
+  },
+  'dom0.block_detach': { node: 'string?', owner: 'string?' },
+  'dom0.spawn_qemu': { domid: 'number', vncDisplay: 'number?', vncUnused: 'boolean' },
+  'dom0.kill_qemu': { pid: 'number' },
+  'dom0.rename_vif': { vif: 'string', name: 'string', domid: 'number?' },
+  'dom0.bridge': { bridge: 'string', vif: 'string', add: 'boolean', domid: 'number?' },
 };
 
 /** A saved guest comes out of a file, and whoever gives it may have read another one. */

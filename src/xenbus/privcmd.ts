@@ -212,6 +212,37 @@ export interface DeadThread {
   readonly holds: readonly string[];
 }
 
+/** What there is in dom0 beside the nodes of the store. Two of these are equal when nothing has come and nothing has stayed. */
+export interface Census {
+  readonly domains: readonly {
+    readonly domid: number;
+    readonly uuid: string;
+    readonly dying: boolean;
+    /** Pages of it that others have mapped. */
+    readonly mappings: number;
+    /** Its event channels. */
+    readonly ports: number;
+  }[];
+  readonly freeKb: number;
+  /** Of the store, over all peers; `domids` are those that it knows of. */
+  readonly store: {
+    readonly connections: number;
+    readonly watches: number;
+    readonly transactions: number;
+    readonly domids: readonly number[];
+  };
+  /** Tasks of all kernels and of the daemons, by name, but for the workers of a queue, who stay. */
+  readonly tasks: readonly string[];
+  /** Loop devices, as `/dev/loop0 /disk.img`. */
+  readonly loops: readonly string[];
+  readonly netdevs: readonly string[];
+  /** The ports of each bridge. */
+  readonly bridges: Readonly<Record<string, readonly string[]>>;
+  /** Devices that have a driver, by bus id. */
+  readonly backends: readonly string[];
+  readonly holds: readonly string[];
+}
+
 export interface MonitorRequest {
   readonly domid: number;
   readonly name: string;
@@ -228,6 +259,16 @@ export interface MonitorRequest {
 
 /** What the toolstack can send a domain's processor (libxl_trigger), but for `s3resume`, which goes to a device model. */
 export type Trigger = 'power' | 'sleep' | 'nmi' | 'init' | 'reset';
+
+/** What a guest can be made to do by itself. */
+export const guestEvents = [
+  ...(['poweroff', 'reboot', 'crash', 'hang', 'wake', 'suspend'] as const),
+  ...(['watchdog', 'soft-reset'] as const),
+] as const;
+export type GuestEvent = (typeof guestEvents)[number];
+
+/** How a guest is. `hung`: its vcpus may run, and its kernel does nothing. */
+export type GuestState = 'building' | 'running' | 'paused' | 'hung' | 'shutting down' | 'suspended' | 'shut down' | 'dying';
 
 /** A backend that dom0's kernel has, as /proc/net/dev and /sys/bus/xen-backend show it. */
 export interface BackendDevice {
@@ -324,6 +365,7 @@ export interface PrivcmdOps {
   /** The watch threads, from number `from` on, at most `listPageMax` of them. */
   'dom0.mtwatch': [{ from?: number }, readonly WatchThread[]];
   'dom0.machine': [Record<string, never>, { machine: MachineDescription; upMs: number }];
+  'dom0.census': [Record<string, never>, Census];
   'dom0.backends': [Record<string, never>, readonly BackendDevice[]];
   /** `inflight` is whatever the device has in flight: of a vbd it is `io`. */
   /**
@@ -337,20 +379,36 @@ export interface PrivcmdOps {
   /** Lets go of one device, or of all. Answers with those it let go. */
   'dom0.flush': [{ device?: string }, readonly Hold[]];
   'dom0.holds': [Record<string, never>, readonly Hold[]];
+  'dom0.guest': [{ domid: number }, { state: GuestState }];
+  /** What comes from inside a guest. EBUSY: it is paused, or hangs, and does nothing. EINVAL: it has ended. */
+  'dom0.guest_event': [{ domid: number; event: GuestEvent }, null];
   'dom0.monitor': [MonitorRequest, { pid: number }];
   /** Waits until the trace is on disk. */
   'dom0.sync': [Record<string, never>, null];
   /** Waits for a turn among toolstacks (`turns.ts`); null: too many wait. It is over with the connection, too. */
   'dom0.turn': [Record<string, never>, { turn: number } | null];
   'dom0.turn_over': [{ turn: number }, null];
-  /** The block device of a file (`as: 'loop'`, through a modelled loop device) or of a node under /dev (`as: 'device'`). */
-  'dom0.block_attach': [{ path: string; as: 'device' | 'loop'; sectors: number; major?: number; minor?: number }, BlockDevice];
-  /** Undoes a loop attach; a device is left alone. */
-  'dom0.block_detach': [{ node: string }, null];
-  /** Gives a vif another name. EEXIST when there is a device of that name. */
-  'dom0.rename_vif': [{ vif: string; name: string }, null];
-  /** Puts a vif on a bridge, or takes it off. ENOENT when there is no such bridge. */
-  'dom0.bridge': [{ bridge: string; vif: string; add: boolean }, null];
+  /**
+   * The block device of a file (`as: 'loop'`, through a modelled loop device, for the backend `owner`) or of a node under /dev
+   * (`as: 'device'`).
+   */
+  'dom0.block_attach': [
+    { path: string; as: 'device' | 'loop'; sectors: number; major?: number; minor?: number; owner?: string },
+    BlockDevice,
+  ];
+  /** Undoes a loop attach; a device is left alone. Instead of the node, all that is for `owner`: ENOENT when there is none. */
+  'dom0.block_detach': [{ node?: string; owner?: string }, null];
+  /**
+   * Starts a device model for a domain; it says in `device-model/N/state` when it runs. With `vncDisplay` it listens there,
+   * or with `vncUnused` at the next display that is free. EEXIST when the domain has one.
+   */
+  'dom0.spawn_qemu': [{ domid: number; vncDisplay?: number; vncUnused: boolean }, { pid: number; vncPort: number | null }];
+  /** Signals a device model, which ends. ESRCH when there is none of that pid. */
+  'dom0.kill_qemu': [{ pid: number }, null];
+  /** Gives a vif another name, in dom0 or in a driver domain. EEXIST when there is a device of that name. */
+  'dom0.rename_vif': [{ vif: string; name: string; domid?: number }, null];
+  /** Puts a vif on a bridge there, or takes it off. ENOENT when there is no such bridge. */
+  'dom0.bridge': [{ bridge: string; vif: string; add: boolean; domid?: number }, null];
 }
 export type PrivcmdOp = keyof PrivcmdOps;
 

@@ -7,8 +7,9 @@
  * is found to be the same as one still waiting.
  */
 import { sparingly } from './sparing-log.js';
+import type { Store } from './store.js';
 import type { StoreLink, StorePeer, StorePort, Who } from './transport.js';
-import { Xenstored, type XenstoredEffect, type XenstoredOptions } from './xenstored.js';
+import { Xenstored, type XenstoredEffect, type XenstoredEvent, type XenstoredOptions } from './xenstored.js';
 import { XS_HEADER_SIZE, type XsPacket, XsType } from './xs-wire.js';
 
 /** Requests that one connection may have waiting; at the bound `push` asks it to stop. */
@@ -31,6 +32,8 @@ export interface StoreLoopOptions extends XenstoredOptions {
   /** A domain was introduced: the moment to connect its ring. Called from the loop, ahead of `@introduceDomain`. */
   readonly introduced?: (domid: number, mfn: number, port: number) => void;
   readonly released?: (domid: number) => void;
+  /** The store has changed, and is whole: after each request, VIRQ or end of a connection that changed anything. */
+  readonly committed?: (store: Store) => void;
   /** `outputTotalBytes`, unless it is given. */
   readonly outputTotalBytes?: number;
 }
@@ -183,7 +186,7 @@ export class StoreLoop implements StorePort {
       open: true,
     };
     this.#served.set(served.id, served);
-    this.#take(this.core.step({ on: 'connect', conn: served.id, domid: peer.domid }));
+    this.#take(this.#step({ on: 'connect', conn: served.id, domid: peer.domid }));
     this.#deliver();
     return {
       push: (packet) => this.#push(served, packet),
@@ -212,7 +215,7 @@ export class StoreLoop implements StorePort {
     if (this.#changed.size > 0) {
       const domids = this.#changed;
       this.#changed = new Set();
-      this.#take(this.core.step({ on: 'virq', domids }));
+      this.#take(this.#step({ on: 'virq', domids }));
     } else {
       const served = this.#nextReady();
       const packet = served?.input.shift();
@@ -220,7 +223,7 @@ export class StoreLoop implements StorePort {
         this.#isAwake = false;
         return false;
       }
-      this.#take(this.core.step({ on: 'request', conn: served.id, packet }), served, packet);
+      this.#take(this.#step({ on: 'request', conn: served.id, packet }), served, packet);
       if (served.input.length > 0) this.#queue(served);
       if (served.stopped && served.open && served.input.length <= inputQueueMax / 2) {
         served.stopped = false;
@@ -298,7 +301,7 @@ export class StoreLoop implements StorePort {
   #close(served: Served): void {
     if (!served.open) return;
     this.#drop(served);
-    this.#take(this.core.step({ on: 'disconnect', conn: served.id }));
+    this.#take(this.#step({ on: 'disconnect', conn: served.id }));
     this.#deliver();
     this.#reconsider();
   }
@@ -311,6 +314,15 @@ export class StoreLoop implements StorePort {
     this.#outputTotal -= served.outputBytes;
     while (served.input.shift());
     for (let next = served.output.shift(); next; next = served.output.shift()) this.#settle(next);
+  }
+
+  /** One step of the core; whoever watches over the store looks at what it is afterwards. */
+  #step(event: XenstoredEvent): XenstoredEffect[] {
+    const { committed } = this.#options;
+    const before = this.core.store.generation;
+    const effects = this.core.step(event);
+    if (committed && this.core.store.generation !== before) committed(this.core.store);
+    return effects;
   }
 
   /** Queues the effects of a step, and traces them: the request with its reply first, then the events that it caused. */
@@ -432,7 +444,7 @@ export class StoreLoop implements StorePort {
   #disconnect(served: Served, reason: string): void {
     const line = `xenstored: connection ${served.id} of ${served.peer.who} (domain ${served.peer.domid}) is dropped: ${reason}`;
     this.#logSparingly(`dropped ${served.peer.domid}`, line);
-    this.#take(this.core.step({ on: 'disconnect', conn: served.id }));
+    this.#take(this.#step({ on: 'disconnect', conn: served.id }));
     this.#closeFor(served, reason);
   }
 

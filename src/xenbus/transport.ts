@@ -6,7 +6,7 @@ import { connect, type Socket } from 'node:net';
 import { decode, encode, type XsPacket, XsType } from './xs-wire.js';
 
 /** Who speaks on a connection, by where it came in; for the trace. */
-export type Who = 'xl' | 'hotplug' | 'dom0-kernel' | 'domU-kernel' | 'xenconsoled' | 'monitor' | 'client';
+export type Who = 'xl' | 'hotplug' | 'dom0-kernel' | 'domU-kernel' | 'xenconsoled' | 'qemu' | 'monitor' | 'client';
 
 /** The connection to a store is gone, and not by our doing; the message says which and why. */
 export class ConnectionEnded extends Error {

@@ -84,10 +84,13 @@ export function startXenconsoled(
     }
   }
 
-  /** Takes up new domains and drops dead ones. */
+  /**
+   * Takes up new domains and drops dead ones. One that the store has not taken up, and nobody else has mapped a page of, is
+   * told of when it is; if it ends before that nobody would say so.
+   */
   function* enumerate(): Task {
-    for (const { domid, dying } of hypervisor.list()) {
-      if (domid === 0 || dying || consoles.has(domid)) continue;
+    for (const { domid, dying, mappings } of hypervisor.list()) {
+      if (domid === 0 || dying || mappings === 0 || consoles.has(domid)) continue;
       consoles.set(domid, { domid, tty: undefined });
       yield* client.watch(`/local/domain/${domid}/console`, `dom${domid}`);
     }

@@ -9,6 +9,7 @@
  */
 import type { Keep, Recovered } from './keep.js';
 import { canonical, checkPath, parentPath } from './paths.js';
+import type { Census } from './privcmd.js';
 import { type Quota, QuotaKeeper, type Quotas } from './quota.js';
 import {
   aim,
@@ -183,6 +184,17 @@ export class Xenstored {
       for (const transaction of conn.transactions.values()) bytes += transaction.bytes;
     }
     return bytes;
+  }
+
+  /** What all peers together have of it now. */
+  get usage(): Census['store'] {
+    const connections = [...this.#connections.values()];
+    return {
+      connections: connections.length,
+      watches: connections.reduce((count, { id }) => count + this.watches.usage(id).count, 0),
+      transactions: connections.reduce((count, { transactions }) => count + transactions.size, 0),
+      domids: [...this.#domains.keys()].sort((a, b) => a - b),
+    };
   }
 
   // Connections and domains.

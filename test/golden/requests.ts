@@ -11,7 +11,8 @@ import type { TraceLine } from '../../src/xenbus/trace.js';
 export interface Request {
   readonly who: string;
   readonly conn: string;
-  readonly tx: boolean;
+  /** Of one transaction; 0 outside of any. The recordings do not tell two of one connection apart. */
+  readonly tx: number;
   readonly text: string;
 }
 
@@ -21,8 +22,29 @@ export function data(name: string): string {
   return readFileSync(new URL(`data/${name}`, import.meta.url), 'utf8');
 }
 
-/** `#1  xl          [T WRITE /local/domain/1/name pv`, as test/golden/data has them. */
+/**
+ * `#1  xl          [T WRITE /local/domain/1/name pv`, as test/golden/data has them. Any request while a transaction is open
+ * on its connection is marked there. Of a kernel, whose threads share one, those are another thread's that watch something,
+ * or stand in a transaction that is thrown away: such a one has written nothing.
+ */
 export function recorded(text: string): Request[] {
+  const requests = marked(text);
+  const outside = new Set<Request>();
+  const open = new Map<string, Request[]>();
+  for (const request of requests) {
+    const { conn, who, text } = request;
+    const inside = open.get(conn);
+    if (text === 'TSTART') open.set(conn, []);
+    else if (/^(UN)?WATCH /.test(text)) outside.add(request);
+    else if (text.startsWith('TEND')) {
+      if (text === 'TEND F' && who.endsWith('-kernel')) for (const each of inside ?? []) outside.add(each);
+      open.delete(conn);
+    } else inside?.push(request);
+  }
+  return requests.map((request) => (outside.has(request) ? { ...request, tx: 0 } : request));
+}
+
+function marked(text: string): Request[] {
   return text
     .split('\n')
     .filter((line) => line !== '')
@@ -30,7 +52,7 @@ export function recorded(text: string): Request[] {
       const match = /^(#\d+) +(\S+) +(\[T)? ?(.*)$/.exec(line);
       if (!match) throw new Error(`not a request: ${line}`);
       const [, conn = '', who = '', tx, rest = ''] = match;
-      return { who, conn, tx: tx !== undefined, text: rest.trim() };
+      return { who, conn, tx: tx !== undefined || /^T(START|END)/.test(rest.trim()) ? 1 : 0, text: rest.trim() };
     });
 }
 
@@ -39,9 +61,10 @@ export function traced(lines: readonly TraceLine[]): Request[] {
   return lines.flatMap(({ conn, who, op, tx, args, result }) => {
     const name = op === 'TRANSACTION_START' ? 'TSTART' : op === 'TRANSACTION_END' ? 'TEND' : op;
     if (!changing.has(name) && name !== 'TSTART' && name !== 'TEND') return [];
-    if (name === 'TEND' && result === 'EAGAIN') return [{ who, conn: `#${conn}`, tx: false, text: 'TEND F' }];
+    if (name === 'TEND' && result === 'EAGAIN') return [{ who, conn: `#${conn}`, tx, text: 'TEND F' }];
     const shown = name === 'TSTART' ? [] : args;
-    return [{ who, conn: `#${conn}`, tx: tx !== 0 && name !== 'TEND', text: [name, ...shown].join(' ').trim() }];
+    const started = name === 'TSTART' ? Number(result) : tx;
+    return [{ who, conn: `#${conn}`, tx: started, text: [name, ...shown].join(' ').trim() }];
   });
 }
 
@@ -51,13 +74,14 @@ export type Unit = readonly string[];
 /** What one connection changed, in order, with what never agrees put aside. */
 export function units(requests: readonly Request[], domid: number): Unit[] {
   const done: Unit[] = [];
-  let open: string[] | undefined;
+  const open = new Map<number, string[]>();
   for (const { text, tx } of requests) {
-    if (text === 'TSTART') open = [];
+    const inside = open.get(tx);
+    if (text === 'TSTART') open.set(tx, []);
     else if (text.startsWith('TEND')) {
-      if (text === 'TEND T' && open && open.length > 0) done.push(open);
-      open = undefined;
-    } else if (tx && open) open.push(normal(text, domid));
+      if (text === 'TEND T' && inside && inside.length > 0) done.push(inside);
+      open.delete(tx);
+    } else if (tx !== 0 && inside) inside.push(normal(text, domid));
     else done.push([normal(text, domid)]);
   }
   return done;

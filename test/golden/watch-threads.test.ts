@@ -47,7 +47,7 @@ afterEach(() => m?.dom0.close());
 
 async function host(cmdline: string, seed?: number, began?: (event: WatchEvent) => void): Promise<void> {
   log = watchLog(began);
-  m = await machine({ cmdline, observer: log.observer, ...(seed === undefined ? {} : { seed }) });
+  m = await machine({ cmdline, observer: log.observer, builtInDrivers: true, ...(seed === undefined ? {} : { seed }) });
   log.of(m.dom0);
 }
 

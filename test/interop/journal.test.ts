@@ -52,8 +52,8 @@ test('without a journal it says which domains are lost', async () => {
   await l.xl('create', 'pv.cfg');
   await killDom0();
   const { stderr } = await l.xl('list');
-  const line = 'the dom0 before this one was killed, and its domain 1 and its store are lost';
-  expect(stderr).toBe(`xl: ${line}; with \`xl dom0 start --journal DIR\` they are not\n`);
+  const line = 'lost with it: pv (1)';
+  expect(stderr).toBe(`xl: the dom0 before was killed; ${line}\n`);
   expect(l.log()).toContain(line);
 });
 

@@ -30,7 +30,6 @@ uuid="00112233-4455-6677-8899-AABBCCDDEEFF"
     exit: 0,
     lines: [],
     stderr: '',
-    refusals: [],
     notices: [],
     config: {
       cInfo: { type: 'pv', name: 't', uuid, runHotplugScripts: true },
@@ -152,7 +151,6 @@ describe('a mistake ends xl', () => {
       exit,
       lines,
       stderr: lines.map((line) => `${line}\n`).join(''),
-      refusals: [],
       notices: [],
     });
   });
@@ -257,25 +255,10 @@ describe('what happens at a shutdown', () => {
 });
 
 describe('what is not modelled', () => {
-  test('is a reason to refuse a domain, by the name of its key', () => {
-    const text = 'pci=["01:00.0"]\nvfb=["vnc=1"]\nvtpm=["backend=0"]\nusbdev=["hostbus=1"]\nchannel=["connection=pty"]\n';
-    expect(parse(`${minimal}${text}`)).toMatchObject({
-      exit: 0,
-      refusals: ['pci', 'vfb', 'vtpm', 'channel', 'usbdev'].map(
-        (key) => `xl: ${key}= is not modelled yet; remove it, or use -n to see the configuration alone`,
-      ),
-    });
-  });
-
-  test('or is without effect, and says so', () => {
+  test('is without effect, and says so', () => {
     expect(parse(`${minimal}cpuid="host,htt=0"\nirqs=[5]\n`).notices).toEqual([
       'xl: warning: irqs= is not modelled and has no effect',
       'xl: warning: cpuid= is not modelled and has no effect',
     ]);
-  });
-
-  test('is left to libxl where a real host would refuse it too', () => {
-    const { config, refusals } = parse('name="h"\ntype="hvm"\nmemory=512\n');
-    expect([config?.cInfo.type, refusals]).toEqual(['hvm', []]);
   });
 });

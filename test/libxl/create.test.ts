@@ -1,6 +1,7 @@
 import { CreateError, domainCreateNew } from '../../src/libxl/create.js';
-import type { Ctx, Host } from '../../src/libxl/ctx.js';
+import type { Ctx, Host, LibxlError } from '../../src/libxl/ctx.js';
 import { domainDestroy } from '../../src/libxl/destroy.js';
+import { domainRename } from '../../src/libxl/domain.js';
 import type { DomainConfig } from '../../src/libxl/domain-config.js';
 import { PrivcmdError } from '../../src/xenbus/privcmd.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
@@ -56,16 +57,34 @@ const failures: readonly { what: string; config: DomainConfig; host?: Partial<Ho
     what: 'an emulated interface, which no PV guest can have',
     config: pvConfig('pv', { nics: [{ devid: 0, nictype: 'vif_ioemu' }] }),
     lines: [
-      'libxl: error: libxl_nic.c:107:libxl__device_nic_setdefault: trying to create PV or PVH guest with an emulated interface',
+      'libxl: error: libxl_nic.c:107:libxl__device_nic_setdefault: Domain 1:trying to create PV or PVH guest with an emulated interface',
       'libxl: error: libxl_nic.c:520:libxl__device_nic_set_devids: Domain 1:Unable to set nic defaults for nic 0',
     ],
   },
   {
-    what: 'a backend in another domain, which is not modelled',
+    what: 'a disk whose backend is no domain',
     config: pvConfig('pv', { disks: [{ pdevPath: '/dev/sda', vdev: 'xvda', backendDomname: 'storage' }] }),
+    lines: ['libxl: error: libxl_create.c:1318:initiate_domain_create: Domain 1:Unable to set disk defaults for disk 0'],
+  },
+  {
+    what: 'an interface whose backend is no domain',
+    config: pvConfig('pv', { nics: [{ devid: 0, backendDomname: 'net' }] }),
+    lines: ['libxl: error: libxl_nic.c:520:libxl__device_nic_set_devids: Domain 1:Unable to set nic defaults for nic 0'],
+  },
+  {
+    what: 'a TPM, which nobody serves',
+    config: pvConfig('pv', { vtpms: [{ backend_domname: '0', devid: 0 }] }),
     lines: [
-      'libxl: error: Domain 1:disk xvda: a backend in domain storage is not modelled: leave backend= out, dom0 has it then',
+      'libxl: error: libxl_device.c:1181:device_backend_callback: Domain 1:unable to add device with path /local/domain/0/backend/vtpm/1/0',
+      'libxl: error: libxl_create.c:1921:domcreate_attach_devices: Domain 1:unable to add vtpm devices',
+      'libxl: error: libxl_device.c:1181:device_backend_callback: Domain 1:unable to remove device with path /local/domain/0/backend/vtpm/1/0',
+      'libxl: error: libxl_domain.c:1530:devices_destroy_cb: Domain 1:libxl__devices_destroy failed',
     ],
+  },
+  {
+    what: 'a channel without a name',
+    config: pvConfig('pv', { channels: [{ devid: 0, 'connection.pty': {} }] }),
+    lines: ['libxl: error: libxl_console.c:407:libxl__init_console_from_channel: channel 0 has no name'],
   },
   {
     what: 'more memory than the host has',
@@ -95,6 +114,20 @@ const failures: readonly { what: string; config: DomainConfig; host?: Partial<Ho
       'libxl: error: libxl_device.c:1337:device_hotplug_child_death_cb: script: Could not find bridge device nosuchbr',
     ],
   },
+  ...[
+    ['vif-route', '/etc/xen/scripts/vif-route failed; error detected.', ['online', 'offline']],
+    ['vif-openvswitch', 'Unable to find ovs-vsctl tool', ['online']],
+  ].map(([script, why, actions]) => ({
+    what: `an interface that ${script} is to plug in`,
+    config: pvConfig('pv', { nics: [{ mac: '00:16:3e:00:00:01', script: `/etc/xen/scripts/${script}` }] }),
+    lines: [...(actions as string[])].flatMap((action, index) => [
+      `libxl: error: libxl_exec.c:117:libxl_report_child_exitstatus: /etc/xen/scripts/${script} ${action} [${1002 + 2 * index}] exited with error status 1`,
+      `libxl: error: libxl_device.c:1337:device_hotplug_child_death_cb: script: ${why}`,
+      ...(action === 'online'
+        ? ['libxl: error: libxl_create.c:1921:domcreate_attach_devices: Domain 1:unable to add vif devices']
+        : []),
+    ]),
+  })),
   {
     what: 'a hotplug script that hangs',
     config: pvConfig('pv', { nics: [] }),
@@ -141,10 +174,11 @@ const failures: readonly { what: string; config: DomainConfig; host?: Partial<Ho
     ],
   },
   {
-    what: 'a disk that only qemu can serve',
-    config: pvConfig('pv', { disks: [{ pdevPath: '/data/d.qcow2', vdev: 'xvda', format: 'qcow2' }] }),
+    what: 'a device model that is not there',
+    config: pvConfig('pv', { ...build({ deviceModel: '/boot/nosuch' }), vfbs: [{ devid: 0 }] }),
     lines: [
-      'libxl: error: libxl_dm.c:2909:libxl__spawn_local_dm: Domain 1:device model /usr/libexec/xen-qemu-system-i386 is not executable: No such file or directory',
+      'libxl: error: libxl_dm.c:2909:libxl__spawn_local_dm: Domain 1:device model /boot/nosuch is not executable: No such file or directory',
+      'libxl: error: libxl_dm.c:3158:device_model_spawn_outcome: Domain 1:(null): spawn failed (rc=-3)',
       'libxl: error: libxl_create.c:1896:domcreate_devmodel_started: Domain 1:device model did not start: -3',
     ],
   },
@@ -364,4 +398,88 @@ test('the sharing check of many disks costs each a look at every other one, and 
     ({ who, op, args }) => who === 'hotplug' && op === 'READ' && args[0]?.endsWith('/physical-device'),
   );
   expect(reads.length).toBeLessThanOrEqual(count * (count + 1));
+});
+
+describe('a domid that was had in the last 60 seconds', () => {
+  const createdAndGone = async (domid: number) => {
+    await m.run(domainDestroy(m.ctx, await m.run(domainCreateNew(m.ctx, { ...pvConfig(), ...asked(domid) }))));
+  };
+  const asked = (domid: number) => ({ cInfo: { ...pvConfig().cInfo, domid } });
+
+  test('is passed over, by destroying the domain that got it and asking for another', async () => {
+    m = await machine();
+    await createdAndGone(1);
+    await createdAndGone(2);
+    const from = m.trace.length;
+    expect(await m.run(domainCreateNew(m.ctx, pvConfig()))).toBe(3);
+    // Neither had a node of its own.
+    expect(m.trace.slice(from).filter(({ args }) => /domain\/0\/mtwatch\/[12]$/.test(args[0] ?? ''))).toEqual([]);
+    expect(m.lines).toEqual([]);
+  });
+
+  test('is given again after that', async () => {
+    m = await machine();
+    await createdAndGone(1);
+    await m.run(m.clock.sleep(60_001));
+    expect(await m.run(domainCreateNew(m.ctx, pvConfig()))).toBe(1);
+  });
+
+  test('is refused to whoever asks for it', async () => {
+    m = await machine();
+    await createdAndGone(5);
+    const error = await refused(m.ctx, { ...pvConfig(), ...asked(5) });
+    expect({ rc: error.rc, domid: error.domid, lines: m.lines }).toEqual({
+      rc: -3,
+      domid: 5,
+      lines: [
+        'libxl: error: libxl_create.c:732:libxl__domain_make: Domain 5:domain id recently used',
+        'libxl: error: libxl_create.c:1296:initiate_domain_create: Domain 5:cannot make domain: -3',
+      ],
+    });
+    expect(m.dom0.hypervisor.list().map(({ domid }) => domid)).toEqual([0]);
+    expect((await m.store()).filter((line) => /mtwatch\/|domain\/5/.test(line))).toEqual([]);
+  });
+
+  test('is had even by one whose creation failed', async () => {
+    m = await machine();
+    await refused(m.ctx, { ...pvConfig('pv', build({ kernel: '/nosuch' })), nics: [{ devid: 0, bridge: 'nosuch' }] });
+    expect(await m.ctx.host.isDomidRecent(1)).toBe(true);
+  });
+});
+
+test('of two creations with one name at the same moment one ends with a domain', async () => {
+  m = await machine();
+  const create = (xs: Ctx['xs']) =>
+    domainCreateNew({ ...m.ctx, xs }, pvConfig('a')).then(
+      () => 'created',
+      (error: CreateError) => error.rc,
+    );
+  expect((await m.run(Promise.all([create(m.ctx.xs), create(m.connect('xl'))]))).sort()).toEqual([-3, 'created']);
+  expect(m.lines.filter((line) => line.includes('already exists'))).toEqual([
+    expect.stringMatching(
+      /^libxl: error: libxl_domain.c:81:libxl__domain_rename: Domain \d:Domain with name "a" already exists\.$/,
+    ),
+  ]);
+});
+
+describe('two renames to one name at the same moment', () => {
+  const renames = async (lockName: Host['lockName']) => {
+    m = await machine();
+    for (const name of ['a', 'b']) await m.run(domainCreateNew(m.ctx, pvConfig(name)));
+    const ctx = withHost({ lockName });
+    const rename = (xs: Ctx['xs'], domid: number) =>
+      domainRename({ ...ctx, xs }, domid, undefined, 'c').then(
+        () => 'renamed',
+        (error: LibxlError) => error.rc,
+      );
+    return (await m.run(Promise.all([rename(m.ctx.xs, 1), rename(m.connect('xl'), 2)]))).sort();
+  };
+
+  test('are one after the other, and the second finds it taken', async () => {
+    expect(await renames((name) => m.ctx.host.lockName(name))).toEqual([-6, 'renamed']);
+  });
+
+  test('without the lock both have it, as with real Xen', async () => {
+    expect(await renames(async () => async () => undefined)).toEqual(['renamed', 'renamed']);
+  });
 });

@@ -3,10 +3,12 @@ import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile 
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { builtinScripts } from '../../src/libxl/builtin-scripts.js';
+import { domainCreateNew } from '../../src/libxl/create.js';
 import type { FileStat, Host, ScriptRun } from '../../src/libxl/ctx.js';
 import { type SystemHostOptions, systemHost } from '../../src/libxl/hotplug.js';
 import { SystemClock } from '../../src/xenbus/clock.js';
-import { type Machine, machine } from '../machine.js';
+import type { Xc } from '../../src/xenbus/privcmd.js';
+import { type Machine, machine, pvConfig } from '../machine.js';
 
 describe('the built-in scripts', () => {
   let m: Machine;
@@ -181,8 +183,14 @@ describe('the built-in scripts', () => {
     expect(await nodes('vbd')).toEqual(['hotplug-status = "connected"']);
   });
 
+  /** Domain 1 with a vif, on which the script is run once more. */
+  const withVif = async () => {
+    await m.run(domainCreateNew(m.ctx, pvConfig('pv', { disks: [] })));
+    m.trace.length = 0;
+  };
+
   test('vif-bridge online tells the guest the mtu and then the backend to go on', async () => {
-    await m.run(m.ctx.xs.write('/local/domain/0/backend/vif/1/0/bridge', 'xenbr0'));
+    await withVif();
     expect(await vif('online')).toBe(0);
     expect(writes().map(({ args }) => args)).toEqual([
       ['/local/domain/1/device/vif/0/mtu', '1500'],
@@ -193,10 +201,34 @@ describe('the built-in scripts', () => {
   });
 
   test('vif-bridge keeps an mtu that the config gives', async () => {
-    await m.run(m.ctx.xs.write('/local/domain/0/backend/vif/1/0/bridge', 'xenbr0'));
+    await withVif();
     await m.run(m.ctx.xs.write('/local/domain/0/backend/vif/1/0/mtu', '9000'));
     await vif('online');
     expect(await m.run(m.ctx.xs.read('/local/domain/1/device/vif/0/mtu'))).toBe('9000');
+  });
+
+  test('a script that outlives its device leaves nothing of it behind', async () => {
+    await vbd('/img/a');
+    const before = await m.store();
+    const call: Xc['call'] = async (op, args) => {
+      const answer = await m.ctx.xc.call(op, args);
+      if (op === 'dom0.block_attach') await m.ctx.xs.rm('/local/domain/0/backend/vbd/1');
+      return answer;
+    };
+    const script = builtinScripts.get('block');
+    expect(await m.run(script?.({ ...io(), xc: { ...m.ctx.xc, call } }, run('block', 'vbd', ['add'])) ?? Promise.reject())).toBe(
+      1,
+    );
+    expect(await m.store()).toEqual(before.filter((line) => !line.includes('backend/vbd/1')));
+    expect(m.dom0.census().loops).toEqual([]);
+  });
+
+  test('block remove takes down the loop device of a script that was killed before it could name it', async () => {
+    await vbd('/img/a');
+    const owner = 'backend/vbd/1/51712';
+    await m.run(m.ctx.xc.call('dom0.block_attach', { path: '/img/a', as: 'loop', sectors: 8, owner }));
+    expect(m.dom0.census().loops).toEqual(['/dev/loop0 /img/a']);
+    expect([await block('remove'), m.dom0.census().loops]).toEqual([0, []]);
   });
 
   test.each(['online', 'offline'] as const)('vif-bridge %s needs the bridge', async (action) => {

@@ -16,7 +16,7 @@
  * ends last frees it from a workqueue.
  */
 import type { Faults } from '../fault.js';
-import type { Hypervisor, Notified } from '../hypervisor.js';
+import type { Grants, Notified } from '../hypervisor.js';
 import { keptBelow } from '../keep.js';
 import { strstate, XenbusState } from '../xenbus.js';
 import type { BlockDevices, Disk } from './block.js';
@@ -37,10 +37,17 @@ const minorBits = 20;
 const VDISK_CDROM = 1;
 const VDISK_READONLY = 4;
 
+interface RingRequest {
+  /** The grant references of its pages. */
+  readonly grants: readonly number[];
+  /** Tells the frontend that it is done. */
+  readonly ended: (() => void) | undefined;
+}
+
 interface Ring {
   readonly wake: WaitQueue;
-  /** Requests that the thread has not taken yet: the grant references of their pages. */
-  readonly requests: (readonly number[])[];
+  /** Requests that the thread has not taken yet. */
+  readonly requests: RingRequest[];
   /** Pages granted persistently, by reference: what unmaps each. */
   readonly persistent: Map<number, () => void>;
   active: boolean;
@@ -96,7 +103,7 @@ const leftPrefix = 'blkif/';
 
 export interface BlkbackOptions {
   readonly bus: XenbusBus;
-  readonly hypervisor: Hypervisor;
+  readonly hypervisor: Grants;
   readonly blocks: BlockDevices;
   readonly faults: Faults;
   readonly nrCpus: number;
@@ -244,26 +251,28 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
       if (request) yield* dispatching(blkif, ring, request);
     }
     // A hold stands for a request that had just been taken off the ring.
-    if (faults.holds(busId, 'io') || faults.holds(busId, 'bio')) yield* dispatching(blkif, ring, []);
+    if (faults.holds(busId, 'io') || faults.holds(busId, 'bio'))
+      yield* dispatching(blkif, ring, { grants: [], ended: undefined });
   }
 
-  function dispatching(blkif: Blkif, ring: Ring, grants: readonly number[]): Task {
-    return kernel.call('dispatch_rw_block_io [xen_blkback]', dispatch(blkif, ring, grants));
+  function dispatching(blkif: Blkif, ring: Ring, request: RingRequest): Task {
+    return kernel.call('dispatch_rw_block_io [xen_blkback]', dispatch(blkif, ring, request));
   }
 
   /** One request: its pages are mapped, and the block layer gets it. */
-  function* dispatch(blkif: Blkif, ring: Ring, grants: readonly number[]): Task {
+  function* dispatch(blkif: Blkif, ring: Ring, request: RingRequest): Task {
     const { busId } = blkif.device;
     blkif.references += 1;
     ring.inflight += 1;
-    const pages = mapRequest(blkif, ring, grants);
-    ring.taken.add(grants);
+    const pages = mapRequest(blkif, ring, request.grants);
+    ring.taken.add(request.grants);
     keep(blkif);
     yield* kernel.call('submit_bio', faults.wait(busId, 'io'));
-    ring.taken.delete(grants);
+    ring.taken.delete(request.grants);
     const ended = () => {
       for (const unmap of pages) unmap();
       ring.inflight -= 1;
+      request.ended?.();
       put(blkif);
       keep(blkif);
     };
@@ -367,8 +376,8 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
 
   /** What a notification of the frontend does. */
   function takeRequests(blkif: Blkif, ring: Ring, pages: number): Notified {
-    return (grants) => {
-      if (ring.requests.length < ringRequestsMax * pages) ring.requests.push(grants);
+    return (grants, ended) => {
+      if (ring.requests.length < ringRequestsMax * pages) ring.requests.push({ grants, ended });
       kernel.sched.wakeAll(ring.wake);
       keep(blkif);
     };
@@ -378,7 +387,8 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
   function mapRing(blkif: Blkif, ring: Ring, port: number, pages: number): boolean {
     const domid = blkif.device.otherendId;
     const mapped = Array.from({ length: pages }, () => hypervisor.grantMap(domid)).filter((unmap) => unmap !== undefined);
-    const unbind = mapped.length < pages ? undefined : hypervisor.evtchnBind(0, domid, port, takeRequests(blkif, ring, pages));
+    const unbind =
+      mapped.length < pages ? undefined : hypervisor.evtchnBind(kernel.domid, domid, port, takeRequests(blkif, ring, pages));
     if (unbind) [ring.pages, ring.unbind, ring.port] = [mapped, unbind, port];
     else for (const unmap of mapped) unmap();
     return unbind !== undefined;
@@ -513,14 +523,16 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
     if (kept.port !== null) {
       ring.port = kept.port;
       // The domain's channels go before its pages do.
-      ring.unbind = hypervisor.evtchnBind(0, otherendId, kept.port, takeRequests(blkif, ring, kept.pages)) ?? (() => undefined);
+      ring.unbind =
+        hypervisor.evtchnBind(kernel.domid, otherendId, kept.port, takeRequests(blkif, ring, kept.pages)) ?? (() => undefined);
     }
     ring.pages = mapped(kept.pages);
     for (const grant of kept.persistent) {
       const unmap = map();
       if (unmap) ring.persistent.set(grant, unmap);
     }
-    ring.requests.push(...kept.requests);
+    // Whoever waits for one has a new life too.
+    ring.requests.push(...kept.requests.map((grants) => ({ grants, ended: undefined })));
     for (const own of kept.bios) {
       const pages = mapped(own);
       blkif.references += 1;
@@ -594,7 +606,7 @@ function keptOf({ major, minor, readonly, cdrom, persistent, rings }: Blkif): Bl
       pages: pages.length,
       active,
       thread: task && !task.exited ? task.name : null,
-      requests: [...taken, ...requests],
+      requests: [...taken, ...requests.map(({ grants }) => grants)],
       persistent: [...ring.persistent.keys()],
       bios: [...bios].map(({ pages: own }) => own),
     };

@@ -4,7 +4,7 @@
  * | backend | frontend | what happens |
  * |---|---|---|
  * | 2 | 1 | offers its rings: 3 |
- * | 4 | 3 | takes up the disk: 4, and looks for partitions |
+ * | 4 | 3 | takes up the disk: 4, and looks for partitions, which may hang |
  * | 4 | 4 | looks how big the disk is now |
  * | 4 | other | offers its rings, then takes up the disk |
  * | 5, 6 | not 6 | 6 |
@@ -12,7 +12,7 @@
 import { XenbusState } from '../xenbus.js';
 import type { XenbusBus, XenbusDevice, XenbusDriver } from './bus.js';
 import { type FrontendResources, frontendClosed, offer } from './frontend-bus.js';
-import type { Task } from './sched.js';
+import { type Task, waitEvent, waitQueue } from './sched.js';
 
 const { Initialising, InitWait, Initialised, Connected, Closing, Closed } = XenbusState;
 
@@ -37,10 +37,17 @@ type BlkfrontInfo = {
   /** The event channel of each ring. */
   ports: number[];
   connected: boolean;
+  /** It has been looked into, and its domain can use it. */
+  ready: boolean;
   sectors: number;
 };
 
-export function blkfront(bus: XenbusBus, resources: FrontendResources): XenbusDriver {
+export interface BlkfrontOptions {
+  /** Whether the thread that takes up a disk waits until its first sector is read. Off: it is read, and nobody waits. */
+  readonly scans?: boolean;
+}
+
+export function blkfront(bus: XenbusBus, resources: FrontendResources, { scans = false }: BlkfrontOptions = {}): XenbusDriver {
   const { kernel } = bus;
   const infos = new WeakMap<XenbusDevice, BlkfrontInfo>();
 
@@ -56,7 +63,7 @@ export function blkfront(bus: XenbusBus, resources: FrontendResources): XenbusDr
       yield* bus.fatal(device, -vdevice, 'reading virtual-device');
       return -vdevice;
     }
-    infos.set(device, { ports: [], connected: false, sectors: 0 });
+    infos.set(device, { ports: [], connected: false, ready: false, sectors: 0 });
     return 0;
   }
 
@@ -95,9 +102,22 @@ export function blkfront(bus: XenbusBus, resources: FrontendResources): XenbusDr
     info.connected = true;
     bus.keep(device);
     yield* bus.switchState(device, Connected);
-    // Whoever gets a disk looks for a partition table in its first sector.
+    yield* kernel.call('device_add_disk', scan(info));
+    info.ready = true;
+    kernel.sched.wakeAll(bus.connecting);
+  }
+
+  /** Whoever gets a disk looks for a partition table in its first sector, in the watch thread. A restored one has done so. */
+  function* scan(info: BlkfrontInfo): Task {
     const [port] = info.ports;
-    if (port !== undefined) resources.notify(port, [resources.grantRef()]);
+    if (port === undefined) return;
+    const queue = waitQueue('the first sector');
+    let read = !scans || info.ready;
+    resources.notify(port, [resources.grantRef()], () => {
+      read = true;
+      kernel.sched.wakeAll(queue);
+    });
+    if (!read) yield* waitEvent(queue, () => read, 'D');
   }
 
   function freeRings(info: BlkfrontInfo): void {
@@ -132,8 +152,9 @@ export function blkfront(bus: XenbusBus, resources: FrontendResources): XenbusDr
     allowRebind: false,
     probe,
     otherendChanged,
+    isReady: (device) => infos.get(device)?.ready === true,
     *resume(device) {
-      const info = { ports: [], connected: false, sectors: 0 };
+      const info = { ports: [], connected: false, ready: true, sectors: 0 };
       infos.set(device, info);
       yield* kernel.call('talk_to_blkback [xen_blkfront]', talkToBlkback(device, info));
     },
@@ -146,12 +167,14 @@ export function blkfront(bus: XenbusBus, resources: FrontendResources): XenbusDr
     kept: (device): BlkfrontInfo | undefined => infos.get(device),
     recover: (device, kept) => {
       const { ports, connected, sectors } = (kept as BlkfrontInfo | undefined) ?? { ports: [], connected: false, sectors: 0 };
-      infos.set(device, { ports: [...ports], connected, sectors });
+      infos.set(device, { ports: [...ports], connected, ready: connected, sectors });
     },
     // biome-ignore lint/correctness/useYield: it has no watch of its own.
     *rewatch(device) {
       // It had the disk, but had not said so yet.
-      if (device.state !== Connected) infoOf(device).connected = false;
+      if (device.state === Connected) return;
+      const info = infoOf(device);
+      info.connected = info.ready = false;
     },
   };
 }

@@ -14,6 +14,8 @@ export interface Disk extends BlockDevice {
   readonly sectors: number;
   /** The file behind a loop device. */
   readonly backing: string | undefined;
+  /** The backend that a loop device is for, as `backend/vbd/1/51712`. */
+  readonly owner?: string | undefined;
 }
 
 const blockPrefix = 'block/';
@@ -32,17 +34,17 @@ export class BlockDevices {
     }
   }
 
-  /** A node under /dev, with its own numbers or, if it is only assumed to exist, the next free minor. */
+  /** A node under /dev, with its own numbers or, if it is only assumed to exist, a loop device's: its own, else the next one. */
   device(node: string, sectors: number, numbers?: { readonly major: number; readonly minor: number }): BlockDevice {
     const known = this.#byNode.get(node);
     if (known) return known;
-    return this.#add({ node, ...(numbers ?? { major: LOOP_MAJOR, minor: this.#freeMinor() }), sectors, backing: undefined });
+    return this.#add({ node, ...(numbers ?? { major: LOOP_MAJOR, minor: this.#loopMinor(node) }), sectors, backing: undefined });
   }
 
   /** `losetup -f`: a loop device in front of a file. */
-  loop(backing: string, sectors: number): BlockDevice {
+  loop(backing: string, sectors: number, owner?: string): BlockDevice {
     const minor = this.#freeMinor();
-    return this.#add({ node: `/dev/loop${minor}`, major: LOOP_MAJOR, minor, sectors, backing });
+    return this.#add({ node: `/dev/loop${minor}`, major: LOOP_MAJOR, minor, sectors, backing, owner });
   }
 
   /** `losetup -d`. A device that is no loop in front of a file stays. */
@@ -54,8 +56,25 @@ export class BlockDevices {
     this.#share.keep?.delete(blockPrefix + node);
   }
 
+  /** `losetup -d` of what is for a backend, by whoever does not know its name. ENOENT when there is none. */
+  detachOf(owner: string): void {
+    const own = this.loops.filter((disk) => disk.owner === owner);
+    if (own.length === 0) throw new PrivcmdError('ENOENT', `no loop device is for ${owner}`);
+    for (const { node } of own) this.detach(node);
+  }
+
+  /** The loop devices that are set up. */
+  get loops(): readonly Disk[] {
+    return [...this.#byNode.values()].filter(({ backing }) => backing !== undefined);
+  }
+
   find(major: number, minor: number): Disk | undefined {
     return this.#byNumber.get(key(major, minor));
+  }
+
+  #loopMinor(node: string): number {
+    const minor = Number(/^\/dev\/loop(\d{1,5})$/.exec(node)?.[1]);
+    return minor < blockDevicesMax && !this.#byNumber.has(key(LOOP_MAJOR, minor)) ? minor : this.#freeMinor();
   }
 
   #freeMinor(): number {

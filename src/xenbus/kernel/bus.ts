@@ -88,6 +88,8 @@ export interface XenbusDriver {
   remove(device: XenbusDevice): Task;
   /** Its domain was restored from a saved one, and nobody is at the other end of its rings any more. */
   resume?(device: XenbusDevice): Task;
+  /** Whether a device that is Connected can be used. Without it, it can. */
+  isReady?(device: XenbusDevice): boolean;
   /** What it adds to the variables of a uevent. */
   uevent?(device: XenbusDevice): Readonly<Record<string, string>>;
   /** What it must be told of the device in dom0's next life. */
@@ -131,6 +133,8 @@ export class XenbusBus {
   /** By nodename, in the order in which they came. */
   readonly devices = new Map<string, XenbusDevice>();
   onUevent: (uevent: Uevent) => void = () => {};
+  /** Woken when a device has another state, or is ready. */
+  readonly connecting = waitQueue('devices to connect');
   #made = 0;
   readonly #drivers = new Map<string, XenbusDriver>();
   /** Devices of the last life whose driver has yet to take them, again or for the first time. */
@@ -214,6 +218,16 @@ export class XenbusBus {
     for (const device of [...this.devices.values()]) {
       if (device.devicetype === driver.type && !device.driver) yield* this.#bind(device, driver);
     }
+  }
+
+  /** `is_device_connecting` of any device that a driver has taken. */
+  isConnecting(driver: XenbusDriver): boolean {
+    const ready = (device: XenbusDevice) => driver.isReady?.(device) ?? true;
+    return [...this.devices.values()].some(
+      (device) =>
+        device.driver === driver &&
+        (device.state < XenbusState.Connected || (device.state === XenbusState.Connected && !ready(device))),
+    );
   }
 
   /** `xenbus_probe_devices`: takes up every device that is in the store. */
@@ -509,6 +523,7 @@ export class XenbusBus {
     }
     device.state = state;
     this.keep(device);
+    this.kernel.sched.wakeAll(this.connecting);
   }
 
   *#writeState(node: string, state: number): Task {

@@ -40,8 +40,8 @@ export interface FrontendResources {
   /** A new event channel that `remote` may bind. */
   port(remote: number): number;
   closePort(port: number): void;
-  /** Tells the other end of a ring that there is a request on it, with these pages. */
-  notify(port: number, grants: readonly number[]): void;
+  /** Tells the other end of a ring that there is a request on it, with these pages. `ended` is called when it is done. */
+  notify(port: number, grants: readonly number[], ended?: () => void): void;
 }
 
 /** `share`: where the domain keeps which references it has given. */
@@ -56,7 +56,7 @@ export function frontendResources(hypervisor: Hypervisor, domid: number, vcpus: 
     },
     port: (remote) => hypervisor.evtchnAllocUnbound(domid, remote),
     closePort: (port) => hypervisor.evtchnClose(domid, port),
-    notify: (port, grants) => hypervisor.evtchnSend(domid, port, grants),
+    notify: (port, grants, ended) => hypervisor.evtchnSend(domid, port, grants, ended),
   };
 }
 

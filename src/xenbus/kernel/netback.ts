@@ -12,7 +12,7 @@
  * is in flight: that is where a held packet stalls whichever watch thread is running this (scenario 1 of the RFC).
  */
 import type { Faults } from '../fault.js';
-import type { Hypervisor } from '../hypervisor.js';
+import type { Grants } from '../hypervisor.js';
 import { strstate, XenbusState } from '../xenbus.js';
 import { errno, type XenbusBus, type XenbusDevice, type XenbusDriver } from './bus.js';
 import type { NetDevices } from './netdev.js';
@@ -121,7 +121,7 @@ const ctrlPages = 1;
 
 export interface NetbackOptions {
   readonly bus: XenbusBus;
-  readonly hypervisor: Hypervisor;
+  readonly hypervisor: Grants;
   readonly netdevs: NetDevices;
   readonly faults: Faults;
   readonly nrCpus: number;
@@ -320,7 +320,7 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
   function parts(domid: number, pages: number, ports: readonly number[]): (() => (() => void) | undefined)[] {
     return [
       ...Array.from({ length: pages }, () => () => hypervisor.grantMap(domid)),
-      ...ports.map((port) => () => hypervisor.evtchnBind(0, domid, port)),
+      ...ports.map((port) => () => hypervisor.evtchnBind(kernel.domid, domid, port)),
     ];
   }
 

@@ -31,6 +31,16 @@ export class NetDevices {
     }
   }
 
+  /** What there is now, by name. */
+  get names(): readonly string[] {
+    return [...this.#carriers.keys()];
+  }
+
+  /** The ports of each bridge, by name. */
+  get ports(): Readonly<Record<string, readonly string[]>> {
+    return Object.fromEntries([...this.#bridges].map(([bridge, ports]) => [bridge, [...ports.keys()]]));
+  }
+
   /** `register_netdev`; false when there is one of that name. */
   *register(name: string): Task<boolean> {
     return yield* this.locked(() => {
@@ -114,6 +124,7 @@ export class NetDevices {
     const ports = this.#bridges.get(name);
     if (!ports) throw new PrivcmdError('ENOENT', `no bridge ${name}`);
     const known = ports.get(device);
+    if (add && !this.#carriers.has(device)) throw new PrivcmdError('ENODEV', `no device ${device}`);
     if (add && known === undefined) {
       const used = new Set(ports.values());
       let port = 1;

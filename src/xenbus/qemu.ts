@@ -1,0 +1,310 @@
+/**
+ * qemu as the device model of a PV guest: the back ends of frame buffers, keyboards, channels and images that dom0's kernel
+ * cannot read (`-machine xenpv` of qemu 7.2, as a real xenstored logged it).
+ *
+ * A client of the store like any other, written as tasks. It has two connections, because qemu has two generations of Xen
+ * code: "legacy" back ends (`hw/xen/xen-legacy-backend.c`), which poll the nodes of a kind, and disks (`hw/xen/xen-bus.c`).
+ * Nothing is shown, typed, listened to or stored. Of an image only its being there counts.
+ *
+ * | legacy back end | frontend | what happens |
+ * |---|---|---|
+ * | none | any | Initialising, then the kind's features, `hotplug-status` and InitWait; a console that is xenconsoled's is left |
+ * | InitWait | Initialised, Connected | Connected |
+ * | any | Closing, Closed | Closed |
+ */
+import type { Clock } from './clock.js';
+import { Kernel } from './kernel/kernel.js';
+import { type Sched, type Task, waitEvent, waitQueue } from './kernel/sched.js';
+import { PrivcmdError } from './privcmd.js';
+import type { StorePort } from './transport.js';
+import { parseState, XenbusState } from './xenbus.js';
+import { joinStrings, XsError, XsType } from './xs-wire.js';
+
+const { Initialising, InitWait, Initialised, Connected, Closing, Closed } = XenbusState;
+
+export interface Qemu {
+  readonly domid: number;
+  readonly pid: number;
+  /** SIGHUP: it takes its own nodes away and ends. */
+  stop(): void;
+  /** SIGKILL, or the end of the machine. */
+  kill(): void;
+}
+
+export interface QemuOptions {
+  readonly domid: number;
+  readonly pid: number;
+  readonly sched: Sched;
+  readonly clock: Clock;
+  readonly store: StorePort;
+}
+
+/** The kinds of legacy back ends in the order in which qemu registers them, with what each says of itself. */
+const legacyKinds: readonly { readonly kind: string; readonly features: readonly string[] }[] = [
+  { kind: 'console', features: [] },
+  { kind: 'vkbd', features: ['feature-abs-pointer', 'feature-raw-pointer'] },
+  { kind: '9pfs', features: ['versions', 'max-rings', 'max-ring-page-order'] },
+  { kind: 'qusb', features: [] },
+  { kind: 'vfb', features: ['feature-resize'] },
+  { kind: 'qnic', features: [] },
+];
+
+/** What a feature says that is not just there. */
+const featureValues: Readonly<Record<string, string>> = { versions: '1', 'max-rings': '8', 'max-ring-page-order': '9' };
+
+interface Backend {
+  readonly kind: string;
+  readonly devid: string;
+  readonly features: readonly string[];
+  /** Below dom0: `backend/vfb/1/0`. */
+  readonly dir: string;
+  frontend: string;
+  state: number;
+}
+
+/** A client with a queue of events, and a task that serves it. */
+function client({ sched, clock, store }: QemuOptions, name: string) {
+  const kernel = new Kernel({ domid: 0, who: 'qemu', sched, clock, printk: () => {} });
+  const events: { path: string; token: string }[] = [];
+  const arrived = waitQueue(`${name} poll`);
+  kernel.onWatchEvent = (path, token) => {
+    // The store merges what a node is written again; of a device whose events wait one more tells nothing.
+    if (!events.some((event) => event.path === path && event.token === token)) events.push({ path, token });
+    sched.wakeAll(arrived);
+    return undefined;
+  };
+  kernel.connect(store);
+  const next = function* (): Task<{ path: string; token: string }> {
+    for (;;) {
+      yield* waitEvent(arrived, () => events.length > 0);
+      const event = events.shift();
+      if (event) return event;
+    }
+  };
+  return { kernel, next };
+}
+
+/** Starts a device model, which says `running` once its back ends are there. */
+export function startQemu(options: QemuOptions): Qemu {
+  const { domid, pid, sched } = options;
+  const legacy = client(options, `qemu-${domid}`);
+  const bus = client(options, `qemu-${domid} xen-bus`);
+  const { kernel } = legacy;
+  const home = `device-model/${domid}`;
+  let isUp = false;
+  const backends = new Map<string, Backend>();
+  const kill = () => {
+    for (const each of [kernel, bus.kernel]) {
+      sched.kill(each.home);
+      each.disconnect();
+    }
+  };
+
+  kernel.spawn('qemu-system-i386', 'do_sys_poll', () => guarded(run()));
+
+  function* run(): Task {
+    for (const { kind, features } of legacyKinds) {
+      const node = `${home}/backends/${kind}`;
+      yield* kernel.talk(XsType.Mkdir, 0, joinStrings(node));
+      yield* kernel.talk(XsType.SetPerms, 0, joinStrings(node, 'n0', `n${domid}`));
+      yield* kernel.watch(`backend/${kind}/${domid}`, `be:${kind}`);
+      yield* scan(kind, features);
+    }
+    bus.kernel.spawn('qemu-system-i386', 'do_sys_poll', () => guarded(serveDisks(bus, domid)));
+    isUp = true;
+    yield* kernel.write(`${home}/state`, 'running');
+    for (;;) {
+      const { path, token } = yield* legacy.next();
+      yield* guarded(token.startsWith('be:') ? backendEvent(path, token.slice(3)) : frontendEvent(token.slice(3)));
+    }
+  }
+
+  /** The devices of a kind that are not known yet. */
+  function* scan(kind: string, features: readonly string[]): Task {
+    for (const devid of (yield* kernel.directory(`backend/${kind}/${domid}`)) ?? []) {
+      const dir = `backend/${kind}/${domid}/${devid}`;
+      if (backends.has(dir)) continue;
+      yield* kernel.read(`${dir}/state`);
+      const frontend = yield* kernel.read(`${dir}/frontend`);
+      if (frontend === undefined) continue;
+      const backend = { kind, devid, features, dir, frontend, state: 0 };
+      backends.set(dir, backend);
+      yield* kernel.watch(frontend, `fe:${dir}`);
+      yield* check(backend);
+    }
+  }
+
+  function* backendEvent(path: string, kind: string): Task {
+    const devid = path.split('/')[3];
+    const features = legacyKinds.find((each) => each.kind === kind)?.features ?? [];
+    if (devid === undefined) return yield* scan(kind, features);
+    const dir = `backend/${kind}/${domid}/${devid}`;
+    const backend = backends.get(dir);
+    if (!backend) return yield* scan(kind, features);
+    if ((yield* kernel.read(dir)) === undefined) {
+      backends.delete(dir);
+      yield* kernel.unwatch(backend.frontend, `fe:${dir}`);
+    } else yield* check(backend);
+  }
+
+  function* frontendEvent(dir: string): Task {
+    const backend = backends.get(dir);
+    if (backend) yield* check(backend);
+  }
+
+  /** xen_be_check_state: goes on as far as it can. */
+  function* check(backend: Backend): Task {
+    const { dir, frontend, features, kind } = backend;
+    const setState = function* (state: number): Task {
+      backend.state = state;
+      yield* kernel.write(`${dir}/state`, String(state));
+    };
+    if (backend.state === 0) {
+      yield* setState(Initialising);
+      yield* kernel.read(`${dir}/online`);
+    }
+    const front = parseState(yield* kernel.read(`${frontend}/state`));
+    if (backend.state === Initialising) {
+      yield* kernel.read(`${frontend}/protocol`);
+      // xenconsoled has that one.
+      if (kind === 'console' && (yield* kernel.read(`${frontend}/type`)) !== 'ioemu') return;
+      for (const feature of features) yield* kernel.write(`${dir}/${feature}`, featureValues[feature] ?? '1');
+      yield* kernel.write(`${dir}/hotplug-status`, 'connected');
+      yield* setState(InitWait);
+    }
+    if (backend.state === InitWait && (front === Initialised || front === Connected)) yield* setState(Connected);
+    if (backend.state !== Closed && (front === Closing || front === Closed)) yield* setState(Closed);
+  }
+
+  function* takeDown(): Task {
+    for (const { kind } of legacyKinds) yield* guarded(kernel.rm(`${home}/backends/${kind}`));
+    kill();
+  }
+
+  return {
+    domid,
+    pid,
+    stop: () => {
+      if (isUp) kernel.spawn('qemu-system-i386', 'do_exit', takeDown);
+      else kill();
+    },
+    kill,
+  };
+}
+
+/** What a disk says of itself, in the order of qemu's writes. */
+const diskFeatures: readonly (readonly [node: string, value: string])[] = [];
+
+/** One qdisk (hw/block/xen-block.c). */
+interface Disk {
+  readonly dir: string;
+  readonly frontend: string;
+  state: number;
+}
+
+type Client = ReturnType<typeof client>;
+
+/** Serves the disks of a domain: those that are there, and each that appears. */
+function* serveDisks({ kernel, next }: Client, domid: number): Task {
+  const root = `backend/qdisk/${domid}`;
+  const disks = new Map<string, Disk>();
+  yield* kernel.watch(root, 'disks');
+  for (;;) {
+    const { token } = yield* next();
+    yield* guarded(token === 'disks' ? scan() : change(token));
+  }
+
+  function* scan(): Task {
+    for (const devid of (yield* kernel.directory(root)) ?? []) {
+      const dir = `${root}/${devid}`;
+      if (!disks.has(dir)) yield* guarded(create(dir));
+    }
+  }
+
+  function* create(dir: string): Task {
+    if (parseState(yield* kernel.read(`${dir}/state`)) !== Initialising) return;
+    if ((yield* kernel.read(`${dir}/online`)) !== '1') return;
+    const frontend = yield* kernel.read(`${dir}/frontend`);
+    if (frontend === undefined) return;
+    const disk = { dir, frontend, state: Initialising };
+    disks.set(dir, disk);
+    for (const [node, value] of diskFeatures) yield* kernel.write(`${dir}/${node}`, value);
+    yield* kernel.watch(`${dir}/state`, dir);
+    yield* kernel.watch(`${dir}/online`, dir);
+    yield* kernel.watch(`${frontend}/state`, dir);
+    yield* setState(disk, InitWait);
+  }
+
+  function* setState(disk: Disk, state: number): Task {
+    disk.state = state;
+    yield* kernel.write(`${disk.dir}/state`, String(state));
+  }
+
+  function* change(dir: string): Task {
+    const disk = disks.get(dir);
+    if (disk) yield* kernel.read(`${dir}/state`);
+  }
+}
+
+/** The domain goes away while it is served: what fails of a request is no error then. */
+function* guarded(body: Task): Task {
+  try {
+    yield* body;
+  } catch (error) {
+    if (!(error instanceof XsError)) throw error;
+  }
+}
+
+/** The first pid of a device model: above those that xl and its scripts are likely to have. */
+const firstQemuPid = 60_001;
+/** The port of VNC's display 0, and how many displays qemu tries when it is to look for a free one. */
+const vncPort = 5900;
+const vncDisplaysMax = 100;
+
+/** The device models of a machine. */
+export class Qemus {
+  readonly #running = new Map<number, Qemu & { readonly vncPort: number | null }>();
+  #nextPid = firstQemuPid;
+
+  constructor(
+    readonly sched: Sched,
+    readonly clock: Clock,
+    readonly store: StorePort,
+  ) {}
+
+  spawn(asked: { readonly domid: number; readonly vncDisplay?: number; readonly vncUnused: boolean }) {
+    const { domid, vncDisplay, vncUnused } = asked;
+    if (this.#of(domid)) throw new PrivcmdError('EEXIST', `domain ${domid} has a device model`);
+    const port = vncDisplay === undefined ? null : this.#port(vncDisplay, vncUnused);
+    const pid = this.#nextPid++;
+    const { sched, clock, store } = this;
+    this.#running.set(pid, { ...startQemu({ domid, pid, sched, clock, store }), vncPort: port });
+    return { pid, vncPort: port };
+  }
+
+  stop(pid: number): void {
+    const qemu = this.#running.get(pid);
+    if (!qemu) throw new PrivcmdError('ESRCH', `no device model has pid ${pid}`);
+    this.#running.delete(pid);
+    qemu.stop();
+  }
+
+  /** The domain is gone, and with it whatever it had mapped. */
+  bereft(domid: number): void {
+    const qemu = this.#of(domid);
+    if (!qemu) return;
+    this.#running.delete(qemu.pid);
+    qemu.kill();
+  }
+
+  #of(domid: number) {
+    return [...this.#running.values()].find((qemu) => qemu.domid === domid);
+  }
+
+  #port(display: number, unused: boolean): number {
+    const taken = new Set([...this.#running.values()].map((qemu) => qemu.vncPort));
+    const last = unused ? display + vncDisplaysMax - 1 : display;
+    for (let port = vncPort + display; port <= vncPort + last; port++) if (!taken.has(port)) return port;
+    throw new PrivcmdError('EBUSY', `VNC display ${display} is taken`);
+  }
+}
