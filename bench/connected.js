@@ -12,14 +12,15 @@ import { domainCreateNew } from '../dist/libxl/create.js';
 import { domainDestroy } from '../dist/libxl/destroy.js';
 import { SystemClock } from '../dist/xenbus/clock.js';
 import { Dom0 } from '../dist/xenbus/dom0.js';
+import { defaultMachine } from '../dist/xenbus/machine.js';
 import { linkTransport } from '../dist/xenbus/transport.js';
 import { xsClient } from '../dist/xenbus/xs-client.js';
 
 const samples = Number(process.argv[2] ?? 50);
 const clock = new SystemClock();
 const host = { root: '/', assumeFiles: true, strictFiles: false, bridges: ['xenbr0'] };
-const machine = { nrCpus: 2, totalKb: 512 * 1024 * 1024, dom0Kb: 1024 * 1024, dom0Vcpus: 2 };
-const dom0 = new Dom0({ clock, cmdline: 'xen_mtwatch', host, hypervisor: machine, log: (line) => console.error(line) });
+const machine = { ...defaultMachine, totalKb: 512 * 1024 * 1024 };
+const dom0 = new Dom0({ clock, cmdline: 'xen_mtwatch', host, machine, log: (line) => console.error(line) });
 const connect = (who) => xsClient(linkTransport(dom0, { domid: 0, who }));
 const xc = { call: async (op, args) => dom0.handlers[op](args), close() {} };
 const stat = async (path) => ({ kind: 'assumed', block: path.startsWith('/dev/') });

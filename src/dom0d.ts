@@ -52,7 +52,7 @@ import {
 import { guestConnectionsMax, listenStore } from './xenbus/server.js';
 import type { TraceLine } from './xenbus/trace.js';
 import { linkTransport, type StorePeer, type StorePort, type Who } from './xenbus/transport.js';
-import { xsClient } from './xenbus/xs-client.js';
+import { backOffOf, xsClient } from './xenbus/xs-client.js';
 
 /** Seconds without a guest and without a client after which dom0d ends, unless `--idle` says otherwise. */
 const idleDefaultSeconds = 600;
@@ -294,9 +294,12 @@ function host(hosting: Hosting): {
   const { options, dir, clock, dom0, trace, kept, end, changed, log } = hosting;
   const started = clock.now();
   let monitors = 0;
-  let lastMonitor = 0;
+  const keptMonitors = [...(kept?.journal.recovered ?? [])].flatMap(([key, value]) =>
+    key.startsWith(monitorKey) ? [{ id: Number(key.slice(monitorKey.length)), value }] : [],
+  );
+  // Those that are to go on keep their numbers, whoever asks for another one before they do.
+  let lastMonitor = Math.max(0, ...keptMonitors.map(({ id }) => id));
   const hostMonitor = async (id: number, request: MonitorRequest, now: Monitored = request): Promise<void> => {
-    lastMonitor = Math.max(lastMonitor, id);
     const key = monitorKey + id;
     const keep = (monitored: Monitored) => kept?.journal.set(key, { ...request, ...monitored } as unknown as Kept);
     const { done } = await monitor(hosting, xcOf(handlers), request, now, keep);
@@ -346,7 +349,8 @@ function host(hosting: Hosting): {
       return null;
     },
     'dom0.monitor': async (request) => {
-      await hostMonitor(lastMonitor + 1, request);
+      lastMonitor += 1;
+      await hostMonitor(lastMonitor, request);
       return { pid: process.pid };
     },
   });
@@ -360,10 +364,9 @@ function host(hosting: Hosting): {
       const { ctx, xs } = toolstack(hosting, xcOf(handlers), 'monitor', 0, (line) => log(`recovery: ${line}`));
       try {
         await recover(ctx, say);
-        for (const [key, value] of kept?.journal.recovered ?? []) {
-          if (!key.startsWith(monitorKey)) continue;
+        for (const { id, value } of keptMonitors) {
           const { next, ...request } = value as unknown as MonitorRequest & Monitored;
-          await hostMonitor(Number(key.slice(monitorKey.length)), request, next ? { ...request, next } : { ...request });
+          await hostMonitor(id, request, next ? { ...request, next } : { ...request });
         }
       } catch (error) {
         say(`was not finished: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
@@ -621,7 +624,7 @@ function toolstack(
   verbosity: number,
   print: (line: string) => void,
 ): { readonly ctx: Ctx; readonly xs: Ctx['xs'] } {
-  const connect = (as: Who) => xsClient(linkTransport(store, { domid: 0, who: as }));
+  const connect = (as: Who) => xsClient(linkTransport(store, { domid: 0, who: as }), { backOff: backOffOf(clock) });
   const xs = connect(who);
   const least = Math.max(LogLevel.debug, LogLevel.progress - verbosity);
   const ctx: Ctx = {

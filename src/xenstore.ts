@@ -6,9 +6,10 @@
  * `xenbus/xs-client.ts`; what is not exported here may change at any time.
  */
 import { lstatSync } from 'node:fs';
+import { SystemClock } from './xenbus/clock.js';
 import { StoreLoop } from './xenbus/store-loop.js';
 import { linkTransport, socketTransport } from './xenbus/transport.js';
-import { type CallOptions, type Xs, xsClient } from './xenbus/xs-client.js';
+import { backOffOf, type CallOptions, type Xs, xsClient } from './xenbus/xs-client.js';
 
 export { ConnectionEnded, socketTransport, type XsTransport } from './xenbus/transport.js';
 export {
@@ -91,7 +92,7 @@ export async function connect(options: ConnectOptions = {}): Promise<Xs> {
     if (signal?.aborted) throw error;
     throw connectError(path, error);
   });
-  return xsClient(transport);
+  return xsClient(transport, { backOff: backOffOf(new SystemClock()) });
 }
 
 function connectError(path: string, cause: unknown): ConnectError {

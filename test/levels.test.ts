@@ -22,6 +22,7 @@ const levels: Record<string, readonly string[]> = {
     'xen-console',
     'trace',
     'sparing-log',
+    'turns',
   ),
   'xenbus 2': xenbus('xs-client', 'fault', 'guest', 'xenconsoled'),
   'xenbus 3': xenbus('dom0', 'server', 'guest-sockets', 'privcmd-server', 'privcmd-client', 'run-dir', 'journal'),

@@ -16,7 +16,7 @@ import type { KTask } from '../src/xenbus/kernel/sched.js';
 import { listPageMax, type PrivcmdOp, type PrivcmdOps, type WatchThread, type Xc } from '../src/xenbus/privcmd.js';
 import type { TraceLine } from '../src/xenbus/trace.js';
 import { linkTransport, type Who } from '../src/xenbus/transport.js';
-import { type Xs, xsClient } from '../src/xenbus/xs-client.js';
+import { backOffOf, type Xs, xsClient } from '../src/xenbus/xs-client.js';
 import { formatPerm } from '../src/xenbus/xs-wire.js';
 
 /** Deadlines that one `run` may pass before it counts as stuck. */
@@ -111,7 +111,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     },
     close: () => {},
   };
-  const connect = (who: Who, domid = 0) => xsClient(linkTransport(dom0, { domid, who }));
+  const connect = (who: Who, domid = 0) => xsClient(linkTransport(dom0, { domid, who }), { backOff: backOffOf(clock) });
   const stat = async (path: string): Promise<FileStat | undefined> =>
     missing.includes(path) ? undefined : { kind: 'assumed', block: path.startsWith('/dev/') };
   const locks = new Map<number, Promise<void>>();

@@ -14,7 +14,7 @@ import { PrivcmdError, type Xc } from '../xenbus/privcmd.js';
 import { NoAnswer, type PrivcmdClient, ProtocolError, privcmdClient } from '../xenbus/privcmd-client.js';
 import { asRunDirError, checkLength, guestOfPath, type RunDir, RunDirError, runDirAt } from '../xenbus/run-dir.js';
 import { ConnectionEnded, socketTransport } from '../xenbus/transport.js';
-import { type Xs, xsClient } from '../xenbus/xs-client.js';
+import { backOffOf, type Xs, xsClient } from '../xenbus/xs-client.js';
 import { XsError } from '../xenbus/xs-wire.js';
 import { parseTimeoutScale } from './argv.js';
 import { spinnerOn } from './progress.js';
@@ -207,7 +207,7 @@ async function openStore(dir: RunDir, path: string): Promise<Xs> {
   const transport = await socketTransport(path).catch((error: unknown) => {
     throw asRunDirError(dir, path, error);
   });
-  return xsClient(transport);
+  return xsClient(transport, { backOff: backOffOf(new SystemClock()) });
 }
 
 /**
@@ -231,7 +231,7 @@ export async function withForeignStore<T>(
     const gone = guest === undefined ? '' : `; domain ${guest} is gone, or dom0 is: \`eval "$(xl dom0 env)"\` leaves it`;
     throw new XlFailure(1, `xl: no store answers at XENSTORED_PATH=${path}: ${error.message}${gone}`);
   });
-  const xs = xsClient(transport);
+  const xs = xsClient(transport, { backOff: backOffOf(new SystemClock()) });
   // Who waits for an event alone would never hear of the end of the connection.
   const lost = xs.ended.then((reason) => {
     if (reason) throw reason;

@@ -5,8 +5,8 @@
  * same order is spelt out with promises. No device and no domain in this file.
  */
 import { PrivcmdError } from '../xenbus/privcmd.js';
-import type { abort, Xs, XsTransaction } from '../xenbus/xs-client.js';
-import { type XsErrno, XsError } from '../xenbus/xs-wire.js';
+import { type abort, backOffOf, type Xs, type XsRequests, type XsTransaction } from '../xenbus/xs-client.js';
+import { type Perm, type XsErrno, XsError } from '../xenbus/xs-wire.js';
 import { type Ctx, LibxlError, Rc } from './ctx.js';
 
 /** One step of an operation. `name` is libxl's own function, because it is searched for. */
@@ -68,14 +68,68 @@ const turns = new WeakMap<Xs, Promise<unknown>>();
 /**
  * A transaction that no other of this process overlaps. libxl blocks from its start to its commit; without that, the
  * removals of two devices would conflict over the parents they share.
+ *
+ * One that has met another's way asks dom0 for a turn before it tries again (real toolstacks just try again: of so many at
+ * once, each commit undoes the work of all others). Who has no turn, as on an older dom0, backs off. `first`: any two of
+ * them at once conflict, so the turn is taken before the first try.
  */
-export function transact<T>(ctx: Ctx, body: (tx: XsTransaction) => Promise<T | typeof abort>): Promise<T | typeof abort> {
-  const mine = (turns.get(ctx.xs) ?? Promise.resolve()).then(() => ctx.xs.transaction(body));
+export function transact<T>(
+  ctx: Ctx,
+  body: (tx: XsTransaction) => Promise<T | typeof abort>,
+  { first = false } = {},
+): Promise<T | typeof abort> {
+  const mine = (turns.get(ctx.xs) ?? Promise.resolve()).then(() => transactInTurn(ctx, body, first));
   turns.set(
     ctx.xs,
     mine.catch(() => undefined),
   );
   return mine;
+}
+
+async function transactInTurn<T>(
+  ctx: Ctx,
+  body: (tx: XsTransaction) => Promise<T | typeof abort>,
+  first: boolean,
+): Promise<T | typeof abort> {
+  const waits = backOffOf(ctx.clock);
+  let mine: { readonly turn: number } | null = null;
+  const takeTurn = async () => {
+    mine = await ctx.xc.call('dom0.turn', {}).catch(() => null);
+  };
+  const next = (conflicts: number) => (mine === null && conflicts === 1 ? takeTurn() : waits(conflicts));
+  if (first) await takeTurn();
+  try {
+    return await ctx.xs.transaction(body, { backOff: next });
+  } finally {
+    await giveBack(ctx, mine);
+  }
+}
+
+async function giveBack(ctx: Ctx, mine: { readonly turn: number } | null): Promise<void> {
+  if (mine) await ctx.xc.call('dom0.turn_over', mine).catch(() => null);
+}
+
+/** Requests that change nodes and whose answers nobody looks at one by one. */
+export interface Writes {
+  write(path: string, value: string): void;
+  mkdir(path: string): void;
+  rm(path: string): void;
+  setPerms(path: string, perms: readonly Perm[]): void;
+}
+
+/**
+ * Sends what `body` puts, in that order and without a wait in between; done when all are answered, and rejects with the
+ * first error. A transaction is over sooner that way, and the sooner it is over, the fewer others come in its way.
+ */
+export async function writeTogether(xs: XsRequests, body: (put: Writes) => void): Promise<void> {
+  const sent: Promise<unknown>[] = [];
+  body({
+    write: (path, value) => sent.push(xs.write(path, value)),
+    mkdir: (path) => sent.push(xs.mkdir(path)),
+    rm: (path) => sent.push(xs.rm(path)),
+    setPerms: (path, perms) => sent.push(xs.setPerms(path, perms)),
+  });
+  await Promise.all(sent);
 }
 
 /** Waits for what was begun: the work that is left of an operation whose start was synchronous in libxl. */

@@ -11,7 +11,7 @@ import { everyDomain, PrivcmdError } from '../xenbus/privcmd.js';
 import { DOMID_LAST } from '../xenbus/xenbus.js';
 import { byteString, type XsTransaction } from '../xenbus/xs-client.js';
 import type { Perm } from '../xenbus/xs-wire.js';
-import { type AoStep, asLibxlError, beginWait, multidev, runAo, strerror, transact } from './ao.js';
+import { type AoStep, asLibxlError, beginWait, multidev, runAo, strerror, transact, type Writes, writeTogether } from './ao.js';
 import { consoleNodes } from './console.js';
 import { findCpupool } from './cpupool.js';
 import { type Ctx, LIBXL_INIT_TIMEOUT, LibxlError, Rc } from './ctx.js';
@@ -236,7 +236,7 @@ async function domainMake(ctx: Ctx, state: Creating): Promise<void> {
     await createDomain(ctx, state);
     const { domid, config } = state;
     await ctx.xs.write(mtwatchPath(domid), '');
-    await transact(ctx, (tx) => writeDomain(ctx, tx, domid, config));
+    await transact(ctx, (tx) => writeDomain(ctx, tx, domid, config), { first: true });
   } catch (error) {
     const failure = asLibxlError(error, 'libxl__domain_make');
     const where = 'libxl_create.c:1296:initiate_domain_create';
@@ -287,38 +287,42 @@ async function writeDomain(ctx: Ctx, tx: XsTransaction, domid: number, { cInfo }
   const dom0Only: Perm[] = [{ domid: 0, read: false, write: false }];
   const guestReads: Perm[] = [...dom0Only, { domid, read: true, write: false }];
   const guestOwns: Perm[] = [{ domid, read: false, write: false }];
-  const mknod = async (path: string, perms: readonly Perm[]) => {
-    await tx.write(path, '');
-    await tx.setPerms(path, perms);
+  const mknod = (put: Writes, path: string, perms: readonly Perm[]) => {
+    put.write(path, '');
+    put.setPerms(path, perms);
   };
 
-  await tx.rm(home);
-  await mknod(home, guestReads);
-  await tx.rm(vm);
-  await mknod(vm, guestReads);
-  await tx.rm(libxl);
-  await mknod(libxl, dom0Only);
-  await mknod(`${libxl}/device`, dom0Only);
-  await tx.write(`${home}/vm`, vm);
+  await writeTogether(tx, (put) => {
+    put.rm(home);
+    mknod(put, home, guestReads);
+    put.rm(vm);
+    mknod(put, vm, guestReads);
+    put.rm(libxl);
+    mknod(put, libxl, dom0Only);
+    mknod(put, `${libxl}/device`, dom0Only);
+    put.write(`${home}/vm`, vm);
+  });
   await checkName(ctx, domid, cInfo.name);
-  await tx.write(`${home}/name`, name);
-  await tx.write(`${vm}/name`, name);
-  await mknod(`${home}/cpu`, guestReads);
-  await mknod(`${home}/memory`, guestReads);
-  if (cInfo.xendSuspendEvtchnCompat) {
-    await mknod(`${home}/device`, guestOwns);
-  } else {
-    await mknod(`${home}/device`, guestReads);
-    await mknod(`${home}/device/suspend/event-channel`, guestOwns);
-  }
-  await mknod(`${home}/control`, guestReads);
-  const nodes = cInfo.driverDomain ? [...guestNodes, ...driverDomainNodes] : guestNodes;
-  for (const node of nodes) await mknod(`${home}/${node}`, guestOwns);
-  await tx.write(`${vm}/uuid`, cInfo.uuid);
-  await tx.write(`${vm}/name`, name);
-  await tx.write(`${home}/control/platform-feature-multiprocessor-suspend`, '1');
-  await tx.write(`${home}/control/platform-feature-xs_reset_watches`, '1');
-  await tx.write(`${libxl}/type`, cInfo.type);
+  await writeTogether(tx, (put) => {
+    put.write(`${home}/name`, name);
+    put.write(`${vm}/name`, name);
+    mknod(put, `${home}/cpu`, guestReads);
+    mknod(put, `${home}/memory`, guestReads);
+    if (cInfo.xendSuspendEvtchnCompat) {
+      mknod(put, `${home}/device`, guestOwns);
+    } else {
+      mknod(put, `${home}/device`, guestReads);
+      mknod(put, `${home}/device/suspend/event-channel`, guestOwns);
+    }
+    mknod(put, `${home}/control`, guestReads);
+    const nodes = cInfo.driverDomain ? [...guestNodes, ...driverDomainNodes] : guestNodes;
+    for (const node of nodes) mknod(put, `${home}/${node}`, guestOwns);
+    put.write(`${vm}/uuid`, cInfo.uuid);
+    put.write(`${vm}/name`, name);
+    put.write(`${home}/control/platform-feature-multiprocessor-suspend`, '1');
+    put.write(`${home}/control/platform-feature-xs_reset_watches`, '1');
+    put.write(`${libxl}/type`, cInfo.type);
+  });
 }
 
 /**
@@ -539,20 +543,22 @@ async function buildPost(ctx: Ctx, { domid, config, settings, build, restore }: 
   const started = ctx.clock.wall();
   await transact(ctx, async (tx) => {
     await checkAlive(tx, domid);
-    await tx.write(`${home}/memory/static-max`, String(maxMemkb));
-    await tx.write(`${home}/memory/target`, String(targetMemkb - videoMemkb));
-    await tx.write(`${home}/memory/videoram`, String(videoMemkb));
-    await tx.write(`${home}/domid`, String(domid));
-    await tx.write(`${home}/store/port`, String(build.storePort));
-    await tx.write(`${home}/store/ring-ref`, String(build.storeMfn));
-    for (let vcpu = 0; vcpu < maxVcpus; vcpu++) {
-      await tx.write(`${home}/cpu/${vcpu}/availability`, availVcpus.includes(vcpu) ? 'online' : 'offline');
-    }
-    await tx.write(`${vm}/image/ostype`, 'linux');
-    if (!restore) await tx.write(`${vm}/image/kernel`, byteString(kernel));
-    await tx.write(`${vm}/start_time`, secondsAndCentiseconds(started));
-    if (!restore && ramdisk !== undefined) await tx.write(`${vm}/image/ramdisk`, byteString(ramdisk));
-    if (!restore && cmdline !== undefined) await tx.write(`${vm}/image/cmdline`, byteString(cmdline));
+    await writeTogether(tx, (put) => {
+      put.write(`${home}/memory/static-max`, String(maxMemkb));
+      put.write(`${home}/memory/target`, String(targetMemkb - videoMemkb));
+      put.write(`${home}/memory/videoram`, String(videoMemkb));
+      put.write(`${home}/domid`, String(domid));
+      put.write(`${home}/store/port`, String(build.storePort));
+      put.write(`${home}/store/ring-ref`, String(build.storeMfn));
+      for (let vcpu = 0; vcpu < maxVcpus; vcpu++) {
+        put.write(`${home}/cpu/${vcpu}/availability`, availVcpus.includes(vcpu) ? 'online' : 'offline');
+      }
+      put.write(`${vm}/image/ostype`, 'linux');
+      if (!restore) put.write(`${vm}/image/kernel`, byteString(kernel));
+      put.write(`${vm}/start_time`, secondsAndCentiseconds(started));
+      if (!restore && ramdisk !== undefined) put.write(`${vm}/image/ramdisk`, byteString(ramdisk));
+      if (!restore && cmdline !== undefined) put.write(`${vm}/image/cmdline`, byteString(cmdline));
+    });
   });
   await ctx.xs.introduce(domid, build.storeMfn, build.storePort);
 }

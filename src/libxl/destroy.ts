@@ -92,11 +92,14 @@ async function removeDevices(ctx: Ctx, { domid }: Destroying): Promise<void> {
  * Each removal is a request of its own: whoever watches sees `/vm/UUID`, `/local/domain/N`, `/libxl/N` and at last
  * `mtwatch/N` go. A path that is gone already is no failure.
  */
-async function removeNodes(ctx: Ctx, { domid }: Destroying): Promise<void> {
+async function removeNodes(ctx: Ctx, state: Destroying): Promise<void> {
+  const { domid } = state;
   const home = domainPath(domid);
   const vm = await ctx.xs.read(`${home}/vm`);
   if (vm !== undefined) await removeLogged(ctx, domid, 1535, vm);
   await removeLogged(ctx, domid, 1538, home);
+  // Another toolstack may have added a device since they were listed. It cannot any more: who adds one looks for the home.
+  await removeDevices(ctx, state);
   await ctx.xs.rm(libxlPath(domid));
   await ctx.xs.rm(`${home}/hvmloader`);
   await ctx.xs.rm(mtwatchPath(domid));

@@ -8,7 +8,17 @@ import { devicePaths, domainPath, parentPath } from '../xenbus/paths.js';
 import { parseState, XenbusState } from '../xenbus/xenbus.js';
 import { abort, byteString, textOf, type XsRequests } from '../xenbus/xs-client.js';
 import type { Perm } from '../xenbus/xs-wire.js';
-import { asLibxlError, beginWait, beginWaitForState, multidev, type Rest, strerror, transact } from './ao.js';
+import {
+  asLibxlError,
+  beginWait,
+  beginWaitForState,
+  multidev,
+  type Rest,
+  strerror,
+  transact,
+  type Writes,
+  writeTogether,
+} from './ao.js';
 import {
   type Ctx,
   LIBXL_DESTROY_TIMEOUT,
@@ -75,11 +85,11 @@ function perms(owner: number, reader: number): Perm[] {
   ];
 }
 
-async function writeAll(xs: XsRequests, dir: string, nodes: readonly NodePair[], each?: readonly Perm[]): Promise<void> {
+function writeAll(put: Writes, dir: string, nodes: readonly NodePair[], each?: readonly Perm[]): void {
   for (const [key, value] of nodes) {
     const path = `${dir}/${key}`;
-    await xs.write(path, byteString(value));
-    if (each) await xs.setPerms(path, each);
+    put.write(path, byteString(value));
+    if (each) put.setPerms(path, each);
   }
 }
 
@@ -93,23 +103,25 @@ export async function genericAdd(xs: XsRequests, device: Device, nodes: DeviceNo
   const guestOwns = perms(device.domid, device.backendDomid);
   const backendOwns = perms(device.backendDomid, device.domid);
 
-  await xs.rm(libxl);
-  await xs.write(`${libxl}/frontend`, frontend);
-  await xs.write(`${libxl}/backend`, backend);
+  await writeTogether(xs, (put) => {
+    put.rm(libxl);
+    put.write(`${libxl}/frontend`, frontend);
+    put.write(`${libxl}/backend`, backend);
 
-  await xs.rm(frontend);
-  await xs.mkdir(frontend);
-  await xs.setPerms(frontend, device.kind === 'console' && device.devid === 0 ? backendOwns : guestOwns);
-  await xs.write(`${frontend}/backend`, backend);
-  await writeAll(xs, frontend, nodes.front, guestOwns);
-  await writeAll(xs, frontend, nodes.frontRo, backendOwns);
+    put.rm(frontend);
+    put.mkdir(frontend);
+    put.setPerms(frontend, device.kind === 'console' && device.devid === 0 ? backendOwns : guestOwns);
+    put.write(`${frontend}/backend`, backend);
+    writeAll(put, frontend, nodes.front, guestOwns);
+    writeAll(put, frontend, nodes.frontRo, backendOwns);
 
-  await xs.rm(backend);
-  await xs.mkdir(backend);
-  await xs.setPerms(backend, backendOwns);
-  await xs.write(`${backend}/frontend`, frontend);
-  await writeAll(xs, backend, nodes.back);
-  await writeAll(xs, libxl, nodes.back);
+    put.rm(backend);
+    put.mkdir(backend);
+    put.setPerms(backend, backendOwns);
+    put.write(`${backend}/frontend`, frontend);
+    writeAll(put, backend, nodes.back);
+    writeAll(put, libxl, nodes.back);
+  });
 }
 
 /**

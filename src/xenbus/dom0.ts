@@ -59,6 +59,7 @@ import {
 import { StoreLoop } from './store-loop.js';
 import { type TraceLine, traceLine } from './trace.js';
 import type { StoreLink, StorePeer, StorePort } from './transport.js';
+import { Turns } from './turns.js';
 import { bootText, pressKeys, XenConsole } from './xen-console.js';
 import { ShutdownReason } from './xenbus.js';
 import { type Consoles, startXenconsoled } from './xenconsoled.js';
@@ -134,6 +135,7 @@ export class Dom0 implements StorePort {
   readonly #consoles: Consoles;
   readonly #ringMappings = new Map<number, () => void>();
   readonly #printk: Printk;
+  readonly #turns: Turns;
   readonly #stopHungTasks: () => void;
   readonly #stalls: StallWatch;
   #xenbus: StorePort | undefined;
@@ -143,7 +145,8 @@ export class Dom0 implements StorePort {
   readonly #followers = new Set<() => void>();
   readonly #bootMs: number;
   readonly #commit: () => void;
-  readonly #turns: number;
+  /** Turns before the event loop gets its chance. */
+  readonly #batch: number;
   #scheduled = false;
   #closed = false;
   #settled: (() => void)[] = [];
@@ -153,9 +156,10 @@ export class Dom0 implements StorePort {
     this.#clock = clock;
     this.#host = host;
     this.#commit = options.commit ?? (() => undefined);
-    this.#turns = options.turns ?? turnStepsMax;
+    this.#batch = options.turns ?? turnStepsMax;
     const boot = clock.now();
     this.#bootMs = boot;
+    this.#turns = new Turns(clock);
     this.#printk = new Printk(() => clock.now() - boot);
     const wake = () => this.#wake();
     const machine = options.machine ?? defaultMachine;
@@ -306,7 +310,7 @@ export class Dom0 implements StorePort {
   readonly #run = (): void => {
     this.#scheduled = false;
     let isMore = true;
-    for (let turns = 0; isMore && turns < this.#turns; turns++) {
+    for (let turns = 0; isMore && turns < this.#batch; turns++) {
       const served = this.#store.serveOne();
       const stepped = this.#sched.step();
       isMore = served || stepped;
@@ -607,6 +611,8 @@ export class Dom0 implements StorePort {
         return blocks.device(path, sectors, major !== undefined && minor !== undefined ? { major, minor } : undefined);
       },
       'dom0.block_detach': ({ node }) => act(() => blocks.detach(node)),
+      'dom0.turn': () => this.#turns.take(),
+      'dom0.turn_over': ({ turn }) => act(() => this.#turns.over(turn)),
       'dom0.rename_vif': ({ vif, name }) => act(() => this.#netdevs.rename(vif, name)),
       'dom0.bridge': ({ bridge, vif, add }) => act(() => void this.#netdevs.bridge(bridge, vif, add)),
     };

@@ -63,6 +63,11 @@ export class JournalTable implements Keep {
     if (this.#entries.delete(key)) this.#changed.add(key);
   }
 
+  get(key: string): Kept | undefined {
+    const json = this.#entries.get(key);
+    return json === undefined ? undefined : (JSON.parse(json) as Kept);
+  }
+
   /** One record of all that has changed; undefined when nothing has. */
   take(): Buffer | undefined {
     if (this.#changed.size === 0) return undefined;

@@ -88,11 +88,21 @@ function serve(socket: Socket, { handlers, version, log }: PrivcmdServerOptions)
     if (full && !socket.isPaused()) socket.pause();
     if (!full && socket.isPaused()) socket.resume();
   };
+  /** Turns that this peer may have. They are given back when it is gone. */
+  const turns = new Set<number>();
+  const giveBack = () => {
+    for (const turn of turns) void handlers['dom0.turn_over']({ turn });
+    turns.clear();
+  };
   const answer = async (id: number, op: string, args: unknown) => {
     inFlight += 1;
     flow();
     try {
-      send({ id, ok: (await run(handlers, op, args)) ?? null });
+      const ok = (await run(handlers, op, args)) ?? null;
+      if (isRecord(ok) && typeof ok['turn'] === 'number') turns.add(ok['turn']);
+      if (op === 'dom0.turn_over' && isRecord(args)) turns.delete(Number(args['turn']));
+      if (socket.destroyed) giveBack();
+      send({ id, ok });
     } catch (error) {
       if (!(error instanceof PrivcmdError)) log(`privcmd: ${op} failed: ${error instanceof Error ? error.stack : String(error)}`);
       const { errno, message } = error instanceof PrivcmdError ? error : { errno: 'EIO' as const, message: String(error) };
@@ -103,6 +113,7 @@ function serve(socket: Socket, { handlers, version, log }: PrivcmdServerOptions)
   };
 
   socket.on('drain', flow);
+  socket.on('close', giveBack);
   socket.on('error', (error: NodeJS.ErrnoException) => {
     // A peer that goes away while we write is no news.
     if (error.code !== 'EPIPE' && error.code !== 'ECONNRESET') log(`privcmd: closed a connection${of(peer)}: ${error.message}`);
@@ -195,6 +206,8 @@ const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
   'dom0.holds': {},
   'dom0.monitor': { domid: 'number', name: 'string', verbosity: 'number', actions: 'record of strings' },
   'dom0.sync': {},
+  'dom0.turn': {},
+  'dom0.turn_over': { turn: 'number' },
   'dom0.block_attach': { path: 'string', as: ['device', 'loop'], sectors: 'number', major: 'number?', minor: 'number?' },
   'dom0.block_detach': { node: 'string' },
   'dom0.rename_vif': { vif: 'string', name: 'string' },

@@ -340,6 +340,9 @@ export interface PrivcmdOps {
   'dom0.monitor': [MonitorRequest, { pid: number }];
   /** Waits until the trace is on disk. */
   'dom0.sync': [Record<string, never>, null];
+  /** Waits for a turn among toolstacks (`turns.ts`); null: too many wait. It is over with the connection, too. */
+  'dom0.turn': [Record<string, never>, { turn: number } | null];
+  'dom0.turn_over': [{ turn: number }, null];
   /** The block device of a file (`as: 'loop'`, through a modelled loop device) or of a node under /dev (`as: 'device'`). */
   'dom0.block_attach': [{ path: string; as: 'device' | 'loop'; sectors: number; major?: number; minor?: number }, BlockDevice];
   /** Undoes a loop attach; a device is left alone. */

@@ -8,6 +8,7 @@
  * Paths, values and tokens are byte strings: each character is one byte, so that what was read is what will be written,
  * whatever the encoding. Text that is to be stored as UTF-8 goes through `byteString` first, and comes back by `textOf`.
  */
+import type { Clock } from './clock.js';
 import { ConnectionEnded, type XsTransport } from './transport.js';
 import {
   formatPerm,
@@ -26,6 +27,10 @@ import {
 
 /** How often a transaction starts over before it gives up: each time somebody else has committed something of its own. */
 export const transactionTriesMax = 1000;
+/** The first conflict is met by starting over at once; with each further one the wait may be so many times as long. */
+const backOffGrowth = 4;
+/** Within how many milliseconds it starts over at most. */
+const backOffMaxMs = 2048;
 /** How often a list that comes in parts starts over because it changed between two of them. */
 export const directoryTriesMax = 100;
 /** Paths that may wait in one watch loop. Past that they become one event that says so (`missed`). */
@@ -132,7 +137,7 @@ export interface XsEvents extends AsyncIterableIterator<XsEvent> {
 export interface Xs extends XsRequests {
   /**
    * Runs `body` in a transaction and commits it; all over again, up to `transactionTriesMax` times, when somebody else
-   * changed a node that it had to do with (EAGAIN). So `body` keeps its effects inside the transaction, uses `tx` for all of
+   * changed a node that it had to do with (EAGAIN), with pauses in between where the client was given a `backOff`. So `body` keeps its effects inside the transaction, uses `tx` for all of
    * its requests and leaves none of them running when it returns.
    *
    * Answers with what `body` returned. `body` may return `abort`, which throws the writes away and is the answer. If it
@@ -141,7 +146,7 @@ export interface Xs extends XsRequests {
    * `signal` counts for the transaction and for each request in it. Aborting rejects at once and throws the writes away,
    * unless the commit has been sent: then nobody knows whether it came to be.
    */
-  transaction<T>(body: (tx: XsTransaction) => Promise<T | typeof abort>, options?: CallOptions): Promise<T | typeof abort>;
+  transaction<T>(body: (tx: XsTransaction) => Promise<T | typeof abort>, options?: TransactionOptions): Promise<T | typeof abort>;
 
   /**
    * Registers a watch; `onEvent` gets the path of each event, beginning with the one that registering causes. It is called
@@ -243,8 +248,35 @@ export function textOf(bytes: string): string {
   return Buffer.from(bytes, 'latin1').toString('utf8');
 }
 
+/** Told that a transaction has met others `conflicts` times now: what it returns is awaited before the next try. */
+export type BackOff = (conflicts: number) => Promise<void> | undefined;
+
+export interface XsClientOptions {
+  /** Absent: every try follows at once, as libxenstore's callers do it. */
+  readonly backOff?: BackOff;
+}
+
+export interface TransactionOptions extends CallOptions {
+  /** In place of the client's. */
+  readonly backOff?: BackOff;
+}
+
+/**
+ * Waits longer and longer, and never for the same time as others: for a random part of 4, 16, 64, ... `backOffMaxMs`
+ * milliseconds. Many who change the same directory at once, as toolstacks that create domains do, get through one after
+ * the other then; without, each commit undoes the work of all others.
+ */
+export function backOffOf(clock: Clock): BackOff {
+  return (conflicts) => {
+    if (conflicts === 1) return undefined;
+    const window = Math.min(backOffGrowth ** (conflicts - 1), backOffMaxMs);
+    const [low = 0, high = 0] = clock.random(2);
+    return clock.sleep((window * (high * 256 + low)) / 65_536);
+  };
+}
+
 /** The client of `transport`, which nobody else uses. */
-export function xsClient(transport: XsTransport): Xs {
+export function xsClient(transport: XsTransport, { backOff = () => undefined }: XsClientOptions = {}): Xs {
   const client = new Client(transport);
   const domain = <T>(ask: Ask<T>, numbers: readonly number[], options?: CallOptions): Promise<T> => {
     // The server would take what is no number for 0, which is dom0.
@@ -259,7 +291,7 @@ export function xsClient(transport: XsTransport): Xs {
   }
   return {
     ...requests(client, undefined),
-    transaction: (body, options) => transaction(client, body, options?.signal),
+    transaction: (body, options) => transaction(client, body, options?.backOff ?? backOff, options?.signal),
     watch,
     waitFor: (path: string, isSo: (value: string | undefined) => boolean, options?: CallOptions) =>
       waitFor<never>(client, path, isSo, options),
@@ -410,6 +442,7 @@ async function directoryInParts(
 async function transaction<T>(
   client: Client,
   body: (tx: XsTransaction) => Promise<T | typeof abort>,
+  backOff: BackOff,
   signal: AbortSignal | undefined,
 ): Promise<T | typeof abort> {
   const end = (id: number, how: 'T' | 'F') => client.request(asks.transactionEnd, { tx: id, strings: [how] });
@@ -439,6 +472,8 @@ async function transaction<T>(
     } catch (error) {
       if (!isErrno(error, 'EAGAIN')) throw error;
     }
+    const pause = backOff(tries + 1);
+    if (pause) await untilAborted(pause, signal);
   }
   const detail = `a transaction met others in its way ${transactionTriesMax} times and gave up`;
   throw new XsRequestError('EAGAIN', typeName(XsType.TransactionEnd), undefined, detail);

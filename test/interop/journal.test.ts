@@ -85,8 +85,8 @@ test('a journal that is damaged, in use, or of another host is refused', async (
   mkdirSync(join(l.dir, 'x'));
   writeFileSync(join(l.dir, 'host.json'), JSON.stringify({ nrCpus: 4 }));
   expect((await l.xl('dom0', 'start', '--host', 'host.json', '--journal', journal)).stderr).toBe(
-    `xl: dom0 did not start: --journal ${journal}: it is of a host with nrCpus 2, and this one has nrCpus 4; give the same --host, ` +
-      'or another directory\n',
+    `xl: dom0 did not start: --journal ${journal}: it is of a host with nrCpus 2, dom0Vcpus 2, and this one has nrCpus 4, ` +
+      'dom0Vcpus 4; give the same --host, or another directory\n',
   );
   const file = join(journal, 'dom0.journal');
   const bytes = readFileSync(file);

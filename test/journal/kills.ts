@@ -8,7 +8,7 @@
  * acknowledged is known.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdirSync, readdirSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { diskAttach } from '../../src/libxl/attach.js';
@@ -186,6 +186,9 @@ export async function kills(options: KillsOptions): Promise<KillsDone> {
         });
         continue;
       } else {
+        const extra = state === 'attaching' ? await findDisk(ctx, found.domid, 'xvdb') : undefined;
+        // It was attached; whoever was to detach it is gone.
+        if (extra) await deviceRemove(ctx, listedDiskDevice(found.domid, extra), 'on');
         const bad = found.dying || found.paused ? ['it does not run'] : await unconnected(xs, found.domid);
         if (bad.length === 0) return found.domid;
         last = bad.join(', ');
@@ -381,10 +384,12 @@ async function connect(run: RunDir, clock: SystemClock, seed: number): Promise<L
 
 function launch({ dom0d, dir, fsync, cmdline }: KillsOptions, run: RunDir): Server {
   const args = ['--run-dir', run.path, '--ready-fd', '3', '--assume-files', '--idle', '0', '--cmdline', cmdline];
+  const log = openSync(run.log, 'a');
   const child = spawn(process.execPath, [dom0d, ...args, '--journal', join(dir, 'journal'), '--fsync', fsync], {
-    stdio: ['ignore', 'ignore', 'inherit', 'pipe'],
+    stdio: ['ignore', log, 'inherit', 'pipe'],
     env: { ...process.env, XL_TIMEOUT_SCALE: String(timeoutScale) },
   });
+  closeSync(log);
   const pipe = child.stdio[3] as Readable;
   let said = '';
   const ready = new Promise<boolean>((resolve) => {

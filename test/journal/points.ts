@@ -10,7 +10,9 @@ import { deviceRemove } from '../../src/libxl/device.js';
 import { findDisk, listedDiskDevice } from '../../src/libxl/device-list.js';
 import { domainReboot, domainUnpause } from '../../src/libxl/domain.js';
 import { recover } from '../../src/libxl/recover.js';
+import type { Domain } from '../../src/xenbus/hypervisor.js';
 import { JournalTable, journalHeader, readJournal } from '../../src/xenbus/journal.js';
+import type { Xc } from '../../src/xenbus/privcmd.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
 
 /** Dom0 as it stands after a commit. */
@@ -24,13 +26,17 @@ export interface Point {
   readonly asked: number;
   /** Domains that were up, and that nobody was about to take down. */
   readonly up: readonly string[];
+  /** The domids of those that somebody had begun to destroy. */
+  readonly ending: readonly number[];
 }
 
 export interface Episode {
   readonly records: readonly Buffer[];
   readonly points: readonly Point[];
-  /** The store before it all, and what is there once it is over. */
+  /** The store before it all. */
   readonly start: readonly string[];
+  /** Where what is kept was not what is. */
+  readonly wrong: readonly string[];
 }
 
 const counter = '/tool/counter';
@@ -42,20 +48,40 @@ export async function runEpisode(cmdline = 'xen_mtwatch'): Promise<Episode> {
   const table = new JournalTable();
   const records: Buffer[] = [];
   const points: Point[] = [];
+  const wrong: string[] = [];
   let acknowledged = 0;
   let asked = 0;
   const up = new Set<string>();
+  const ending = new Set<number>();
   let m: Machine | undefined;
   const commit = () => {
     const record = table.take();
     if (!record) return;
     records.push(record);
-    points.push({ records: records.length, files: new Map(m?.files), acknowledged, asked, up: [...up] });
+    const all = m?.dom0.hypervisor.list() ?? [];
+    points.push({ records: records.length, files: new Map(m?.files), acknowledged, asked, up: [...up], ending: [...ending] });
+    for (const domain of all) {
+      for (const name of ['pauseCount', 'dying', 'ending', 'shutdown', 'currentKb', 'maxKb', 'cmdline'] as const) {
+        const kept = (table.get(`domain/${domain.domid}`) as Partial<Domain> | undefined)?.[name];
+        if (kept !== domain[name])
+          wrong.push(`record ${records.length}: ${name} of domain ${domain.domid} is ${domain[name]}, kept ${kept}`);
+      }
+      for (const { port, remote } of domain.ports.values()) {
+        if (table.get(`port/${domain.domid}/${port}`) !== remote)
+          wrong.push(`record ${records.length}: port ${port} is not kept`);
+      }
+    }
   };
   m = await machine({ cmdline, life: { keep: table, commit, turns: 1 } });
   const start = await m.store();
   points.splice(0, points.length, ...points.slice(-1));
-  const { ctx } = m;
+  const { xc } = m.ctx;
+  const call: Xc['call'] = async (op, args) => {
+    const answer = await xc.call(op, args);
+    if (op === 'xc.domain_pause') ending.add((args as { domid: number }).domid);
+    return answer;
+  };
+  const ctx = { ...m.ctx, xc: { ...xc, call } };
 
   const xs = m.connect('client');
   let isOver = false;
@@ -92,7 +118,7 @@ export async function runEpisode(cmdline = 'xen_mtwatch'): Promise<Episode> {
   };
   await m.run(story());
   m.dom0.close();
-  return { records, points, start };
+  return { records, points, start, wrong };
 }
 
 /** What is wrong with a life that begins at that point; empty when all is as it must be. */
@@ -135,6 +161,9 @@ export async function recoverAt({ records, start }: Episode, point: Point, cmdli
     return names;
   };
   const names = await m.run(check());
+  for (const domid of point.ending) {
+    if (m.dom0.hypervisor.get(domid)) wrong.push(`domain ${domid} was about to be destroyed, and is still there`);
+  }
   for (const name of point.up) {
     const domid = names.get(name);
     if (domid === undefined) wrong.push(`${name} was up and is gone`);

@@ -31,6 +31,7 @@ const wrong: string[] = [];
 if (values.points) {
   const episode = await runEpisode(cmdline);
   let bad = 0;
+  wrong.push(...episode.wrong);
   for (const point of episode.points) {
     const found = await recoverAt(episode, point, cmdline);
     if (found.length > 0) bad += 1;

@@ -3,9 +3,11 @@ import { mkdtempSync, rmSync, statSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { SimClock } from '../../src/xenbus/clock.js';
 import { PRIVCMD_PROTO, PrivcmdError, type PrivcmdHandlers, privcmdLineMaxBytes } from '../../src/xenbus/privcmd.js';
 import { type PrivcmdClient, ProtocolError, privcmdClient } from '../../src/xenbus/privcmd-client.js';
 import { type PrivcmdServer, privcmdInFlightMax, servePrivcmd } from '../../src/xenbus/privcmd-server.js';
+import { Turns } from '../../src/xenbus/turns.js';
 
 const dir = mkdtempSync(join(tmpdir(), 'privcmd-'));
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
@@ -236,4 +238,29 @@ describe('a server that is not ours', () => {
     await xc.closed;
     await expect(xc.call('dom0.status', {})).rejects.toMatchObject({ errno: 'EIO' });
   });
+});
+
+test('a turn is over with the connection that had it, and one that was waited for is given back at once', async () => {
+  const turns = new Turns(new SimClock(1));
+  const over: number[] = [];
+  const path = await serve({
+    'dom0.turn': () => turns.take(),
+    'dom0.turn_over': ({ turn }) => {
+      over.push(turn);
+      turns.over(turn);
+      return null;
+    },
+  });
+  const [first, second, third] = [await client(path), await client(path), await client(path)];
+  expect(await first.call('dom0.turn', {})).toEqual({ turn: 1 });
+  const never = second.call('dom0.turn', {}).catch(() => 'ended');
+  // The answer to a later request shows that the earlier one has arrived.
+  await second.call('dom0.turn_over', { turn: 0 });
+  second.close();
+  expect(await never).toBe('ended');
+  const mine = third.call('dom0.turn', {});
+  await third.call('dom0.turn_over', { turn: 0 });
+  first.close();
+  expect(await mine).toEqual({ turn: 3 });
+  expect(over).toEqual([0, 0, 1, 2]);
 });
