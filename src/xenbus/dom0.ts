@@ -366,7 +366,7 @@ export class Dom0 implements StorePort {
       const stop = (request: string) => {
         kernel.printk(`xen:manage: ${request} requested; dom0 stays, it is modelled without an end of its own`);
       };
-      yield* watchControl(kernel, watches, stop, { memory, sysrq });
+      yield* watchControl(kernel, watches, stop, { memory, sysrq, isRestored: recovered !== undefined && hasNodes });
       if (!hasNodes) {
         yield* kernel.write('/local/domain/0/domid', '0');
         yield* kernel.write('/local/domain/0/name', 'Domain-0');

@@ -37,7 +37,7 @@ interface Life {
   steps: number;
 }
 
-async function begin(cmdline: string, from: Table, copies?: { at: Set<number>; all: Copy[] }): Promise<Life> {
+async function begin(cmdline: string, from: Table, copies?: { at: Set<number>; all: Copy[] }, seed?: number): Promise<Life> {
   const table = new Map(from);
   const values = new Map<string, Kept[]>();
   const keep: Keep = {
@@ -56,7 +56,11 @@ async function begin(cmdline: string, from: Table, copies?: { at: Set<number>; a
       copies.all.push({ step: life.steps, table: new Map(table), stalled: life.m ? stalledIn(life.m) : [] });
     life.steps += 1;
   };
-  const m = await machine({ cmdline, life: { keep, recovered: from, commit, ...(copies ? { turns: 1 } : {}) } });
+  const m = await machine({
+    cmdline,
+    ...(seed === undefined ? {} : { seed }),
+    life: { keep, recovered: from, commit, ...(copies ? { turns: 1 } : {}) },
+  });
   return Object.assign(life, { m });
 }
 
@@ -403,7 +407,7 @@ const restingPlaces: readonly (readonly [name: string, Episode])[] = [
 ];
 
 /** Between two steps that are tried there are so many; a prime, so that they differ from episode to episode. */
-const stride = Number(process.env['RECOVERY_STRIDE'] ?? 79);
+const stride = Number(process.env['RECOVERY_STRIDE'] ?? 127);
 /** About as many steps as a new life needs until it is at rest. */
 const busySteps = 400;
 
@@ -430,14 +434,14 @@ describe.each(['', 'xen_mtwatch', 'xen_mtwatch=rfc'])('with the command line "%s
     for (const copy of await copiesOf(cmdline, before, episode, at)) {
       // Every other time the next life ends as well, while it is busy with the last one.
       const again = { at: new Set(draw() % 2 === 0 ? [] : [draw() % busySteps]), all: [] as Copy[] };
-      const life = await begin(cmdline, copy.table, again);
+      const life = await begin(cmdline, copy.table, again, draw());
       const found = await breaches(life, copy);
       again.at.clear();
       found.push(...(await leftovers(life)));
       life.m.dom0.close();
       if (found.length > 0) bad.push(`step ${copy.step}: ${found.join('\n  ')}`);
       for (const second of again.all) {
-        const third = await begin(cmdline, second.table);
+        const third = await begin(cmdline, second.table, undefined, draw());
         const more = [...(await breaches(third, { ...second, stalled: copy.stalled })), ...(await leftovers(third))];
         third.m.dom0.close();
         if (more.length > 0) bad.push(`step ${copy.step}, then ${second.step}: ${more.join('\n  ')}`);
