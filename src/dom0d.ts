@@ -27,10 +27,13 @@ import { parseTimeoutScale } from './cli/argv.js';
 import { type Ctx, LogLevel, logLine } from './libxl/ctx.js';
 import { systemHost } from './libxl/hotplug.js';
 import { type Monitored, startMonitor } from './libxl/monitor.js';
+import { recover } from './libxl/recover.js';
 import { version } from './version.js';
 import { type Clock, SystemClock } from './xenbus/clock.js';
 import { Dom0 } from './xenbus/dom0.js';
 import { type GuestListener, type GuestSockets, guestSockets } from './xenbus/guest-sockets.js';
+import { type Fsync, type Journal, JournalError, openJournal } from './xenbus/journal.js';
+import type { Kept } from './xenbus/keep.js';
 import { hungTaskTimeoutMs } from './xenbus/kernel/hung-task.js';
 import { defaultMachine, type MachineDescription, machineOf } from './xenbus/machine.js';
 import { type HostView, type MonitorRequest, PrivcmdError, type PrivcmdHandlers, type Xc } from './xenbus/privcmd.js';
@@ -39,6 +42,7 @@ import {
   guestDirs,
   guestSocketPath,
   identityOf,
+  makeDir,
   makeGuestDir,
   prepareRunDir,
   type RunDir,
@@ -59,6 +63,13 @@ const watchRunDirMs = 1_000;
 const logsKeptMax = 10;
 /** A log of dom0's own that is longer is moved aside at the next start. */
 const logMaxBytes = 1024 * 1024;
+/** How long a start waits until what was half done is finished. It goes on beside the first commands then. */
+const recoverWaitMs = 2_000;
+/** Lines about the life before that are remembered. */
+const recoveryLinesMax = 1_000;
+/** Keys of what dom0d itself keeps: of each monitor, and of what it was told the host is. */
+const monitorKey = 'monitor/';
+const hostKey = 'host';
 /** Trace lines that wait to be written. Past the bound the disk is too slow for a trace, and the trace ends. */
 const tracePendingMaxBytes = 64 * 1024 * 1024;
 
@@ -68,6 +79,9 @@ interface Dom0dOptions {
   readonly host: HostView;
   readonly machine: MachineDescription;
   readonly trace: string | undefined;
+  /** The directory of the journal. */
+  readonly journal: string | undefined;
+  readonly fsync: Fsync;
   readonly idleMs: number;
   readonly readyFd: number | undefined;
   /** For the hung-task period, and for what monitors wait. */
@@ -82,10 +96,12 @@ class BadArguments extends Error {
 /** Reads the command line. Relative paths are those of whoever started us. */
 function parseDom0dArgs(argv: readonly string[]): Dom0dOptions {
   const { values } = parseOrRefuse(argv);
-  if (values.journal !== undefined || values.fsync !== undefined) {
-    const given = values.journal !== undefined ? '--journal' : '--fsync';
-    throw new BadArguments(`${given} is not there yet: the store of this version lives in memory alone; start without it`);
+  const { journal, fsync = 'always' } = values;
+  if (fsync !== 'always' && fsync !== 'never') throw new BadArguments(`--fsync ${fsync}: give always or never`);
+  if (values.fsync !== undefined && journal === undefined) {
+    throw new BadArguments(`--fsync ${fsync}: there is no journal to write; give --journal DIR too`);
   }
+  if (journal === '') throw new BadArguments('--journal: give a directory');
   const idle = values.idle === undefined ? idleDefaultSeconds : Number(values.idle);
   if (!Number.isFinite(idle) || idle < 0 || values.idle === '') {
     throw new BadArguments(`--idle ${values.idle}: give a number of seconds, 0 for never`);
@@ -103,6 +119,8 @@ function parseDom0dArgs(argv: readonly string[]): Dom0dOptions {
     },
     machine: values.host === undefined ? defaultMachine : readHost(values.host),
     trace: values.trace === undefined ? undefined : resolve(values.trace),
+    journal: journal === undefined ? undefined : resolve(journal),
+    fsync,
     idleMs: idle * 1000,
     readyFd: values['ready-fd'] === undefined ? undefined : Number(values['ready-fd']),
     timeoutScale,
@@ -159,10 +177,12 @@ async function runDom0d(options: Dom0dOptions, log: (line: string) => void): Pro
 }
 
 async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => void): Promise<number> {
-  const lost = lostDomains(dir);
-  if (lost) log(`the dom0 before this one was killed; lost with it: ${lost}`);
-  removeStale(dir);
   const clock = new SystemClock();
+  const kept = options.journal === undefined ? undefined : await journalAt(options.journal, options, dir, log);
+  const recoveredDomids = domidsIn(kept?.journal);
+  const lost = lostDomains(dir, recoveredDomids);
+  if (lost) log(`the dom0 before this one was killed; lost with it: ${lost}`);
+  removeStale(dir, recoveredDomids);
   const trace = options.trace === undefined ? undefined : await traceTo(options.trace, log);
   const dom0 = new Dom0({
     clock,
@@ -174,6 +194,7 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
     hungTaskMs: hungTaskTimeoutMs * options.timeoutScale,
     introduced: (domid) => guests.introduced(domid),
     released: (domid) => guests.released(domid),
+    ...(kept ? { keep: kept.journal, recovered: kept.journal.recovered, commit: kept.commit } : {}),
   });
   const clients = countClients(dom0, () => idle.look());
   const files = countClients(dom0.xenbus, () => idle.look());
@@ -194,10 +215,12 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
     dom0,
     store: guests.introducing(dom0),
     trace,
+    kept,
     log,
     end: (why) => end(why),
     changed: () => idle.look(),
   });
+  for (const { domid } of kept?.journal.recovered.size ? dom0.introduced : []) guests.introduced(domid);
   let privcmd: PrivcmdServer | undefined;
   const idle = idleTimer(
     options.idleMs,
@@ -216,6 +239,11 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
   writeFileSync(dir.pidFile, `${process.pid}\n`, { mode: 0o600 });
   // What the boot began is done before anybody can ask.
   await dom0.settle();
+  await guests.opened();
+  if (kept?.recovery) {
+    // The host is fully back when its domains are: what a stalled one still holds up must not keep everybody out.
+    await Promise.race([hosted.recover(), clock.sleep(recoverWaitMs)]);
+  }
   privcmd = await servePrivcmd({ path: dir.privcmd, version, handlers: hosted.handlers, log, changed: () => idle.look() });
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => end(signal));
   isOurs = ownership(dir);
@@ -239,6 +267,7 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
     for (const file of socketsAndPid(dir)) rmSync(file, { force: true });
   }
   dom0.close();
+  kept?.journal.close();
   await trace?.close();
   return 0;
 }
@@ -251,6 +280,7 @@ interface Hosting {
   /** Where monitors connect. */
   readonly store: StorePort;
   readonly trace: TraceFile | undefined;
+  readonly kept: KeptHere | undefined;
   readonly log: (line: string) => void;
   readonly end: (why: string) => void;
   /** Called when a monitor has ended. */
@@ -258,16 +288,26 @@ interface Hosting {
 }
 
 /** What dom0 answers, and what only its process can answer: for itself, its files and its monitors. */
-function host(hosting: Hosting): { readonly handlers: PrivcmdHandlers; readonly monitors: number } {
-  const { options, dir, clock, dom0, trace, end, changed } = hosting;
+function host(hosting: Hosting): {
+  readonly handlers: PrivcmdHandlers;
+  readonly monitors: number;
+  /** Goes on with what the life before has left. */
+  recover(): Promise<void>;
+} {
+  const { options, dir, clock, dom0, trace, kept, end, changed, log } = hosting;
   const started = clock.now();
   /** What each monitor waits for now. */
-  const monitors = new Map<object, Followed>();
+  const monitors = new Map<number, Followed>();
+  const keptMonitors = [...(kept?.journal.recovered ?? [])].flatMap(([key, value]) =>
+    key.startsWith(monitorKey) ? [{ id: Number(key.slice(monitorKey.length)), monitor: value as unknown as Followed }] : [],
+  );
+  // Those that are to go on keep their numbers, whoever asks for another one before they do.
+  let lastMonitor = Math.max(0, ...keptMonitors.map(({ id }) => id));
   const sync = async () => {
     await trace?.flush();
     return null;
   };
-  const handlers: PrivcmdHandlers = {
+  const handlers: PrivcmdHandlers = committing(kept, {
     ...dom0.handlers,
     'dom0.status': async () => {
       await sync();
@@ -282,6 +322,14 @@ function host(hosting: Hosting): { readonly handlers: PrivcmdHandlers; readonly 
         upMs: Math.round(clock.now() - started),
         host: options.host,
         trace: options.trace ?? null,
+        journal: kept
+          ? {
+              dir: kept.dir,
+              fsync: options.fsync,
+              bytes: kept.journal.bytes,
+              recovery: kept.recovery ? [...kept.recovery] : null,
+            }
+          : null,
         dead: dom0.dead,
       };
     },
@@ -292,21 +340,42 @@ function host(hosting: Hosting): { readonly handlers: PrivcmdHandlers; readonly 
       return null;
     },
     'dom0.monitor': async (request) => {
-      await follow({ ...request, log: `xl-${request.name.replaceAll('/', '%2F')}.log` });
+      lastMonitor += 1;
+      await follow(lastMonitor, { ...request, log: `xl-${request.name.replaceAll('/', '%2F')}.log` });
       return { pid: process.pid };
     },
+  });
+  const say = (line: string) => {
+    log(`recovery: ${line}`);
+    if (kept?.recovery && kept.recovery.length < recoveryLinesMax) kept.recovery.push(line);
   };
   /** Starts a monitor, or goes on with one that another process had. */
-  const follow = async (first: Followed, isNew = true) => {
-    const id = {};
-    const { done } = await monitor(hosting, xcOf(handlers), first, isNew, (now) => monitors.set(id, now));
+  const follow = async (id: number, first: Followed, isNew = true) => {
+    const moved = (now: Followed) => {
+      monitors.set(id, now);
+      kept?.journal.set(monitorKey + id, now as unknown as Kept);
+    };
+    const { done } = await monitor(hosting, xcOf(handlers), first, isNew, moved);
     void done.finally(() => {
       monitors.delete(id);
+      kept?.journal.delete(monitorKey + id);
+      kept?.commit();
       changed();
     });
   };
   return {
     handlers,
+    recover: async () => {
+      const { ctx, xs } = toolstack(hosting, xcOf(handlers), 'monitor', 0, (line) => log(`recovery: ${line}`), dir.log);
+      try {
+        await recover(ctx, say);
+        for (const { id, monitor: before } of keptMonitors) await follow(id, before, false);
+      } catch (error) {
+        say(`was not finished: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
+      } finally {
+        xs.close();
+      }
+    },
     get monitors() {
       return monitors.size;
     },
@@ -331,13 +400,14 @@ const lostNamedMax = 10;
  * The domains of a dom0 that was killed, by what it left: one that ended by itself has removed its pid file. A domain that
  * was still being created has no name yet.
  */
-function lostDomains(dir: RunDir): string | undefined {
+function lostDomains(dir: RunDir, recovered: ReadonlySet<number>): string | undefined {
   if (!existsSync(dir.pidFile)) return undefined;
   const names = new Map(guestDirs(dir).map((domid) => [domid, `domain ${domid}`]));
   for (const file of readdirSync(dir.lib)) {
     const domid = /^userdata-d\.(\d+)\.[^.]+\.libxl-json$/.exec(file)?.[1];
     if (domid !== undefined) names.set(Number(domid), `${nameOf(join(dir.lib, file))} (${domid})`);
   }
+  for (const domid of recovered) names.delete(domid);
   const lost = [...names].sort(([a], [b]) => a - b).map(([, name]) => name);
   if (lost.length === 0) return undefined;
   const more = lost.length - lostNamedMax;
@@ -354,16 +424,120 @@ function nameOf(file: string): string {
   }
 }
 
-/** What a dom0 left that was killed. Whoever holds the right may remove it. */
-function removeStale(dir: RunDir): void {
+/**
+ * Removes what a dom0 left that was killed: whoever holds the right may. What was saved of a domain stays if the domain is
+ * `recovered`, and is gone with it if not; anything else in there is not ours to remove.
+ */
+function removeStale(dir: RunDir, recovered: ReadonlySet<number>): void {
   for (const file of socketsAndPid(dir)) rmSync(file, { force: true });
   for (const domid of guestDirs(dir)) removeGuestDir(dir, domid);
-  // Its domains are gone with it, and so is what was saved of them. Anything else in there is not ours to remove.
-  // Locks too, whoever had them, and which domids were used lately.
-  const ours = ['userdata-', 'name-lock.', 'domid-history'];
+  // Locks too, whoever had them, and which domids were used lately, unless domids go on from there.
+  const ours = recovered.size > 0 ? ['userdata-', 'name-lock.'] : ['userdata-', 'name-lock.', 'domid-history'];
   for (const name of readdirSync(dir.lib)) {
+    if (name.startsWith('userdata-') && recovered.has(Number(name.split('.')[1]))) continue;
     if (ours.some((start) => name.startsWith(start))) rmSync(join(dir.lib, name), { force: true });
   }
+}
+
+/** A journal with what goes on around it. */
+interface KeptHere {
+  readonly dir: string;
+  readonly journal: Journal;
+  /** Writes what was kept. A journal that cannot be written ends this process, before anything that depends on it leaves it. */
+  readonly commit: () => void;
+  /** What was done about the life before; undefined when there was none. */
+  readonly recovery: string[] | undefined;
+}
+
+/** Opens the journal of a directory, which this process has for itself then. */
+async function journalAt(path: string, options: Dom0dOptions, dir: RunDir, log: (line: string) => void): Promise<KeptHere> {
+  try {
+    makeDir(path);
+  } catch (error) {
+    throw new BadArguments(`--journal ${path}: ${error instanceof Error ? error.message : String(error)}`);
+  }
+  const right = await takeRight(runDirAt(path), 'journal');
+  if (!right) throw new BadArguments(`--journal ${path}: another dom0 writes there; give another directory`);
+  process.on('exit', () => right.release());
+  let journal: Journal;
+  try {
+    journal = openJournal({ dir: path, fsync: options.fsync, log });
+  } catch (error) {
+    if (error instanceof JournalError) throw new BadArguments(`--journal: ${error.message}`);
+    throw error;
+  }
+  const isNew = journal.recovered.size === 0;
+  if (!isNew) checkHost(path, journal, options, dir, log);
+  journal.set(hostKey, hostOf(options, dir));
+  const recovery = isNew ? undefined : [`${domidsIn(journal).size - 1} domains, from ${path}`];
+  if (journal.tornBytes > 0) {
+    const line = `the journal ended in ${journal.tornBytes} bytes that are no whole record; they are cut off, nobody was told of them`;
+    recovery?.push(line);
+    log(line);
+  }
+  const commit = () => {
+    try {
+      journal.commit();
+    } catch (error) {
+      log(`ends at once: ${error instanceof Error ? error.message : String(error)}; what is not in the journal was not answered`);
+      process.exit(1);
+    }
+  };
+  return { dir: path, journal, commit, recovery };
+}
+
+function hostOf({ machine, host }: Dom0dOptions, dir: RunDir) {
+  const { nrCpus, totalKb, xenKb, dom0Kb, dom0MaxKb, dom0Vcpus } = machine;
+  return { machine: { nrCpus, totalKb, xenKb, dom0Kb, dom0MaxKb, dom0Vcpus }, root: host.root, lib: dir.lib };
+}
+
+/** Domains do not move to another host by themselves, and their configs lie in their run directory. */
+function checkHost(path: string, journal: Journal, options: Dom0dOptions, dir: RunDir, log: (line: string) => void): void {
+  const before = journal.recovered.get(hostKey) as ReturnType<typeof hostOf>;
+  const now = hostOf(options, dir);
+  if (before.lib !== now.lib) {
+    throw new BadArguments(
+      `--journal ${path}: it is that of the run directory of ${before.lib}; set XL_RUN_DIR to it, or give another directory`,
+    );
+  }
+  const differs = Object.entries(now.machine).filter(
+    ([name, value]) => before.machine[name as keyof typeof now.machine] !== value,
+  );
+  if (differs.length > 0) {
+    const was = differs.map(([name]) => `${name} ${before.machine[name as keyof typeof now.machine]}`).join(', ');
+    const is = differs.map(([name, value]) => `${name} ${value}`).join(', ');
+    throw new BadArguments(
+      `--journal ${path}: it is of a host with ${was}, and this one has ${is}; give the same --host, or another directory`,
+    );
+  }
+  if (before.root !== now.root)
+    log(`the files of configs are looked up below ${now.root} now; the domains from the journal had ${before.root}`);
+}
+
+/** The domains in a journal, dom0 among them. */
+function domidsIn(journal: Journal | undefined): ReadonlySet<number> {
+  const keys = [...(journal?.recovered.keys() ?? [])];
+  return new Set(keys.flatMap((key) => /^domain\/(\d+)$/.exec(key)?.[1] ?? []).map(Number));
+}
+
+/** What an operation has changed is in the journal before it is answered. */
+function committing(kept: KeptHere | undefined, handlers: PrivcmdHandlers): PrivcmdHandlers {
+  if (!kept) return handlers;
+  const wrapped = Object.entries(handlers).map(([op, handler]) => {
+    const run = handler as (args: unknown) => unknown;
+    return [
+      op,
+      (args: unknown) => {
+        try {
+          const result = run(args);
+          return result instanceof Promise ? result.finally(kept.commit) : result;
+        } finally {
+          kept.commit();
+        }
+      },
+    ];
+  });
+  return Object.fromEntries(wrapped) as PrivcmdHandlers;
 }
 
 /**
@@ -466,38 +640,18 @@ function xcOf(handlers: PrivcmdHandlers): Xc {
   };
 }
 
-/** All that a monitor is: plain data, from which it can be started again. */
-interface Followed extends Monitored, Pick<MonitorRequest, 'verbosity'> {
-  /** The name of its log. The first name of its domain is in it, whatever that is called later. */
-  readonly log: string;
-}
-
-/**
- * Starts the monitor of a domain, with its own store connection and log; answers when it watches. `moved` is told what it
- * waits for, at first and whenever that changes. One that is not new goes on in the log that it has.
- */
-async function monitor(
-  { store, dir, options, clock, log }: Hosting,
+/** libxl in this process, with its own store connection. `print` gets its lines. */
+function toolstack(
+  { store, dir, options, clock }: Hosting,
   xc: Xc,
-  request: Followed,
-  isNew: boolean,
-  moved: (now: Followed) => void,
-): Promise<{ readonly done: Promise<void> }> {
-  const file = join(dir.logs, request.log);
-  if (isNew) rotate(file);
-  makeLog(file);
-  const print = (line: string) => {
-    try {
-      appendFileSync(file, `${line}\n`);
-    } catch (error) {
-      log(
-        `monitor of domain ${request.domid}: ${line} (not in its log: ${error instanceof Error ? error.message : String(error)})`,
-      );
-    }
-  };
-  const connect = (who: Who) => xsClient(linkTransport(store, { domid: 0, who }), { backOff: backOffOf(clock) });
-  const xs = connect('monitor');
-  const least = Math.max(LogLevel.debug, LogLevel.progress - request.verbosity);
+  who: Who,
+  verbosity: number,
+  print: (line: string) => void,
+  scriptLog: string,
+): { readonly ctx: Ctx; readonly xs: Ctx['xs'] } {
+  const connect = (as: Who) => xsClient(linkTransport(store, { domid: 0, who: as }), { backOff: backOffOf(clock) });
+  const xs = connect(who);
+  const least = Math.max(LogLevel.debug, LogLevel.progress - verbosity);
   const ctx: Ctx = {
     xs,
     xc,
@@ -510,7 +664,7 @@ async function monitor(
       pid: process.pid,
       scriptDir: process.env['XEN_SCRIPT_DIR'],
       xenstoredPath: dir.store.hotplug,
-      scriptLog: file,
+      scriptLog,
     }),
     timeoutScale: options.timeoutScale,
     log: (level, where, domid, message) => {
@@ -520,6 +674,40 @@ async function monitor(
       if (LogLevel[level] >= least) print(line);
     },
   };
+  return { ctx, xs };
+}
+
+/** All that a monitor is: plain data, from which it can be started again. */
+interface Followed extends Monitored, Pick<MonitorRequest, 'verbosity'> {
+  /** The name of its log. The first name of its domain is in it, whatever that is called later. */
+  readonly log: string;
+}
+
+/**
+ * Starts the monitor of a domain, with its own store connection and log; answers when it watches. `moved` is told what it
+ * waits for, at first and whenever that changes. One that is not new goes on in the log that it has.
+ */
+async function monitor(
+  hosting: Hosting,
+  xc: Xc,
+  request: Followed,
+  isNew: boolean,
+  moved: (now: Followed) => void,
+): Promise<{ readonly done: Promise<void> }> {
+  const { dir, log } = hosting;
+  const file = join(dir.logs, request.log);
+  if (isNew) rotate(file);
+  makeLog(file);
+  const print = (line: string) => {
+    try {
+      appendFileSync(file, `${line}\n`);
+    } catch (error) {
+      log(
+        `monitor of domain ${request.domid}: ${line} (not in its log: ${error instanceof Error ? error.message : String(error)})`,
+      );
+    }
+  };
+  const { ctx, xs } = toolstack(hosting, xc, 'monitor', request.verbosity, print, file);
   try {
     const { verbosity } = request;
     const started = await startMonitor(ctx, request, print, (now) => moved({ ...now, verbosity, log: request.log }));

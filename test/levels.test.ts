@@ -25,7 +25,7 @@ const levels: Record<string, readonly string[]> = {
     'turns',
   ),
   'xenbus 2': xenbus('xs-client', 'fault', 'guest', 'xenconsoled', 'qemu'),
-  'xenbus 3': xenbus('dom0', 'server', 'guest-sockets', 'privcmd-server', 'privcmd-client', 'run-dir'),
+  'xenbus 3': xenbus('dom0', 'server', 'guest-sockets', 'privcmd-server', 'privcmd-client', 'run-dir', 'journal'),
   'command line': ['version'],
   library: ['xenstore'],
   root: ['dom0d'],

@@ -22,6 +22,8 @@ import { backOffOf, type Xs, xsClient } from '../src/xenbus/xs-client.js';
 import { formatPerm } from '../src/xenbus/xs-wire.js';
 import { type SharedHost, startToolstack, type Toolstack, type ToolstackOptions } from './toolstack.js';
 
+/** Turns of the event loop that a script waits for dom0 to have nothing to do before it starts. */
+const scriptStartTurns = 1000;
 /** Deadlines that one `run` may pass before it counts as stuck. */
 const jumpsMax = 200;
 
@@ -48,6 +50,10 @@ export interface MachineOptions {
   readonly observer?: Observer;
   /** Which of two or more tasks goes on, by its index; goes before `seed`. */
   readonly choose?: (ready: readonly KTask[]) => number;
+  /** What dom0 keeps, and where it goes on. */
+  readonly life?: Pick<Dom0Options, 'keep' | 'recovered' | 'commit' | 'turns'>;
+  /** What libxl has written before. */
+  readonly files?: ReadonlyMap<string, string>;
 }
 
 export interface Machine {
@@ -101,7 +107,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
   } = options;
   const clock = new SimClock(seed ?? 1);
   const trace: TraceLine[] = [];
-  const files = new Map<string, string>();
+  const files = new Map<string, string>(options.files);
   const log: string[] = [];
   const lines: string[] = [];
   const uevents: Uevent[] = [];
@@ -122,6 +128,7 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
     ...(introduced ? { introduced } : {}),
     ...(released ? { released } : {}),
     ...(observer ? { observer } : {}),
+    ...options.life,
     committed: (store) => {
       tree = store;
       for (const domid of unannouncedIn(store)) unannounced.add(domid);
@@ -164,6 +171,8 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
       const script = builtinScripts.get(name);
       if (!script) throw new Error(`no script ${name} in a test`);
       const io = { openXs: async () => connect('hotplug'), xc, stat, resolve: async (path: string) => path };
+      // A process takes its time to start: the driver that has just said InitWait has made its network device by then.
+      for (let turn = 0; options.life && turn < scriptStartTurns && !dom0.idle; turn++) await clock.turn();
       return { pid: shared.host.nextPid(), status: await script(io, run) };
     }),
   };

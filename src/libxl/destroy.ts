@@ -65,7 +65,7 @@ async function checkDomain(ctx: Ctx, state: Destroying): Promise<void> {
 
 async function pauseDomain(ctx: Ctx, { domid }: Destroying): Promise<void> {
   try {
-    await ctx.xc.call('xc.domain_pause', { domid });
+    await ctx.xc.call('xc.domain_pause', { domid, toDestroy: true });
   } catch (error) {
     if (!(error instanceof PrivcmdError)) throw error;
     ctx.log('error', 'libxl_domain.c:1219:destroy_domid_pci_done', domid, 'xc_domain_pause failed');

@@ -40,11 +40,31 @@ export interface Vcpu {
 
 /** What a domain has of processors. */
 export interface DomainCpus {
+  /** Told whenever something of it changes but the time that it has run. */
+  changed: () => void;
   readonly vcpus: readonly Vcpu[];
   pool: Pool;
   weight: number;
   /** Percent of one processor; 0 is no limit. */
   cap: number;
+}
+
+type KeptVcpu = Omit<Vcpu, 'id'>;
+
+/** A domain's processors as plain values. */
+export interface KeptCpus extends Pick<DomainCpus, 'weight' | 'cap'> {
+  readonly pool: number;
+  readonly vcpus: readonly KeptVcpu[];
+}
+
+export interface KeptPools {
+  readonly pools: readonly {
+    readonly id: number;
+    readonly sched: SchedulerName;
+    readonly cpus: readonly number[];
+    readonly credit: CreditParams;
+  }[];
+  readonly free: readonly number[];
 }
 
 interface Pool {
@@ -60,9 +80,12 @@ export class Cpus {
   /** By rising id. */
   #pools: Pool[];
   readonly #free = new Set<number>();
+  /** Told whenever the pools change. */
+  readonly #changed: () => void;
 
-  constructor(count: number) {
+  constructor(count: number, changed: () => void = () => undefined) {
     this.#count = count;
+    this.#changed = changed;
     const pool0 = newPool(0, 'credit2');
     for (const cpu of this.#all()) pool0.cpus.add(cpu);
     this.#pools = [pool0];
@@ -75,13 +98,34 @@ export class Cpus {
     const cpus = sorted(pool.cpus);
     if (cpus.length === 0) throw new PrivcmdError('ENODEV', `cpupool ${poolId} has no cpu`);
     const all = this.#all();
-    const vcpus = Array.from({ length: count }, (_, id): Vcpu => {
-      const pcpu = cpus[id % cpus.length] ?? 0;
-      return { id, online: id === 0, pcpu, hard: all, soft: all, cpuTime: 0 };
+    const kept = Array.from({ length: count }, (_, id): KeptVcpu => {
+      return { online: id === 0, pcpu: cpus[id % cpus.length] ?? 0, hard: all, soft: all, cpuTime: 0 };
     });
-    const domain: DomainCpus = { vcpus, pool, weight: defaultWeight, cap: 0 };
-    pool.domains.add(domain);
-    return domain;
+    return makeDomain(pool, kept, defaultWeight, 0);
+  }
+
+  /** What the next life needs of a domain's processors, and what makes them again. */
+  static keep({ pool, weight, cap, vcpus }: DomainCpus): KeptCpus {
+    return {
+      ...{ pool: pool.id, weight, cap },
+      vcpus: vcpus.map(({ online, pcpu, hard, soft, cpuTime }) => ({ online, pcpu, hard, soft, cpuTime })),
+    };
+  }
+
+  restoreDomain({ pool: poolId, weight, cap, vcpus }: KeptCpus): DomainCpus {
+    return makeDomain(this.#pool(poolId), vcpus, weight, cap);
+  }
+
+  /** The same of the pools. */
+  keepPools(): KeptPools {
+    const pools = this.#pools.map(({ id, sched, cpus, credit }) => ({ id, sched, cpus: sorted(cpus), credit }));
+    return { pools, free: sorted(this.#free) };
+  }
+
+  restorePools({ pools, free }: KeptPools): void {
+    this.#pools = pools.map(({ cpus, ...pool }) => ({ ...pool, cpus: new Set(cpus), domains: new Set() }));
+    this.#free.clear();
+    for (const cpu of free) this.#free.add(cpu);
   }
 
   removeDomain(domain: DomainCpus): void {
@@ -110,6 +154,7 @@ export class Cpus {
     if (!isBuilt(sched)) throw new PrivcmdError('ENOENT', `no scheduler ${sched}`);
     const id = (this.#pools.at(-1)?.id ?? -1) + 1;
     this.#pools.push(newPool(id, sched));
+    this.#changed();
     return id;
   }
 
@@ -117,6 +162,7 @@ export class Cpus {
     const pool = this.#pool(id);
     if (pool.domains.size > 0 || pool.cpus.size > 0) throw new PrivcmdError('EBUSY', `cpupool ${id} is in use`);
     this.#pools = this.#pools.filter((other) => other !== pool);
+    this.#changed();
   }
 
   /** Gives a free processor to a pool. */
@@ -125,6 +171,7 @@ export class Cpus {
     if (cpu < 0 || cpu >= this.#count) throw new PrivcmdError('EINVAL', `no cpu ${cpu}`);
     if (!this.#free.delete(cpu)) throw new PrivcmdError('ENODEV', `cpu ${cpu} is not free`);
     pool.cpus.add(cpu);
+    this.#changed();
   }
 
   /**
@@ -138,11 +185,13 @@ export class Cpus {
     if (pool.domains.size > 0 && pool.cpus.size === 1) throw new PrivcmdError('EBUSY', `cpupool ${id} has domains`);
     pool.cpus.delete(cpu);
     this.#free.add(cpu);
-    for (const { vcpus } of pool.domains) {
+    this.#changed();
+    for (const { vcpus, changed } of pool.domains) {
       for (const vcpu of vcpus) {
         if (vcpu.hard.includes(cpu) && !vcpu.hard.some((each) => pool.cpus.has(each))) vcpu.hard = this.#all();
         place(vcpu, pool);
       }
+      changed();
     }
   }
 
@@ -177,6 +226,7 @@ export class Cpus {
     }
     if (soft) vcpu.soft = this.#existing(soft);
     place(vcpu, domain.pool);
+    domain.changed();
     const usable = vcpu.hard.filter((cpu) => cpus.has(cpu));
     return { hard: usable, soft: vcpu.soft.filter((cpu) => usable.includes(cpu)) };
   }
@@ -198,6 +248,7 @@ export class Cpus {
     if (sched === 'credit2' && cap > 100 * domain.vcpus.length) throw new PrivcmdError('EINVAL', `a cap of ${cap} %`);
     domain.weight = weight || domain.weight;
     domain.cap = cap;
+    domain.changed();
   }
 
   /** XEN_DOMCTL_SCHEDOP_putvcpuinfo, which only rtds has. */
@@ -215,6 +266,7 @@ export class Cpus {
     const { migrationDelayUs: delay } = params;
     if (delay < 0 || delay > migrationDelayMaxUs) throw new PrivcmdError('EINVAL', `a migration delay of ${delay} us`);
     pool.credit = params;
+    this.#changed();
   }
 
   #schedPool(id: number, sched: SchedulerName): Pool {
@@ -235,6 +287,7 @@ export class Cpus {
       vcpu.hard = vcpu.soft = this.#all();
       vcpu.pcpu = cpus[vcpu.id % cpus.length] ?? vcpu.pcpu;
     }
+    domain.changed();
   }
 
   #pool(id: number): Pool {
@@ -250,6 +303,29 @@ export class Cpus {
   #existing(cpus: readonly number[]): readonly number[] {
     return this.#all().filter((cpu) => cpus.includes(cpu));
   }
+}
+
+function makeDomain(pool: Pool, kept: readonly KeptVcpu[], weight: number, cap: number): DomainCpus {
+  const domain: DomainCpus = {
+    ...{ changed: () => undefined, pool, weight, cap },
+    vcpus: kept.map((vcpu, id) => watched({ id, ...vcpu }, () => domain.changed())),
+  };
+  pool.domains.add(domain);
+  return domain;
+}
+
+/** A vcpu that tells when it goes on or off, whoever has done it. */
+function watched(vcpu: Vcpu, changed: () => void): Vcpu {
+  let { online } = vcpu;
+  return Object.defineProperty(vcpu, 'online', {
+    enumerable: true,
+    get: () => online,
+    set: (yes: boolean) => {
+      if (yes === online) return;
+      online = yes;
+      changed();
+    },
+  });
 }
 
 /** Vcpus that are not off. */

@@ -14,15 +14,16 @@ import type { Clock } from './clock.js';
 import { charge } from './cpus.js';
 import { Faults } from './fault.js';
 import { Guest } from './guest.js';
-import { type Domain, Hypervisor } from './hypervisor.js';
+import { type Domain, Hypervisor, type HypervisorHooks } from './hypervisor.js';
 import { Hypfs } from './hypfs.js';
-import { backendBus, probeAndWatch } from './kernel/backend-bus.js';
+import { type Keep, type Kept, keptBelow, partOf, type Recovered, type Share } from './keep.js';
+import { backendBus, probeAndWatch, watchBackends } from './kernel/backend-bus.js';
 import { blkback } from './kernel/blkback.js';
 import { blkfront } from './kernel/blkfront.js';
 import { BlockDevices } from './kernel/block.js';
 import type { Uevent, XenbusBus } from './kernel/bus.js';
-import { type Design, designOf, makeDispatch, watchNodes } from './kernel/designs.js';
-import { frontendBus, frontendResources, watchDevices } from './kernel/frontend-bus.js';
+import { type Design, designOf, eventsRecovered, makeDispatch, recoverNodes, watchNodes } from './kernel/designs.js';
+import { frontendBus, frontendResources, watchDevices, watchFrontends } from './kernel/frontend-bus.js';
 import type { Defects } from './kernel/hazards.js';
 import { hungTaskOptions, hungTaskTimeoutMs, watchHungTasks } from './kernel/hung-task.js';
 import { Kernel, type Observer } from './kernel/kernel.js';
@@ -75,6 +76,9 @@ export const turnStepsMax = 512;
 /** Processor time that one step of a task stands for, in seconds. A model's number: it says who was busy, not how long. */
 const stepSeconds = 50e-6;
 
+/** Guests that were put into a domain which has not begun to run. */
+const restoredPrefix = 'restored/';
+
 /** Kernel threads that ended by a bug and are remembered. */
 const deadThreadsMax = 100;
 
@@ -106,6 +110,14 @@ export interface Dom0Options {
   readonly committed?: (store: Store) => void;
   /** dom0's kernel tells user space about a device. */
   readonly uevent?: (uevent: Uevent) => void;
+  /** Gets what the next life needs; absent: nothing is kept. */
+  readonly keep?: Keep;
+  /** What the life before has kept; absent or empty: a clean start. */
+  readonly recovered?: Recovered;
+  /** Called between two steps, whenever something may have been kept: before anything that was answered leaves the process. */
+  readonly commit?: () => void;
+  /** Turns before the event loop gets its chance; `turnStepsMax` unless it is given. */
+  readonly turns?: number;
 }
 
 type ConsoleAnswer = PrivcmdOps['dom0.console'][1];
@@ -128,9 +140,12 @@ export class Dom0 implements StorePort {
   readonly #store: StoreLoop;
   readonly #dispatch: Dispatch;
   readonly #faults: Faults;
-  readonly #blocks = new BlockDevices();
+  readonly #blocks: BlockDevices;
   readonly #netdevs: NetDevices;
   readonly #guests = new Map<number, Guest>();
+  readonly #share: Share;
+  /** Of each guest: what forgets all that is kept of it. */
+  readonly #forget = new Map<number, () => void>();
   readonly #builtInDrivers: boolean;
   /** Guests that were put into domains which the store does not know yet. */
   readonly #restored = new Map<number, SavedGuest>();
@@ -148,6 +163,7 @@ export class Dom0 implements StorePort {
   readonly #followers = new Set<() => void>();
   readonly #bootMs: number;
   readonly #schedule: NonNullable<Dom0Options['schedule']>;
+  readonly #commit: () => void;
   #scheduled = false;
   #closed = false;
   #settled: (() => void)[] = [];
@@ -156,8 +172,10 @@ export class Dom0 implements StorePort {
     const { clock, cmdline, host, log, choose } = options;
     this.#clock = clock;
     this.#host = host;
+    this.#commit = options.commit ?? (() => undefined);
     this.#builtInDrivers = options.builtInDrivers ?? false;
-    this.#schedule = options.schedule ?? ((run) => void clock.turn().then(() => run(turnStepsMax)));
+    const { turns = turnStepsMax } = options;
+    this.#schedule = options.schedule ?? ((run) => void clock.turn().then(() => run(turns)));
     const boot = clock.now();
     this.#bootMs = boot;
     this.#toolstackTurns = new Turns(clock);
@@ -177,17 +195,22 @@ export class Dom0 implements StorePort {
         if (domain) charge(domain.cpus, stepSeconds);
       },
     });
-    this.hypervisor = new Hypervisor(machine, {
+    const { trace, keep } = options;
+    // A life that has kept nothing yet was none.
+    const recovered = options.recovered && options.recovered.size > 0 ? options.recovered : undefined;
+    const hooks: HypervisorHooks = {
       virqDomExc: (domid) => this.#store.virq(domid),
       runnable: (domid, yes) => this.#guests.get(domid)?.setRunnable(yes),
       killed: (domid) => {
         this.#guests.get(domid)?.kill();
         this.#guests.delete(domid);
-        this.#restored.delete(domid);
+        this.#forget.get(domid)?.();
+        this.#forget.delete(domid);
+        if (this.#restored.delete(domid)) keep?.delete(restoredPrefix + domid);
       },
       domidInUse: (domid) => this.#dispatch.busy(domid),
-    });
-    const { trace } = options;
+    };
+    this.hypervisor = new Hypervisor(machine, hooks, keep, recovered);
     this.#store = new StoreLoop({
       domain: (domid) => {
         const domain = this.hypervisor.get(domid);
@@ -195,6 +218,8 @@ export class Dom0 implements StorePort {
       },
       wake,
       log,
+      ...(keep ? { keep } : {}),
+      ...(recovered ? { recovered } : {}),
       introduced: (domid, _mfn, port) => {
         this.#introduced(domid, port);
         options.introduced?.(domid);
@@ -218,23 +243,30 @@ export class Dom0 implements StorePort {
       ...(options.observer ? { observer: options.observer } : {}),
       ...(options.defects ? { defects: options.defects } : {}),
       ...(options.fails ? { fails: options.fails } : {}),
+      ...(keep ? { keep } : {}),
+      recovered,
       debugs: debugModules(cmdline),
     });
     this.#stalls = watchRcuStalls(this.kernel);
+    this.#share = { keep, recovered };
+    this.#blocks = new BlockDevices(this.#share);
+    for (const [domid, guest] of keptBelow(recovered, restoredPrefix)) {
+      this.#restored.set(Number(domid), guest as unknown as SavedGuest);
+    }
     this.#netdevs = new NetDevices(this.kernel, host.bridges);
     this.#printk.print(`Linux version ${machine.release} (modelled by xl-mtwatch)`);
     this.#printk.print(`Command line: ${cmdline}`);
     this.kernel.connect(this.#store);
     const words = cmdline.split(/\s+/);
     const parameter = words.find((word) => word === 'xen_mtwatch' || word.startsWith('xen_mtwatch='));
-    this.#faults = new Faults(this.#sched, clock);
+    this.#faults = new Faults(this.#sched, clock, this.#share);
     this.design = designOf(parameter);
     this.#dispatch = makeDispatch(this.design, this.kernel);
     if (parameter?.includes('=') && this.design !== 'rfc') {
       this.#printk.print(`xenbus: ${parameter}: the value is not known and means nothing`);
     }
     this.#boot(machine, options.uevent, sysrqMask(words));
-    this.#consoles = startXenconsoled(this.#sched, clock, this.hypervisor, this.#store);
+    this.#consoles = startXenconsoled(this.#sched, clock, this.hypervisor, this.#store, this.#share);
     this.#qemus = new Qemus(this.#sched, clock, this.#store, this.hypervisor);
     const scale = (options.hungTaskMs ?? hungTaskTimeoutMs) / hungTaskTimeoutMs;
     this.#stopHungTasks = watchHungTasks(
@@ -242,6 +274,14 @@ export class Dom0 implements StorePort {
       hungTaskOptions(words, scale, (text) => this.#printk.print(text)),
     );
     this.handlers = this.#makeHandlers();
+    if (recovered) for (const { domid, port } of this.introduced) this.#introduced(domid, port, recovered);
+    this.hypervisor.recovered();
+    this.#commit();
+  }
+
+  /** The guests that the store knows, for whoever connects them to the world. */
+  get introduced(): readonly { readonly domid: number; readonly port: number }[] {
+    return this.#store.core.introducedGuests();
   }
 
   connect(peer: StorePeer): StoreLink {
@@ -297,14 +337,15 @@ export class Dom0 implements StorePort {
 
   readonly #run = (steps: number): void => {
     this.#scheduled = false;
-    for (let turns = 0; turns < steps; turns++) {
+    let isMore = true;
+    for (let turns = 0; isMore && turns < steps; turns++) {
       const served = this.#store.serveOne();
       const stepped = this.#sched.step();
-      if (served || stepped) continue;
-      if (this.#settled.length > 0) for (const resolve of this.#settled.splice(0)) resolve();
-      return;
+      isMore = served || stepped;
     }
-    this.#wake();
+    this.#commit();
+    if (isMore) this.#wake();
+    else for (const resolve of this.#settled.splice(0)) resolve();
   };
 
   /** What the machine does before anybody can connect: dom0's nodes, the drivers, the watches. */
@@ -320,7 +361,16 @@ export class Dom0 implements StorePort {
     const shared = { bus, hypervisor: this.hypervisor, faults: this.#faults, nrCpus: machine.nrCpus };
     const blocks = this.#blocks;
     const netdevs = this.#netdevs;
-    const resources = frontendResources(this.hypervisor, 0, machine.dom0Vcpus);
+    const resources = frontendResources(this.hypervisor, 0, machine.dom0Vcpus, this.#share);
+    const hasNodes = this.#store.peek('/local/domain/0/mtwatch') !== undefined;
+    const { recovered } = kernel;
+    const backendDrivers = [blkback({ ...shared, blocks }), netback({ ...shared, netdevs })];
+    const frontendDrivers = [blkfront(frontends, resources), netfront(frontends, resources)];
+    if (recovered) {
+      kernel.printk('xl-mtwatch: dom0 goes on where its last life ended');
+      bus.recover(backendDrivers);
+      frontends.recover(frontendDrivers);
+    }
     const dom0 = this.hypervisor.dom0;
     const memory = {
       current: () => dom0.currentKb,
@@ -330,31 +380,49 @@ export class Dom0 implements StorePort {
       const stop = (request: string) => {
         kernel.printk(`xen:manage: ${request} requested; dom0 stays, it is modelled without an end of its own`);
       };
-      yield* watchControl(kernel, watches, stop, { memory, sysrq });
-      yield* kernel.write('/local/domain/0/domid', '0');
-      yield* kernel.write('/local/domain/0/name', 'Domain-0');
-      yield* kernel.write('/local/domain/0/memory/target', String(machine.dom0Kb));
-      yield* kernel.write('/local/domain/0/memory/static-max', String(machine.dom0MaxKb));
-      yield* kernel.write('/local/pool/0/name', 'Pool-0');
-      yield* kernel.write('/local/domain/0/mtwatch', '');
-      yield* bus.registerDriver(blkback({ ...shared, blocks }));
-      yield* bus.registerDriver(netback({ ...shared, netdevs }));
-      yield* frontends.registerDriver(blkfront(frontends, resources));
-      yield* frontends.registerDriver(netfront(frontends, resources));
+      yield* watchControl(kernel, watches, stop, { memory, sysrq, isRestored: recovered !== undefined && hasNodes });
+      if (!hasNodes) {
+        yield* kernel.write('/local/domain/0/domid', '0');
+        yield* kernel.write('/local/domain/0/name', 'Domain-0');
+        yield* kernel.write('/local/domain/0/memory/target', String(machine.dom0Kb));
+        yield* kernel.write('/local/domain/0/memory/static-max', String(machine.dom0MaxKb));
+        yield* kernel.write('/local/pool/0/name', 'Pool-0');
+        yield* kernel.write('/local/domain/0/mtwatch', '');
+      }
+      if (recovered) return yield* goOn();
+      for (const driver of backendDrivers) yield* bus.registerDriver(driver);
+      for (const driver of frontendDrivers) yield* frontends.registerDriver(driver);
       yield* probeAndWatch(bus);
       yield* watchNodes(kernel, watches, dispatch);
       yield* watchDevices(frontends);
       yield* watchCpus(kernel, watches, dom0.cpus.vcpus, { udev: true });
     });
+
+    // In the place of a boot: every watch first, then what was about to happen, each in the thread that it belongs to.
+    function* goOn(): Task {
+      yield* recoverNodes(kernel, dispatch);
+      const backends = yield* bus.rewatch();
+      const devices = yield* frontends.rewatch();
+      yield* watchBackends(bus);
+      yield* watchNodes(kernel, watches, dispatch);
+      yield* watchFrontends(frontends);
+      yield* watchCpus(kernel, watches, dom0.cpus.vcpus, { udev: true });
+      const further = [['backend', backends] as const, ['device', devices] as const];
+      yield* watches.recover(further.flatMap(([node, paths]) => paths.map((path) => [node, path] as const)));
+      yield* eventsRecovered(dispatch);
+    }
   }
 
-  /** The store took up a domain: its page is mapped, and its kernel can connect. */
-  #introduced(domid: number, port: number): void {
+  /** The store took up a domain: its page is mapped, and its kernel can connect; or it had done so in dom0's last life. */
+  #introduced(domid: number, port: number, recovered?: Recovered): void {
     const domain = this.hypervisor.get(domid);
     if (!domain || this.#guests.has(domid)) return;
     const unmap = this.hypervisor.grantMap(domid);
     if (unmap) this.#ringMappings.set(domid, unmap);
+    if (domain.dying) return;
     this.hypervisor.evtchnBind(0, domid, port);
+    const share = partOf({ keep: this.#share.keep, recovered }, `guest/${domid}/`);
+    this.#forget.set(domid, share.clear);
     const guest = new Guest({
       domain,
       hypervisor: this.hypervisor,
@@ -367,6 +435,7 @@ export class Dom0 implements StorePort {
         ? {}
         : { drivers: { blocks: this.#blocks, faults: this.#faults, bridges: this.#host.bridges } }),
       saved: this.#restored.get(domid),
+      share,
       builtInDrivers: this.#builtInDrivers,
     });
     this.#guests.set(domid, guest);
@@ -503,6 +572,7 @@ export class Dom0 implements StorePort {
     const domain = this.hypervisor.get(domid);
     for (const vcpu of domain?.cpus.vcpus ?? []) vcpu.online = vcpu.id < guest.onlineVcpus;
     this.#restored.set(domid, guest);
+    this.#share.keep?.set(restoredPrefix + domid, guest as unknown as Kept);
     return frames;
   }
 
@@ -566,7 +636,7 @@ export class Dom0 implements StorePort {
         const page = hypervisor.list().filter(({ domid }) => domid >= (first ?? 0));
         return page.slice(0, listPageMax).flatMap(({ domid }) => this.#info(domid) ?? []);
       },
-      'xc.domain_pause': ({ domid }) => act(() => hypervisor.pause(domid)),
+      'xc.domain_pause': ({ domid, toDestroy }) => act(() => hypervisor.pause(domid, toDestroy)),
       'xc.domain_unpause': ({ domid }) => act(() => hypervisor.unpause(domid)),
       'xc.domain_destroy': ({ domid }) => act(() => hypervisor.destroy(domid)),
       'xc.domain_setmaxmem': ({ domid, maxKb }) => act(() => hypervisor.setMaxMem(domid, maxKb)),

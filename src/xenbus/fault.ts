@@ -13,6 +13,7 @@
  * device: from a task that hangs, the chain of who waits for whom ends at one.
  */
 import type { Clock } from './clock.js';
+import { keptBelow, type Share } from './keep.js';
 import { type Sched, type Task, type WaitQueue, waitEvent, waitQueue } from './kernel/sched.js';
 import { type Hold, PrivcmdError } from './privcmd.js';
 
@@ -22,6 +23,7 @@ export type HoldMode = Hold['mode'];
 export const holdsMax = 1024;
 /** Between two looks at pages that somebody else uses: this, and as much again after each (GNTTAB_UNMAP_REFS_DELAY). */
 const unmapRetryMs = 5;
+const holdPrefix = 'hold/';
 
 /** Where tasks sleep that a hold has caught. */
 export interface HoldQueue extends WaitQueue {
@@ -58,9 +60,20 @@ export class Faults {
   readonly #clock: Clock;
   readonly #holds = new Map<string, Held>();
 
-  constructor(sched: Sched, clock: Clock) {
+  readonly #share: Share;
+
+  /** The holds of a last life are there again: whoever hung in one hangs again when he gets there. */
+  constructor(sched: Sched, clock: Clock, share: Share = {}) {
     this.#sched = sched;
     this.#clock = clock;
+    this.#share = share;
+    for (const [device, mode] of keptBelow(share.recovered, holdPrefix)) this.#enter(device, mode as HoldMode);
+  }
+
+  #enter(device: string, mode: HoldMode): Held {
+    const held: Held = { device, mode, queue: { ...waitQueue(`flush of ${device}`), device }, stuck: 0 };
+    this.#holds.set(device, held);
+    return held;
   }
 
   /** Without a mode, what a device has in flight: a packet of a vif, a request of a vbd. */
@@ -71,9 +84,8 @@ export class Faults {
     if (!vbd && vbdModes.includes(mode)) throw new PrivcmdError('EINVAL', `${name}: ${vifHas[mode] ?? ''}`);
     if (this.#holds.has(device)) throw new PrivcmdError('EBUSY', `${name} is on hold already: flush it first`);
     if (this.#holds.size >= holdsMax) throw new PrivcmdError('ENOMEM', `${holdsMax} devices are on hold already`);
-    const held: Held = { device, mode, queue: { ...waitQueue(`flush of ${device}`), device }, stuck: 0 };
-    this.#holds.set(device, held);
-    return describe(held);
+    this.#share.keep?.set(holdPrefix + device, mode);
+    return describe(this.#enter(device, mode));
   }
 
   /** Lets go of one device, or of all of them. */
@@ -81,7 +93,10 @@ export class Faults {
     const device = name === undefined ? undefined : holdName(name);
     if (device !== undefined && !this.#holds.has(device)) throw new PrivcmdError('ENOENT', `${name} is not on hold`);
     const released = [...this.#holds.values()].filter((held) => device === undefined || held.device === device);
-    for (const held of released) this.#holds.delete(held.device);
+    for (const { device: each } of released) {
+      this.#holds.delete(each);
+      this.#share.keep?.delete(holdPrefix + each);
+    }
     for (const held of released) this.#sched.wakeAll(held.queue);
     return released.map(describe);
   }

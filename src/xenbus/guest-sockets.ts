@@ -34,6 +34,8 @@ export interface GuestSockets {
   released(domid: number): void;
   /** `port` for those who introduce domains: the reply to INTRODUCE waits until the domain can be connected to. */
   introducing(port: StorePort): StorePort;
+  /** Resolves when every place that is being opened is open. */
+  opened(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -88,6 +90,7 @@ export function guestSockets({ listen, port, log }: GuestSocketsOptions): GuestS
     introducing: (inner) => ({
       connect: (peer) => withheld(inner, peer, () => (opening.size > 0 ? Promise.all(opening) : undefined)),
     }),
+    opened: async () => void (await Promise.all(opening)),
     close: async () => {
       for (const domid of [...places.keys()]) released(domid);
       await Promise.all(closing.values());

@@ -9,6 +9,7 @@ import type { Clock } from './clock.js';
 import { cpuTime, onlineVcpus } from './cpus.js';
 import type { Faults } from './fault.js';
 import { type Domain, evtchnPortsMax, type Grants, type Hypervisor } from './hypervisor.js';
+import type { Kept, Share } from './keep.js';
 import { backendBus, probeAndWatch } from './kernel/backend-bus.js';
 import { blkback } from './kernel/blkback.js';
 import { blkfront } from './kernel/blkfront.js';
@@ -16,7 +17,7 @@ import type { BlockDevices } from './kernel/block.js';
 import type { XenbusBus, XenbusDriver } from './kernel/bus.js';
 import { frontendBus, frontendResources, shutDownDevices, watchDevices, watchFrontends } from './kernel/frontend-bus.js';
 import { Kernel } from './kernel/kernel.js';
-import { watchControl, watchCpus } from './kernel/manage.js';
+import { carryOut, watchControl, watchCpus } from './kernel/manage.js';
 import { netback } from './kernel/netback.js';
 import { NetDevices } from './kernel/netdev.js';
 import { netfront } from './kernel/netfront.js';
@@ -55,9 +56,30 @@ export interface GuestOptions {
   readonly drivers?: BackendResources | undefined;
   /** What it was when it was saved; it goes on from there instead of booting. */
   readonly saved?: SavedGuest | undefined;
+  /** Its share of what dom0 keeps. With a life in it, the guest goes on there: dom0 was away, and is back. */
+  readonly share?: Share | undefined;
   /** Its drivers are no modules, and nothing waits for their devices. */
   readonly builtInDrivers?: boolean;
 }
+
+/** What dom0's next life needs of a guest, besides its devices. */
+interface Life {
+  /** It has run. */
+  started: boolean;
+  /** When its clock was at 0, of the world's time. */
+  bornMs: number;
+  interrupts: boolean;
+  booted: boolean;
+  suspended: boolean;
+  /** Its kernel stands still, by `xl guest N hang`. */
+  hung: boolean;
+  /** What it was asked for and has not begun with, from just before nobody else knows of it. */
+  asked: string | null;
+  stopping: ShutdownReason | null;
+  readonly saved: SavedGuest | null;
+}
+
+const lifeKey = 'life';
 
 export class Guest {
   readonly kernel: Kernel;
@@ -65,7 +87,10 @@ export class Guest {
   readonly #hypervisor: Hypervisor;
   readonly #store: StorePort;
   readonly #bus: XenbusBus;
-  readonly #saved: SavedGuest | undefined;
+  readonly #share: Share;
+  readonly #life: Life;
+  /** It ran in dom0's last life. */
+  readonly #isRecovered: boolean;
   readonly #builtInDrivers: boolean;
   readonly #uptime: () => number;
   readonly #console: (text: string) => void;
@@ -79,15 +104,28 @@ export class Guest {
   #bootMs = 0;
   #started = false;
   #runnable = false;
-  #hung = false;
-  #stopping = false;
   #cancelWait: () => void = () => undefined;
-  #suspended = false;
 
-  constructor({ domain, hypervisor, sched, clock, store, console, drivers, saved, builtInDrivers = false }: GuestOptions) {
-    this.#builtInDrivers = builtInDrivers;
+  constructor(options: GuestOptions) {
+    const { domain, hypervisor, sched, clock, store, console, drivers, saved, share = {} } = options;
+    this.#builtInDrivers = options.builtInDrivers ?? false;
     this.#uptime = () => clock.now() - this.#bootMs;
-    this.#saved = saved;
+    this.#share = share;
+    const before = share.recovered?.get(lifeKey) as unknown as Life | undefined;
+    this.#life = before
+      ? { ...before }
+      : {
+          started: false,
+          bornMs: 0,
+          interrupts: false,
+          booted: false,
+          suspended: false,
+          hung: false,
+          asked: null,
+          stopping: null,
+          saved: saved ?? null,
+        };
+    this.#isRecovered = this.#life.started;
     this.#console = console;
     const printk = new Printk(this.#uptime);
     if (hasConsole(domain.cmdline)) {
@@ -101,28 +139,50 @@ export class Guest {
         printk.clear();
       });
     }
-    this.kernel = new Kernel({ domid: domain.domid, who: 'domU-kernel', sched, clock, printk: (text) => printk.print(text) });
+    this.kernel = new Kernel({
+      domid: domain.domid,
+      who: 'domU-kernel',
+      sched,
+      clock,
+      printk: (text) => printk.print(text),
+      recovered: this.#isRecovered ? share.recovered : undefined,
+    });
     this.kernel.home.frozen = true;
     this.#domain = domain;
     this.#hypervisor = hypervisor;
     this.#store = store;
     this.#drivers = drivers;
     this.netdevs = drivers ? new NetDevices(this.kernel, drivers.bridges) : undefined;
-    this.#bus = frontendBus(this.kernel, new Watches(this.kernel, new SingleDispatch(this.kernel)));
+    this.#bus = frontendBus(this.kernel, new Watches(this.kernel, new SingleDispatch(this.kernel)), share);
+    if (this.#isRecovered) this.#bus.recover(this.#frontendDrivers());
+    this.#keep();
+  }
+
+  #keep(): void {
+    this.#share.keep?.set(lifeKey, { ...this.#life } as unknown as Kept);
   }
 
   /** The vcpus may run, or may not. The first time is the boot. */
   setRunnable(yes: boolean): void {
     this.#runnable = yes;
-    this.kernel.sched.freeze(this.kernel.home, !yes || this.#hung);
-    if (yes && this.#suspended) this.kernel.sched.wakeAll(this.#resumed);
+    const { clock } = this.kernel;
+    const life = this.#life;
+    this.kernel.sched.freeze(this.kernel.home, !yes || life.hung);
+    if (yes && life.suspended) this.kernel.sched.wakeAll(this.#resumed);
     if (!yes || this.#started) return;
     this.#started = true;
-    this.#bootMs = this.kernel.clock.now() - (this.#saved?.uptimeMs ?? 0);
+    if (!this.#isRecovered) life.bornMs = clock.wall() - (life.saved?.uptimeMs ?? 0);
+    life.started = true;
+    this.#bootMs = clock.now() - (clock.wall() - life.bornMs);
+    this.#keep();
     this.kernel.connect(this.#store);
     const { cmdline } = this.#domain;
-    if (this.#saved) {
-      const { devices } = this.#saved;
+    if (this.#isRecovered) {
+      this.kernel.spawn('xenwatch', 'do_suspend', () => this.#goOn());
+      return;
+    }
+    if (life.saved) {
+      const { devices } = life.saved;
       this.kernel.spawn('xenwatch', 'do_suspend', () => this.#restore(devices));
       return;
     }
@@ -133,8 +193,8 @@ export class Guest {
 
   /** What it is doing, whatever its domain is. */
   get state(): 'booting' | 'running' | 'hung' | 'shutting down' {
-    if (this.#hung) return 'hung';
-    if (this.#stopping) return 'shutting down';
+    if (this.#life.hung) return 'hung';
+    if (this.#life.stopping !== null) return 'shutting down';
     return this.#started ? 'running' : 'booting';
   }
 
@@ -143,13 +203,14 @@ export class Guest {
    * Its domain remains as it is.
    */
   setHung(yes: boolean): void {
-    this.#hung = yes;
+    this.#life.hung = yes;
+    this.#keep();
     this.kernel.sched.freeze(this.kernel.home, !this.#runnable || yes);
   }
 
   /** Suspends itself, without having been asked to. */
   suspend(): void {
-    if (!this.#stopping && !this.#suspended) this.kernel.spawn('xenwatch', 'do_suspend', () => this.#suspend());
+    if (this.#life.stopping === null && !this.#life.suspended) this.kernel.spawn('xenwatch', 'do_suspend', () => this.#suspend());
   }
 
   /** Its kernel has nothing left to do but to say so. */
@@ -168,7 +229,7 @@ export class Guest {
 
   /** What a restored guest needs of this one, once it has suspended itself; undefined while it has not. */
   save(): SavedGuest | undefined {
-    if (!this.#suspended) return undefined;
+    if (!this.#life.suspended) return undefined;
     const { currentKb: memoryKb, maxKb, maxVcpus, cmdline, cpus } = this.#domain;
     const devices = [...this.#bus.devices.values()].filter(({ driver }) => driver).map(({ nodename }) => nodename);
     const processors = { maxVcpus, onlineVcpus: onlineVcpus(cpus), cpuTime: cpuTime(cpus) };
@@ -183,16 +244,12 @@ export class Guest {
 
   *#boot(): Task {
     const { kernel } = this;
-    for (const vcpu of this.#domain.cpus.vcpus) vcpu.online = true;
-    this.#bindInterrupts();
+    this.#startVcpus();
     try {
       const { watches } = this.#bus;
       yield* this.#watchControl(false);
-      if (this.#drivers) yield* this.#bootBackends(this.#drivers, watches);
-      else {
-        yield* kernel.directory('backend');
-        yield* watches.register({ node: 'backend', name: 'backend_changed', callback: () => this.#nothing() });
-      }
+      if (!this.#drivers) yield* kernel.directory('backend');
+      yield* this.#watchBackends();
       yield* watchDevices(this.#bus);
       // The guest of the recordings has no udev: what it has taken off stays off.
       yield* watchCpus(kernel, watches, this.#domain.cpus.vcpus, { udev: false });
@@ -201,6 +258,66 @@ export class Guest {
       if (!(error instanceof XsError)) throw error;
       kernel.printk(`xenbus: boot: ${error.message}`);
     }
+    this.#booted();
+  }
+
+  #startVcpus(): void {
+    for (const vcpu of this.#domain.cpus.vcpus) vcpu.online = true;
+    this.#bindInterrupts();
+  }
+
+  #booted(): void {
+    this.#life.booted = true;
+    this.#keep();
+  }
+
+  /**
+   * dom0 has a new life, and this guest has none: it goes on where it was. What it sees is that its store connection and with
+   * it its watches are gone, as when it is resumed; its devices, with their rings, are as they were.
+   */
+  *#goOn(): Task {
+    const { kernel } = this;
+    const { watches } = this.#bus;
+    const life = this.#life;
+    if (!life.interrupts && !life.saved) this.#startVcpus();
+    this.#bindInterrupts();
+    if (life.suspended) this.#resumeGrants();
+    try {
+      const paths = yield* this.#bus.rewatch();
+      yield* watchCpus(kernel, watches, this.#domain.cpus.vcpus, { udev: false });
+      yield* watchFrontends(this.#bus);
+      yield* this.#watchBackends();
+      yield* this.#watchControl(life.booted || life.saved !== null);
+      const lacking = life.booted ? [] : (life.saved?.devices ?? []).filter((nodename) => !this.#bus.devices.has(nodename));
+      for (const nodename of lacking) if (yield* kernel.exists(nodename)) yield* this.#bus.resumeDevice(nodename);
+      yield* watches.recover(paths.map((path) => ['device', path]));
+    } catch (error) {
+      if (!(error instanceof XsError)) throw error;
+      kernel.printk(`xenbus: resume: ${error.message}`);
+    }
+    if (life.suspended) this.#thaw();
+    life.suspended = false;
+    this.#booted();
+  }
+
+  /** What the last life had begun with, or acknowledged and not begun with. */
+  *#finish(): Task {
+    const { kernel } = this;
+    const { stopping, asked } = this.#life;
+    if (stopping !== null) this.#startShutDown(stopping);
+    if (asked === null || (yield* kernel.read('control/shutdown')) !== '') return;
+    yield* carryOut(
+      kernel,
+      asked,
+      (_request, reason) => this.stop(reason),
+      () => this.#suspend(),
+    );
+  }
+
+  *#watchBackends(): Task {
+    const { watches } = this.#bus;
+    if (this.#drivers) yield* this.#bootBackends(this.#drivers, watches);
+    else yield* watches.register({ node: 'backend', name: 'backend_changed', callback: () => this.#nothing() });
   }
 
   /** The back ends of a driver domain, as dom0 has them: for the devices of other guests. */
@@ -234,7 +351,13 @@ export class Guest {
       current: () => this.#domain.currentKb,
       change: (kb: number) => this.#hypervisor.setReservation(domid, Math.max(kb, Math.min(keptKb, this.#domain.currentKb))),
     };
-    const options = { memory, suspend: () => this.#suspend(), isRestored };
+    const taking = (request: string | undefined) => {
+      if (this.#life.asked === (request ?? null)) return;
+      this.#life.asked = request ?? null;
+      this.#keep();
+    };
+    const goOn = { goOn: () => this.#finish() };
+    const options = { memory, suspend: () => this.#suspend(), taking, isRestored, ...(this.#isRecovered ? goOn : {}) };
     yield* watchControl(this.kernel, this.#bus.watches, (_request, reason) => this.stop(reason), options);
   }
 
@@ -247,7 +370,7 @@ export class Guest {
   }
 
   #frontendDrivers(): readonly XenbusDriver[] {
-    const resources = frontendResources(this.#hypervisor, this.#domain.domid, this.#domain.maxVcpus);
+    const resources = frontendResources(this.#hypervisor, this.#domain.domid, this.#domain.maxVcpus, this.#share);
     return [blkfront(this.#bus, resources, { scans: true }), netfront(this.#bus, resources)];
   }
 
@@ -276,10 +399,13 @@ export class Guest {
       this.kernel.printk(`Freezing ${what} completed (elapsed 0.000 seconds)`);
       if (after !== '') this.kernel.printk(after);
     }
-    this.#suspended = true;
+    this.#life.suspended = true;
+    this.#life.asked = null;
+    this.#keep();
     this.#hypervisor.shutdown(this.#domain.domid, ShutdownReason.suspend);
     yield* waitEvent(this.#resumed, () => this.#domain.shutdown === null);
-    this.#suspended = false;
+    this.#life.suspended = false;
+    this.#keep();
     this.#resumeGrants();
     this.#thaw();
   }
@@ -312,10 +438,14 @@ export class Guest {
       if (!(error instanceof XsError)) throw error;
       kernel.printk(`xenbus: resume: ${error.message}`);
     }
+    this.#booted();
   }
 
   /** Timer, debug and inter-processor interrupts take event channels before any device does: 5, and 7 for each further vcpu. */
   #bindInterrupts(): void {
+    if (this.#life.interrupts) return;
+    this.#life.interrupts = true;
+    this.#keep();
     const count = Math.min(5 + 7 * (this.#domain.maxVcpus - 1), evtchnPortsMax - devicePorts);
     for (let bound = 0; bound < count; bound++) this.#hypervisor.evtchnAllocUnbound(this.#domain.domid, this.#domain.domid);
   }
@@ -324,8 +454,14 @@ export class Guest {
 
   /** Shuts down from inside: closes its devices, last one first, then stops. */
   stop(reason: ShutdownReason): void {
-    if (this.#stopping) return;
-    this.#stopping = true;
+    if (this.#life.stopping !== null) return;
+    this.#life.stopping = reason;
+    this.#life.asked = null;
+    this.#keep();
+    this.#startShutDown(reason);
+  }
+
+  #startShutDown(reason: ShutdownReason): void {
     this.kernel.spawn('shutdown', 'kernel_power_off', () => this.#shutDown(reason));
   }
 

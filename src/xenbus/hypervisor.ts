@@ -6,7 +6,8 @@
  * xen/common/domain.c and domctl.c: domids rise and wrap, the controller's pauses are counted, and a dying domain stays
  * in the table for as long as anybody has its pages mapped.
  */
-import { Cpus, cpuTime, type DomainCpus, onlineVcpus } from './cpus.js';
+import { Cpus, cpuTime, type DomainCpus, type KeptCpus, type KeptPools, onlineVcpus } from './cpus.js';
+import type { Keep, Kept, Recovered } from './keep.js';
 import { type DomInfo, PrivcmdError, type Trigger, type VcpuInfo } from './privcmd.js';
 import { DOMID_LAST, type ShutdownReason } from './xenbus.js';
 
@@ -39,6 +40,8 @@ export interface Domain {
   maxKb: number;
   pauseCount: number;
   dying: boolean;
+  /** Whoever paused it last is about to destroy it; what is left of that if he is lost, dom0's next life does. */
+  ending: boolean;
   shutdown: ShutdownReason | null;
   cmdline: string;
   /** Pages of this domain that others have mapped. While there is one, the domain cannot go. */
@@ -80,6 +83,15 @@ export interface HypervisorOptions {
 const maxPagesMax = 0xffff_ffff;
 const pageKb = 4;
 
+/** Keys of what is kept: of each domain, and of the rest. Event channels have keys of their own, `port/DOMID/PORT`. */
+const domainKey = 'domain/';
+const xenKey = 'xen';
+
+type KeptDomain = { readonly cpus: KeptCpus } & Readonly<
+  Pick<Domain, 'uuid' | 'currentKb' | 'maxKb' | 'pauseCount' | 'dying' | 'ending' | 'shutdown' | 'cmdline'>
+>;
+type KeptXen = KeptPools & { readonly lastDomid: number; readonly nextMfn: number };
+
 const nilUuid = '00000000-0000-0000-0000-000000000000';
 
 export class Hypervisor {
@@ -90,20 +102,83 @@ export class Hypervisor {
   readonly dom0: Domain;
   /** The processors that all of them share. */
   readonly cpus: Cpus;
+  readonly #keep: Keep | undefined;
   #lastDomid = 0;
   #nextMfn = firstMfn;
+  /** Dying domains of the life before stay until whoever has mapped their pages had time to do it again. */
+  #recovering = false;
 
-  constructor(options: HypervisorOptions, hooks: HypervisorHooks) {
+  constructor(options: HypervisorOptions, hooks: HypervisorHooks, keep?: Keep, recovered?: Recovered) {
     this.#options = options;
     this.#hooks = hooks;
-    this.cpus = new Cpus(options.nrCpus);
+    this.#keep = keep;
+    this.cpus = new Cpus(options.nrCpus, () => this.#keepXen());
+    const kept = recovered?.get(xenKey);
+    if (recovered && kept) {
+      this.dom0 = this.#restore(recovered, kept as unknown as KeptXen);
+      return;
+    }
     const dom0 = newDomain(0, nilUuid, this.cpus.addDomain(options.dom0Vcpus));
     for (const vcpu of dom0.cpus.vcpus) vcpu.online = true;
     this.dom0 = dom0;
     dom0.currentKb = options.dom0Kb;
     dom0.maxKb = options.dom0MaxKb ?? options.dom0Kb;
     dom0.busy = true;
-    this.#domains.set(0, dom0);
+    this.#enter(dom0);
+    this.#keepXen();
+  }
+
+  /** The table of the life before. Who has mapped what, and listens to which channel, says so again. */
+  #restore(recovered: Recovered, { lastDomid, nextMfn, ...pools }: KeptXen): Domain {
+    this.#lastDomid = lastDomid;
+    this.#nextMfn = nextMfn;
+    this.cpus.restorePools(pools);
+    for (const [key, value] of recovered) {
+      if (!key.startsWith(domainKey)) continue;
+      const { cpus, uuid, ...kept } = value as unknown as KeptDomain;
+      const domain = newDomain(Number(key.slice(domainKey.length)), uuid, this.cpus.restoreDomain(cpus));
+      this.#domains.set(domain.domid, Object.assign(domain, kept));
+      this.#watch(domain);
+    }
+    for (const [key, remote] of recovered) {
+      const [, domid, port] = /^port\/(\d+)\/(\d+)$/.exec(key) ?? [];
+      const ports = this.#domains.get(Number(domid))?.ports;
+      ports?.set(Number(port), { port: Number(port), remote: Number(remote), bound: false, notified: undefined });
+    }
+    const dom0 = this.#domains.get(0);
+    if (!dom0) throw new Error('what was kept of the hypervisor has no domain 0');
+    dom0.busy = true;
+    this.#recovering = true;
+    return dom0;
+  }
+
+  /** Whoever maps pages of a domain of the life before has done so: the dying ones of which nothing is mapped go. */
+  recovered(): void {
+    if (!this.#recovering) return;
+    this.#recovering = false;
+    for (const domain of [...this.#domains.values()]) this.#reap(domain);
+  }
+
+  #enter(domain: Domain): void {
+    this.#domains.set(domain.domid, domain);
+    this.#watch(domain);
+    this.#keepDomain(domain);
+  }
+
+  #watch(domain: Domain): void {
+    domain.cpus.changed = () => this.#keepDomain(domain);
+  }
+
+  #keepDomain(domain: Domain): void {
+    if (!this.#keep || this.#domains.get(domain.domid) !== domain) return;
+    const { uuid, currentKb, maxKb, pauseCount, dying, ending, shutdown, cmdline, cpus } = domain;
+    const kept: KeptDomain = { uuid, currentKb, maxKb, pauseCount, dying, ending, shutdown, cmdline, cpus: Cpus.keep(cpus) };
+    this.#keep.set(domainKey + domain.domid, kept as unknown as Kept);
+  }
+
+  #keepXen(): void {
+    const kept: KeptXen = { lastDomid: this.#lastDomid, nextMfn: this.#nextMfn, ...this.cpus.keepPools() };
+    this.#keep?.set(xenKey, kept as unknown as Kept);
   }
 
   get(domid: number): Domain | undefined {
@@ -125,14 +200,18 @@ export class Hypervisor {
     const domid = requested === undefined ? this.#freeDomid() : this.#checkRequested(requested);
     const domain = newDomain(domid, uuid, this.cpus.addDomain(maxVcpus, poolId));
     domain.pauseCount = 1;
-    this.#domains.set(domid, domain);
+    this.#enter(domain);
     if (requested === undefined) this.#lastDomid = domid;
+    this.#keepXen();
     return domain;
   }
 
-  pause(domid: number): void {
+  /** `toDestroy`: as the first step of a destruction, which nobody takes back but by unpausing the domain. */
+  pause(domid: number, toDestroy = false): void {
     const domain = this.#guest(domid);
     domain.pauseCount += 1;
+    domain.ending ||= toDestroy;
+    this.#keepDomain(domain);
     if (domain.pauseCount === 1) this.#hooks.runnable(domid, false);
   }
 
@@ -140,6 +219,8 @@ export class Hypervisor {
     const domain = this.#guest(domid);
     if (domain.pauseCount === 0) throw new PrivcmdError('EINVAL', `domain ${domid} is not paused`);
     domain.pauseCount -= 1;
+    domain.ending = false;
+    this.#keepDomain(domain);
     if (domain.pauseCount === 0 && domain.shutdown === null && !domain.dying) this.#hooks.runnable(domid, true);
   }
 
@@ -149,6 +230,7 @@ export class Hypervisor {
     if (domain.shutdown !== null || domain.dying) return;
     domain.shutdown = reason;
     domain.busy = false;
+    this.#keepDomain(domain);
     this.#hooks.runnable(domid, false);
     this.#hooks.virqDomExc(domid);
   }
@@ -158,6 +240,7 @@ export class Hypervisor {
     const domain = this.#guest(domid);
     if (domain.dying || domain.shutdown === null) throw new PrivcmdError('EINVAL', `domain ${domid} has not shut down`);
     domain.shutdown = null;
+    this.#keepDomain(domain);
     if (domain.pauseCount === 0) this.#hooks.runnable(domid, true);
   }
 
@@ -169,7 +252,8 @@ export class Hypervisor {
     domain.busy = false;
     domain.currentKb = 0;
     this.cpus.retire(domain.cpus);
-    for (const port of [...domain.ports.keys()]) domain.ports.delete(port);
+    for (const port of [...domain.ports.keys()]) this.evtchnClose(domid, port);
+    this.#keepDomain(domain);
     this.#hooks.killed(domid);
     this.#hooks.virqDomExc(domid);
     this.#reap(domain);
@@ -177,7 +261,9 @@ export class Hypervisor {
 
   /** XEN_DOMCTL_max_mem, in whole pages. A domain that has more keeps it, and gets no more. */
   setMaxMem(domid: number, maxKb: number): void {
-    this.#live(domid).maxKb = Math.min(Math.floor(maxKb / pageKb), maxPagesMax) * pageKb;
+    const domain = this.#live(domid);
+    domain.maxKb = Math.min(Math.floor(maxKb / pageKb), maxPagesMax) * pageKb;
+    this.#keepDomain(domain);
   }
 
   /**
@@ -201,6 +287,7 @@ export class Hypervisor {
     if (kb > this.#options.totalKb) return domain.currentKb;
     const most = Math.max(domain.currentKb, Math.min(domain.maxKb, domain.currentKb + this.freeKb));
     domain.currentKb = Math.min(kb, most);
+    this.#keepDomain(domain);
     return domain.currentKb;
   }
 
@@ -212,6 +299,8 @@ export class Hypervisor {
     domain.cmdline = cmdline;
     const storeMfn = this.#nextMfn;
     this.#nextMfn += 2;
+    this.#keepDomain(domain);
+    this.#keepXen();
     return { storeMfn, consoleMfn: storeMfn + 1 };
   }
 
@@ -232,12 +321,13 @@ export class Hypervisor {
     while (domain.ports.has(port)) port += 1;
     if (port > evtchnPortsMax) throw new PrivcmdError('ENOMEM', `domain ${domid} has ${evtchnPortsMax} event channels already`);
     domain.ports.set(port, { port, remote, bound: false, notified: undefined });
+    this.#keep?.set(`port/${domid}/${port}`, remote);
     return port;
   }
 
   /** EVTCHNOP_close of a domain's own port. */
   evtchnClose(domid: number, port: number): void {
-    this.#domains.get(domid)?.ports.delete(port);
+    if (this.#domains.get(domid)?.ports.delete(port)) this.#keep?.delete(`port/${domid}/${port}`);
   }
 
   /** EVTCHNOP_send on a domain's own port; nothing happens while nobody is at the other end. */
@@ -260,10 +350,10 @@ export class Hypervisor {
     };
   }
 
-  /** Maps one page of `domid`; what is returned unmaps it, once. */
+  /** Maps one page of `domid`; what is returned unmaps it, once. Of a dying domain only who had it mapped before. */
   grantMap(domid: number): (() => void) | undefined {
     const domain = this.#domains.get(domid);
-    if (!domain || domain.dying) return undefined;
+    if (!domain || (domain.dying && !this.#recovering)) return undefined;
     domain.mappings += 1;
     let mapped = true;
     return () => {
@@ -283,6 +373,7 @@ export class Hypervisor {
       blocked: !stopped && !domain.busy,
       paused: domain.pauseCount > 0,
       dying: domain.dying,
+      ...(domain.ending ? { ending: true } : {}),
       shutdown: domain.shutdown,
       currentKb: domain.currentKb,
       outstandingKb: 0,
@@ -340,8 +431,9 @@ export class Hypervisor {
   }
 
   #reap(domain: Domain): void {
-    if (!domain.dying || domain.mappings > 0 || this.#domains.get(domain.domid) !== domain) return;
+    if (this.#recovering || !domain.dying || domain.mappings > 0 || this.#domains.get(domain.domid) !== domain) return;
     this.#domains.delete(domain.domid);
+    this.#keep?.delete(domainKey + domain.domid);
     this.cpus.removeDomain(domain.cpus);
     this.#hooks.virqDomExc(domain.domid);
   }
@@ -357,6 +449,7 @@ function newDomain(domid: number, uuid: string, cpus: DomainCpus): Domain {
     maxKb: 0,
     pauseCount: 0,
     dying: false,
+    ending: false,
     shutdown: null,
     cmdline: '',
     mappings: 0,

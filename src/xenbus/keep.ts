@@ -15,3 +15,37 @@ export interface Keep {
 
 /** What the life before this one had kept, by key; empty at a clean start. */
 export type Recovered = ReadonlyMap<string, Kept>;
+
+/** What one part of dom0 has of the table. */
+export interface Share {
+  /** Absent: nothing is kept. */
+  readonly keep?: Keep | undefined;
+  /** Absent: nothing was kept before. */
+  readonly recovered?: Recovered | undefined;
+}
+
+/** What was kept under keys that begin with `prefix`, by the rest of the key, in the order in which it was first kept. */
+export function keptBelow(recovered: Recovered | undefined, prefix: string): Map<string, Kept> {
+  const below = new Map<string, Kept>();
+  for (const [key, value] of recovered ?? []) if (key.startsWith(prefix)) below.set(key.slice(prefix.length), value);
+  return below;
+}
+
+/** The share of a part that comes and goes: its keys begin with `prefix`, and `clear` forgets all of them. */
+export function partOf({ keep, recovered }: Share, prefix: string): Share & { clear(): void } {
+  const mine = keptBelow(recovered, prefix);
+  const keys = new Set(mine.keys());
+  const part: Keep | undefined = keep && {
+    set: (key, value) => {
+      keys.add(key);
+      keep.set(prefix + key, value);
+    },
+    delete: (key) => {
+      if (keys.delete(key)) keep.delete(prefix + key);
+    },
+  };
+  const clear = () => {
+    for (const key of [...keys]) part?.delete(key);
+  };
+  return { keep: part, recovered: recovered && mine, clear };
+}

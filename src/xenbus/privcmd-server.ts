@@ -151,7 +151,7 @@ async function run(handlers: PrivcmdHandlers, op: string, args: unknown): Promis
 /** A list is the words that are allowed. */
 type Kind =
   | ('number' | 'string' | 'boolean' | 'record of strings' | 'saved guest')
-  | ('number?' | 'numbers?' | 'string?' | 'string|null')
+  | ('number?' | 'numbers?' | 'string?' | 'string|null' | 'boolean?')
   | readonly string[];
 /** The types of an operation's arguments, as far as JSON knows types. */
 type Shape<Op extends PrivcmdOp> = { readonly [Name in keyof Required<PrivcmdOps[Op][0]>]: Kind };
@@ -160,7 +160,7 @@ const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
   'xc.domain_create': { uuid: 'string', domid: 'number?', maxVcpus: 'number', poolId: 'number?' },
   'xc.domain_getinfo': { domid: 'number' },
   'xc.domain_getinfolist': { first: 'number?' },
-  'xc.domain_pause': { domid: 'number' },
+  'xc.domain_pause': { domid: 'number', toDestroy: 'boolean?' },
   'xc.domain_unpause': { domid: 'number' },
   'xc.domain_destroy': { domid: 'number' },
   'xc.domain_setmaxmem': { domid: 'number', maxKb: 'number' },
@@ -251,6 +251,7 @@ function isOfKind(value: unknown, kind: Kind): boolean {
   if (kind === 'numbers?') {
     return value === undefined || (Array.isArray(value) && value.every((each) => typeof each === 'number'));
   }
+  if (kind === 'boolean?') return value === undefined || typeof value === 'boolean';
   if (kind === 'string?') return value === undefined || typeof value === 'string';
   if (kind === 'string|null') return value === null || typeof value === 'string';
   if (kind === 'record of strings') return isRecord(value) && Object.values(value).every((each) => typeof each === 'string');

@@ -22,6 +22,8 @@ export interface DomInfo {
   readonly blocked: boolean;
   readonly paused: boolean;
   readonly dying: boolean;
+  /** Ours: somebody has begun to destroy it. */
+  readonly ending?: boolean;
   /** Why it shut down; null while it has not. */
   readonly shutdown: ShutdownReason | null;
   readonly currentKb: number;
@@ -186,8 +188,19 @@ export interface Dom0Status {
   readonly upMs: number;
   readonly host: HostView;
   readonly trace: string | null;
+  readonly journal: JournalStatus | null;
   /** Kernel threads that a bug has ended, oldest first. */
   readonly dead: readonly DeadThread[];
+}
+
+/** Where dom0 keeps what its next life needs, and what it has found there. */
+export interface JournalStatus {
+  readonly dir: string;
+  /** What a write survives that was answered: a power cut, or no more than the end of the process. */
+  readonly fsync: 'always' | 'never';
+  readonly bytes: number;
+  /** What was done about the life before, a line for each thing; null when there was none. */
+  readonly recovery: readonly string[] | null;
 }
 
 /** A kernel thread that is no more, and whose locks nobody gives back. */
@@ -291,7 +304,8 @@ export interface PrivcmdOps {
   'xc.domain_getinfo': [{ domid: number }, DomInfo | null];
   /** The domains from domid `first` on, at most `listPageMax` of them. */
   'xc.domain_getinfolist': [{ first?: number }, readonly DomInfo[]];
-  'xc.domain_pause': [{ domid: number }, null];
+  /** `toDestroy` is ours: a destruction begins, and if dom0 ends before it is done, its next life finishes it. */
+  'xc.domain_pause': [{ domid: number; toDestroy?: boolean }, null];
   'xc.domain_unpause': [{ domid: number }, null];
   'xc.domain_destroy': [{ domid: number }, null];
   'xc.domain_setmaxmem': [{ domid: number; maxKb: number }, null];

@@ -48,6 +48,8 @@ export interface Domain {
   introduced: boolean;
   /** Whether its shutdown has been announced. */
   shutdown: boolean;
+  /** The event channel that it was introduced with. */
+  port: number;
   /** A domain whose rights it has too (XS_SET_TARGET). */
   target: number | undefined;
   /** The domains that have it for a target. */
@@ -316,7 +318,9 @@ function release(core: Xenstored, request: Request): string {
 
 /** A suspended domain runs again: its next shutdown is announced anew. */
 function resume(core: Xenstored, request: Request): string {
-  namedDomain(core, request).shutdown = false;
+  const domain = namedDomain(core, request);
+  domain.shutdown = false;
+  core.keepDomain(domain);
   return ok;
 }
 
@@ -331,9 +335,14 @@ function setTarget(core: Xenstored, { payload }: Request): string {
   const domain = introducedDomain(core, atoi(domid) >>> 0);
   const meant = introducedDomain(core, atoi(target) >>> 0);
   if (domain.target !== undefined) core.domain(domain.target)?.targetOf.delete(domain);
+  aim(domain, meant);
+  core.keepDomain(domain);
+  return ok;
+}
+
+export function aim(domain: Domain, meant: Domain): void {
   domain.target = meant.domid;
   meant.targetOf.add(domain);
-  return ok;
 }
 
 /** The commands of xenstore-control that make sense here. Any other is EINVAL, as an unknown one is. */
@@ -395,6 +404,7 @@ function quotaControl(core: Xenstored, args: readonly string[], names: readonly 
     const limit = atoi(value ?? '');
     if (!quota || limit < 1 || more.length > 0) throw new XsError('EINVAL');
     core.quotas.set(quota.quota, limit);
+    core.keepSettings();
     return ok;
   }
   if (name !== undefined || names === softQuotas) throw new XsError('EINVAL');

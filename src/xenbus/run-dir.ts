@@ -137,7 +137,7 @@ export function prepareRunDir(dir: RunDir): void {
  * Makes a directory, and those above it that are missing. Component by component: mkdir of Node with `recursive` never
  * returns where a file system answers ENOENT although the parent is there, as /proc does.
  */
-function makeDir(path: string): void {
+export function makeDir(path: string): void {
   const parent = dirname(path);
   if (parent !== path && !lstatSync(parent, { throwIfNoEntry: false })) makeDir(parent);
   try {
@@ -213,7 +213,7 @@ export interface Right {
  */
 export async function takeRight(
   dir: RunDir,
-  what: 'dom0' | 'start' | `xenconsole.${number}`,
+  what: 'dom0' | 'start' | 'journal' | `xenconsole.${number}`,
   abstract = process.platform === 'linux',
 ): Promise<Right | undefined> {
   try {

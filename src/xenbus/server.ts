@@ -113,13 +113,17 @@ function serve(
   let outgoingBytes = 0;
   /** The store was told that no more can be taken, and waits. */
   let isFull = false;
+  /** The store has closed it, and who reads gets what was answered before. */
+  let isLeaving = false;
 
+  // Never from within the store's turn: what is answered has to be in the journal first.
   const flush = (): void => {
     if (outgoing.length === 0) return;
     const packets = outgoing;
     outgoing = [];
     outgoingBytes = 0;
-    if (isOpen) socket.write(encode(...packets));
+    if (isOpen || isLeaving) socket.write(encode(...packets));
+    if (isLeaving) socket.destroySoon();
     finish();
     resume();
   };
@@ -171,14 +175,9 @@ function serve(
     },
     closed: () => {
       isOpen = false;
-      // Who reads gets what was answered before; nobody waits for who does not.
-      if (socket.writableLength > 0 || outgoing.length === 0) {
-        socket.destroy();
-      } else {
-        socket.write(encode(...outgoing));
-        outgoing = [];
-        socket.destroySoon();
-      }
+      // Nobody waits for who does not read.
+      isLeaving = socket.writableLength === 0 && outgoing.length > 0;
+      if (!isLeaving) socket.destroy();
     },
   });
 

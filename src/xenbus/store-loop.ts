@@ -158,6 +158,8 @@ export class StoreLoop implements StorePort {
     this.#logSparingly = sparingly(options.log);
     this.#outputTotalMax = options.outputTotalBytes ?? outputTotalBytes;
     this.core = new Xenstored({ ...options, outstanding: (domid) => this.#accountOf(domid).outstanding });
+    // What has become of the domains of the life before nobody has told yet.
+    for (const { domid } of options.recovered ? this.core.introducedGuests() : []) this.virq(domid);
   }
 
   get connections(): number {

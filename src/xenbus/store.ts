@@ -7,8 +7,9 @@
  * what is elsewhere. The rules are those of C xenstored 4.17 (docs/misc/xenstore.txt and the behaviour of
  * xenstored_core.c).
  */
+import type { Keep, Recovered } from './keep.js';
 import { baseName, join, parentPath } from './paths.js';
-import { type Perm, XsError } from './xs-wire.js';
+import { formatPerm, type Perm, parsePerm, XsError } from './xs-wire.js';
 
 /** A permission as it is stored. One that is `ignored` was given to a domain that did not exist: it never counts again. */
 export interface NodePerm extends Perm {
@@ -119,6 +120,11 @@ interface Owned {
   readonly places: Set<OwnPlace> | undefined;
 }
 
+/** The key of a node is this and its path: a list of value, permissions, generation and order. */
+const nodeKey = 'node';
+/** Before a permission that is ignored. */
+const ignoredMark = '!';
+
 /** The global tree. */
 export class Store implements NodeSpace {
   readonly #root = new OwnPlace('', undefined, 0);
@@ -131,6 +137,14 @@ export class Store implements NodeSpace {
   #size = 0;
   /** Places that were looked at so far: what an operation costs, whatever the machine. */
   visits = 0;
+
+  /** With `recovered` it begins as the store that was kept there. */
+  constructor(
+    private readonly keep?: Keep,
+    recovered?: Recovered,
+  ) {
+    if (recovered) this.#restore(recovered);
+  }
 
   /** The count of changes so far. */
   get generation(): number {
@@ -234,6 +248,7 @@ export class Store implements NodeSpace {
       children.set(name, child);
       this.#order += 1;
       child.order = this.#order;
+      this.#kept(child);
     }
   }
 
@@ -396,6 +411,34 @@ export class Store implements NodeSpace {
       this.#size += 1;
       owned.places?.add(place);
     }
+    this.#kept(place);
+  }
+
+  #kept(place: OwnPlace): void {
+    if (!this.keep) return;
+    const { node, order } = place;
+    const key = nodeKey + pathOf(place);
+    if (node) this.keep.set(key, [node.value, node.perms.map(permText), node.generation, order]);
+    else this.keep.delete(key);
+  }
+
+  /** Parents before their children, and siblings in their order. */
+  #restore(recovered: Recovered): void {
+    const nodes = [...recovered].flatMap(([key, value]) => {
+      if (!key.startsWith(`${nodeKey}/`)) return [];
+      const path = key.slice(nodeKey.length);
+      const [text, perms, generation, order] = value as readonly [string, readonly string[], number, number];
+      return [{ path, depth: path === '/' ? 0 : path.split('/').length, text, perms, generation, order }];
+    });
+    nodes.sort((a, b) => a.depth - b.depth || a.order - b.order);
+    for (const { path, text, perms, generation, order } of nodes) {
+      const place = this.#make(path);
+      place.order = order;
+      const [owner, ...others] = perms.map(permOf);
+      if (owner) this.#set(place, { value: text, perms: [owner, ...others], generation }, path.length);
+      this.#order = Math.max(this.#order, order);
+      this.#generation = Math.max(this.#generation, generation);
+    }
   }
 
   #ownedBy(domid: number): Owned {
@@ -405,6 +448,17 @@ export class Store implements NodeSpace {
     this.#owned.set(domid, owned);
     return owned;
   }
+}
+
+export function permText(perm: NodePerm): string {
+  return `${perm.ignored ? ignoredMark : ''}${formatPerm(perm)}`;
+}
+
+export function permOf(text: string): NodePerm {
+  const ignored = text.startsWith(ignoredMark);
+  const perm = parsePerm(ignored ? text.slice(ignoredMark.length) : text);
+  if (!perm) throw new Error(`${text} was kept as a permission`);
+  return ignored ? { ...perm, ignored } : perm;
 }
 
 /** Names, each with its NUL. */

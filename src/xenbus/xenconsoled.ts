@@ -7,6 +7,7 @@
  */
 import type { Clock } from './clock.js';
 import type { Hypervisor } from './hypervisor.js';
+import { keptBelow, type Share } from './keep.js';
 import { Kernel } from './kernel/kernel.js';
 import { type Sched, type Task, waitEvent, waitQueue } from './kernel/sched.js';
 import { consoleLimitBytes } from './privcmd.js';
@@ -30,7 +31,16 @@ export interface Consoles {
   onChange(domid: number, wake: () => void): () => void;
 }
 
-export function startXenconsoled(sched: Sched, clock: Clock, hypervisor: Hypervisor, store: StorePort): Consoles {
+const consolePrefix = 'console/';
+type ConsoleKept = { readonly tty: number; readonly port: number };
+
+export function startXenconsoled(
+  sched: Sched,
+  clock: Clock,
+  hypervisor: Hypervisor,
+  store: StorePort,
+  { keep, recovered }: Share = {},
+): Consoles {
   const client = new Kernel({ domid: 0, who: 'xenconsoled', sched, clock, printk: () => {} });
   /** Whose events wait. A repeated one is merged, so there are no more than there are domains, and one. */
   const tokens = new Set<string>();
@@ -44,12 +54,22 @@ export function startXenconsoled(sched: Sched, clock: Clock, hypervisor: Hypervi
     sched.wakeAll(arrived);
     return undefined;
   };
+  for (const [name, value] of keptBelow(recovered, consolePrefix)) {
+    const { tty, port } = value as ConsoleKept;
+    const domid = Number(name);
+    consoles.set(domid, { domid, tty });
+    hypervisor.evtchnBind(0, domid, port);
+  }
   client.connect(store);
   client.spawn('xenconsoled', 'do_sys_poll', () => run());
 
   function* run(): Task {
     yield* client.watch('@introduceDomain', 'domlist');
     yield* client.watch('@releaseDomain', 'domlist');
+    for (const { domid } of [...consoles.values()]) {
+      yield* orGone(client.watch(`/local/domain/${domid}/console`, `dom${domid}`));
+      yield* orGone(tellTty(domid));
+    }
     for (;;) {
       yield* waitEvent(arrived, () => tokens.size > 0);
       for (const token of [...tokens]) {
@@ -77,6 +97,7 @@ export function startXenconsoled(sched: Sched, clock: Clock, hypervisor: Hypervi
     for (const { domid } of [...consoles.values()]) {
       if (hypervisor.get(domid)?.dying === false) continue;
       consoles.delete(domid);
+      keep?.delete(consolePrefix + domid);
       output.delete(domid);
       wake(domid);
       yield* client.unwatch(`/local/domain/${domid}/console`, `dom${domid}`);
@@ -91,7 +112,25 @@ export function startXenconsoled(sched: Sched, clock: Clock, hypervisor: Hypervi
     if (port === undefined) return;
     hypervisor.evtchnBind(0, domid, Number(port));
     console.tty = freeTty();
+    const kept: ConsoleKept = { tty: console.tty, port: Number(port) };
+    keep?.set(consolePrefix + domid, kept);
     yield* client.write(`${dir}/tty`, ttyName(console.tty));
+  }
+
+  /** In a next life: says again which terminal a console has, if that was not said before. */
+  function* tellTty(domid: number): Task {
+    const dir = `/local/domain/${domid}/console`;
+    const tty = consoles.get(domid)?.tty;
+    if (tty === undefined || (yield* client.read(`${dir}/ring-ref`)) === undefined) return;
+    if ((yield* client.read(`${dir}/tty`)) !== ttyName(tty)) yield* client.write(`${dir}/tty`, ttyName(tty));
+  }
+
+  function* orGone(request: Task): Task {
+    try {
+      yield* request;
+    } catch (error) {
+      if (!(error instanceof XsError)) throw error;
+    }
   }
 
   function freeTty(): number {

@@ -7,10 +7,12 @@
  * live update, the limit on the rate of writes and the 20 s after which an event for a deaf guest is dropped, which
  * need a clock.
  */
+import type { Keep, Recovered } from './keep.js';
 import { canonical, checkPath, parentPath } from './paths.js';
 import type { Census } from './privcmd.js';
-import { QuotaKeeper, type Quotas } from './quota.js';
+import { type Quota, QuotaKeeper, type Quotas } from './quota.js';
 import {
+  aim,
   type Connection,
   type Domain,
   handlers,
@@ -23,7 +25,17 @@ import {
   type Request,
   specialNames,
 } from './requests.js';
-import { type NodePerm, type NodePerms, type NodeSpace, planCreation, recordBytes, Store, type StoreNode } from './store.js';
+import {
+  type NodePerm,
+  type NodePerms,
+  type NodeSpace,
+  permOf,
+  permText,
+  planCreation,
+  recordBytes,
+  Store,
+  type StoreNode,
+} from './store.js';
 import type { Transaction } from './transaction.js';
 import { reportedPath, type Watch, WatchTable } from './watch.js';
 import { DOMID_FIRST_RESERVED } from './xenbus.js';
@@ -58,7 +70,15 @@ export interface XenstoredOptions {
   readonly quotas?: Partial<Quotas>;
   /** How many requests of a domain are not done with; who queues them knows. */
   readonly outstanding?: (domid: number) => number;
+  /** Gets what the store's next life needs. */
+  readonly keep?: Keep;
+  /** What the life before has kept. Connections, and with them watches and transactions, are gone. */
+  readonly recovered?: Recovered;
 }
+
+/** The keys of what is known of a domain, and of the store itself. */
+const knownKey = 'introduced/';
+const storeKey = 'xenstored';
 
 /**
  * The state of the store and the one way to change it.
@@ -66,7 +86,7 @@ export interface XenstoredOptions {
  * `step` is never entered while it runs, keeps no promise and reads no clock: the same events give the same effects.
  */
 export class Xenstored {
-  readonly store = new Store();
+  readonly store: Store;
   readonly watches = new WatchTable();
   readonly quotas: QuotaKeeper;
   readonly #connections = new Map<number, Connection>();
@@ -80,14 +100,60 @@ export class Xenstored {
   #known = 0;
   /** Introduced since the last VIRQ, which may have been raised for them before that. */
   readonly #unseen = new Set<number>();
+  readonly #keep: Keep | undefined;
   #stepping = false;
 
   constructor(options: XenstoredOptions) {
     this.#askHypervisor = options.domain;
     this.outstanding = options.outstanding ?? (() => 0);
+    this.#keep = options.keep;
+    this.store = new Store(options.keep, options.recovered);
     this.quotas = new QuotaKeeper(options.quotas ?? {}, (line) => this.#emit({ do: 'log', line }));
-    this.#knowDomain(0).introduced = true;
+    if (options.recovered && this.store.size > 0) {
+      this.#restore(options.recovered);
+      return;
+    }
+    this.#knowDomain(0);
     for (const path of ['/', '/tool', '/tool/xenstored']) this.store.put(path, '', ownedByDom0);
+    this.keepSettings();
+  }
+
+  #restore(recovered: Recovered): void {
+    const known = [...recovered].flatMap(([key, value]) =>
+      key.startsWith(knownKey) ? [{ domid: Number(key.slice(knownKey.length)), ...(value as unknown as KnownDomain) }] : [],
+    );
+    for (const { target: _, ...domain } of known.sort((a, b) => a.order - b.order)) {
+      this.#domains.set(domain.domid, { ...domain, conns: new Set(), target: undefined, targetOf: new Set() });
+      this.#known = domain.order + 1;
+    }
+    for (const { domid, target } of known) {
+      const domain = this.#domains.get(domid);
+      const meant = target === null ? undefined : this.#domains.get(target);
+      if (domain && meant) aim(domain, meant);
+    }
+    const settings = recovered.get(storeKey) as unknown as StoreSettings;
+    for (const [quota, limit] of Object.entries(settings.quotas)) this.quotas.set(quota as Quota, limit);
+    for (const [name, perms] of Object.entries(settings.special)) {
+      const [owner, ...others] = perms.map(permOf);
+      if (owner) this.#special.set(name, [owner, ...others]);
+    }
+    // What may be granted to who comes now is younger than all that there is.
+    this.store.nextGeneration();
+  }
+
+  /** Keeps what is known of a domain; called whenever that changes. */
+  keepDomain({ domid, order, generation, introduced, shutdown, target, port }: Domain): void {
+    this.#keep?.set(knownKey + domid, { order, generation, introduced, shutdown, target: target ?? null, port });
+  }
+
+  keepSettings(): void {
+    const special = Object.fromEntries([...this.#special].map(([name, perms]) => [name, perms.map(permText)]));
+    this.#keep?.set(storeKey, { quotas: { ...this.quotas.limits }, special });
+  }
+
+  /** The introduced guests with their event channels, the one that became known first in front. */
+  introducedGuests(): { readonly domid: number; readonly port: number }[] {
+    return [...this.#domains.values()].filter(({ domid, introduced }) => domid !== 0 && introduced);
   }
 
   step(event: XenstoredEvent): XenstoredEffect[] {
@@ -166,12 +232,14 @@ export class Xenstored {
       order: this.#known++,
       generation: this.store.generation,
       conns: new Set(),
-      introduced: false,
+      introduced: domid === 0,
       shutdown: false,
+      port: 0,
       target: undefined,
       targetOf: new Set(),
     };
     this.#domains.set(domid, domain);
+    this.keepDomain(domain);
     return domain;
   }
 
@@ -192,6 +260,8 @@ export class Xenstored {
     if (!domain.introduced) {
       domain.introduced = true;
       domain.shutdown = false;
+      domain.port = port;
+      this.keepDomain(domain);
       this.#unseen.add(domid);
       this.#emit({ do: 'introduced', domid, mfn, port });
       this.#fireSpecial('@introduceDomain');
@@ -216,6 +286,7 @@ export class Xenstored {
       }
       if (info?.shutdown && !domain.shutdown) {
         domain.shutdown = true;
+        this.keepDomain(domain);
         announce = true;
       }
       if (!info || info.dying) {
@@ -237,13 +308,18 @@ export class Xenstored {
     const root = this.store.get('/');
     if (root?.perms[0].domid === domid) this.store.put('/', root.value, [{ ...root.perms[0], domid: 0 }, ...root.perms.slice(1)]);
     for (const path of this.store.ownedRoots(domid)) this.removeTree(this.store, undefined, path);
-    for (const other of domain.targetOf) other.target = undefined;
+    for (const other of domain.targetOf) {
+      other.target = undefined;
+      this.keepDomain(other);
+    }
     if (domain.target !== undefined) this.#domains.get(domain.target)?.targetOf.delete(domain);
     for (const [name, [owner, ...others]] of this.#special) {
       const kept = others.filter((perm) => perm.domid !== domid);
       this.#special.set(name, [owner.domid === domid ? { ...owner, domid: 0 } : owner, ...kept]);
     }
+    this.keepSettings();
     this.#domains.delete(domid);
+    this.#keep?.delete(knownKey + domid);
     this.quotas.forget(domid);
     if (!domain.introduced) return;
     this.#fireSpecial('@releaseDomain');
@@ -504,5 +580,14 @@ export class Xenstored {
     const need = mayWrite | mayOwn;
     if ((this.#rights(conn, present, Number.POSITIVE_INFINITY) & need) !== need) throw new XsError('EACCES');
     this.#special.set(name, perms);
+    this.keepSettings();
   }
+}
+
+/** What is kept of a domain. */
+type KnownDomain = Pick<Domain, 'order' | 'generation' | 'introduced' | 'shutdown' | 'port'> & { readonly target: number | null };
+
+interface StoreSettings {
+  readonly quotas: Readonly<Record<string, number>>;
+  readonly special: Readonly<Record<string, readonly string[]>>;
 }

@@ -383,6 +383,7 @@ test('xl dom0 status tells which threads are dead, and what is to be done when i
     upMs: 1,
     host: { root: '/', assumeFiles: false, strictFiles: false, bridges: [] },
     trace: null,
+    journal: null,
     dead: [{ thread: 'xenwatch', pid: 29, why: 'kernel BUG: x', holds: [] }],
   };
   const deadLine = (changes: Partial<Dom0Status>) =>

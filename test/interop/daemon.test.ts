@@ -190,10 +190,16 @@ test('XL_DOM0_AUTOSTART=0 names the command to run instead', async () => {
 
 test.each([
   ['an argument that dom0 does not have', '--bogus', /^xl: dom0 did not start: Unknown option '--bogus'/],
+  ['a journal in a place that is none', '--journal /dev/null/j', /^xl: dom0 did not start: --journal \/dev\/null\/j: ENOTDIR/],
   [
-    'a journal',
-    '--journal /tmp/j',
-    /^xl: dom0 did not start: --journal is not there yet: the store of this version lives in memory alone/,
+    'a way to write it that is none',
+    '--journal j --fsync often',
+    /^xl: dom0 did not start: --fsync often: give always or never\n$/,
+  ],
+  [
+    'a way to write no journal',
+    '--fsync never',
+    /^xl: dom0 did not start: --fsync never: there is no journal to write; give --journal DIR too\n$/,
   ],
   ['a time that is none', '--idle soon', /^xl: dom0 did not start: --idle soon: give a number of seconds, 0 for never\n$/],
   ['a host that is not described', '--host nosuch.json', /^xl: dom0 did not start: --host \S*nosuch\.json: ENOENT/],

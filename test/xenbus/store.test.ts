@@ -1,5 +1,6 @@
 import { seeded } from '../../src/xenbus/clock.js';
-import { faults, type NodePerms, planCreation, recordBytes, Store } from '../../src/xenbus/store.js';
+import type { Kept } from '../../src/xenbus/keep.js';
+import { faults, type NodePerm, type NodePerms, planCreation, recordBytes, Store } from '../../src/xenbus/store.js';
 
 const perms: NodePerms = [{ domid: 0, read: false, write: false }];
 const asIs = (node: { readonly perms: NodePerms }) => node.perms;
@@ -125,3 +126,38 @@ test('a change raises the generation of its node and of no other', () => {
   expect(store.get('/a')?.generation).toBe(store.generation);
   expect(store.get('/b')?.generation).toBe(before);
 });
+
+test('what a store keeps makes the same store again: nodes, permissions, generations, order and accounts', () => {
+  const next = seeded(7);
+  const draw = (n: number) => next() % n;
+  const kept = new Map<string, Kept>();
+  const keep = { set: (key: string, value: Kept) => void kept.set(key, value), delete: (key: string) => void kept.delete(key) };
+  const store = new Store(keep);
+  store.put('/', '', owned(0));
+  const paths = Array.from({ length: 60 }, () => Array.from({ length: 1 + draw(4) }, () => `/${'abcd'[draw(4)]}`).join(''));
+  let most = 0;
+  for (let step = 0; step < 3000; step++) {
+    const path = paths[draw(paths.length)] ?? '/a';
+    const parent = path.slice(0, path.lastIndexOf('/')) || '/';
+    if (draw(12) === 0) store.removeTree(path);
+    else if (draw(5) === 0) store.moveToEnd(parent, store.names(parent).slice(0, 2), store.order);
+    else if (store.get(parent)) {
+      const reader: NodePerm = { domid: 9, read: true, write: false, ...(draw(2) === 0 ? { ignored: true } : {}) };
+      store.put(path, String.fromCharCode(draw(256)).repeat(draw(5)), [
+        ...owned(draw(3)),
+        ...(draw(2) === 0 ? [reader] : []),
+      ] as NodePerms);
+    }
+    most = Math.max(most, store.size);
+    if (step % 100 > 0) continue;
+    const again = new Store(undefined, new Map([...kept].reverse()));
+    expect([...again.entries()]).toEqual([...store.entries()]);
+    expect(faults(again)).toEqual([]);
+    for (const domid of [1, 2]) expect(again.ownedRoots(domid)).toEqual(store.ownedRoots(domid));
+  }
+  expect(most).toBeGreaterThan(20);
+});
+
+function owned(domid: number): NodePerms {
+  return [{ domid, read: false, write: false }];
+}

@@ -10,6 +10,7 @@ export default class Dom0Start extends XlCommand {
     'Start the embedded dom0 in the background. Commands that need one start it by themselves, with the arguments in XL_DOM0_ARGS.';
   static override examples = [
     '<%= config.bin %> dom0 start',
+    '<%= config.bin %> dom0 start --journal /var/lib/xl/journal',
     "<%= config.bin %> dom0 start --cmdline '' --assume-files --trace /tmp/trace.jsonl",
     '<%= config.bin %> dom0 start --bridge xenbr0 --bridge xenbr1 --idle 0',
   ];
@@ -36,8 +37,14 @@ export default class Dom0Start extends XlCommand {
       helpValue: 'SECONDS',
       description: 'end after so long without guest and client (default 600, 0 is never)',
     }),
-    journal: Flags.string({ helpValue: 'DIR', description: 'not there yet' }),
-    fsync: Flags.string({ helpValue: 'WHEN', description: 'not there yet' }),
+    journal: Flags.string({
+      helpValue: 'DIR',
+      description: 'keep store and domains in DIR, and begin with what is there (docs/journal.md)',
+    }),
+    fsync: Flags.string({
+      helpValue: 'WHEN',
+      description: 'always (default): what was answered survives a power cut; never: it survives a kill of dom0 only',
+    }),
   };
 
   async run(): Promise<void> {

@@ -38,10 +38,16 @@ export function statusText(status: Dom0Status): string {
     ['up', `${(status.upMs / 1000).toFixed(1)}s`],
     ['files', `${files}${host.root === '/' ? '' : `, below ${host.root}`}`],
     ['bridges', host.bridges.join(' ') || '-'],
+    ['journal', journalText(status.journal)],
     ['trace', status.trace ?? '-'],
+    ...(status.journal?.recovery ?? []).map((line): readonly [string, string] => ['recovered', line]),
     ...status.dead.map((dead): readonly [string, string] => ['dead', deadText(dead, status.xenwatch)]),
   ];
   return fields.map(([name, value]) => `${`${name}:`.padEnd(15)}${value}\n`).join('');
+}
+
+function journalText(journal: Dom0Status['journal']): string {
+  return journal ? `${journal.dir} (fsync ${journal.fsync}, ${journal.bytes} bytes)` : '-';
 }
 
 const designTexts = {

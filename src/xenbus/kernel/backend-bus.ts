@@ -55,6 +55,11 @@ export function backendBus(kernel: Kernel, watches: Watches): XenbusBus {
 /** `backend_probe_and_watch`: what is there already, then `be_watch`. */
 export function* probeAndWatch(bus: XenbusBus): Task {
   yield* bus.probeDevices();
+  yield* watchBackends(bus);
+}
+
+/** `be_watch` alone. */
+export function* watchBackends(bus: XenbusBus): Task {
   yield* bus.watches.register({
     node: 'backend',
     name: 'backend_changed',

@@ -16,7 +16,8 @@
  * ends last frees it from a workqueue.
  */
 import type { Faults } from '../fault.js';
-import type { Grants } from '../hypervisor.js';
+import type { Grants, Notified } from '../hypervisor.js';
+import { keptBelow } from '../keep.js';
 import { strstate, XenbusState } from '../xenbus.js';
 import type { BlockDevices, Disk } from './block.js';
 import { errno, type XenbusBus, type XenbusDevice, type XenbusDriver } from './bus.js';
@@ -50,6 +51,12 @@ interface Ring {
   /** Pages granted persistently, by reference: what unmaps each. */
   readonly persistent: Map<number, () => void>;
   active: boolean;
+  /** Requests that the thread has taken and not given to the block layer: those of `requests` before they left it. */
+  readonly taken: Set<readonly number[]>;
+  /** Of each request that the block layer keeps, how many pages it has for itself. */
+  readonly kept: Set<{ readonly pages: number }>;
+  /** The frontend's event channel. */
+  port: number;
   /** The shared pages, mapped. */
   pages: (() => void)[];
   unbind: (() => void) | undefined;
@@ -71,7 +78,28 @@ interface Blkif {
   cdrom: boolean;
   persistent: boolean;
   rings: Ring[];
+  /** Its device is off the bus and requests are in flight: its number among those. */
+  left: number | undefined;
 }
+
+/** What is kept of a ring and of a device. */
+type RingKept = {
+  /** Null: the event channel was given back. */
+  readonly port: number | null;
+  readonly pages: number;
+  readonly active: boolean;
+  /** The name of its thread, if it had one. */
+  readonly thread: string | null;
+  readonly requests: readonly (readonly number[])[];
+  readonly persistent: readonly number[];
+  /** For each request that the block layer has: its own pages. */
+  readonly bios: readonly number[];
+};
+type BlkifKept = Pick<Blkif, 'major' | 'minor' | 'readonly' | 'cdrom' | 'persistent'> & { readonly rings: readonly RingKept[] };
+/** One whose device is off the bus. */
+type LeftKept = { readonly nodename: string; readonly busId: string; readonly otherendId: number; readonly blkif: BlkifKept };
+
+const leftPrefix = 'blkif/';
 
 export interface BlkbackOptions {
   readonly bus: XenbusBus;
@@ -90,6 +118,7 @@ const protocols = new Map([
 export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOptions): XenbusDriver {
   const { kernel, watches } = bus;
   const blkifs = new WeakMap<XenbusDevice, Blkif>();
+  let nextLeft = 0;
 
   function blkifOf(device: XenbusDevice): Blkif {
     const blkif = blkifs.get(device);
@@ -101,30 +130,24 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
 
   function* probe(device: XenbusDevice): Task<number> {
     debug(`xen_blkbk_probe ${device.pointer} ${device.otherendId}`);
-    const blkif: Blkif = {
-      device,
-      references: 1,
-      physWatch: undefined,
-      major: 0,
-      minor: 0,
-      disk: undefined,
-      readonly: false,
-      cdrom: false,
-      persistent: false,
-      rings: [],
-    };
+    const blkif = newBlkif(device);
     blkifs.set(device, blkif);
     yield* kernel.write(`${device.nodename}/feature-max-indirect-segments`, String(maxIndirectSegments));
     yield* kernel.write(`${device.nodename}/multi-queue-max-queues`, String(nrCpus));
+    yield* watchPhysicalDevice(blkif);
+    yield* kernel.write(`${device.nodename}/max-ring-page-order`, String(maxRingPageOrder));
+    yield* bus.switchState(device, XenbusState.InitWait);
+    return 0;
+  }
+
+  function* watchPhysicalDevice(blkif: Blkif): Task {
+    const { device } = blkif;
     blkif.physWatch = yield* watches.register({
       node: `${device.nodename}/physical-device`,
       name: 'backend_changed [xen_blkback]',
       domidOf: () => device.otherendId,
       callback: () => physicalDeviceChanged(blkif),
     });
-    yield* kernel.write(`${device.nodename}/max-ring-page-order`, String(maxRingPageOrder));
-    yield* bus.switchState(device, XenbusState.InitWait);
-    return 0;
   }
 
   /** The hotplug script has said which device it is. */
@@ -156,6 +179,7 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
       kernel.printk(`xen-blkback: xen_vbd_create: device ${number} could not be opened`);
       return yield* bus.fatal(device, errno.ENOENT, 'creating vbd structure');
     }
+    bus.keep(device);
     debug(`Successful creation of handle=${Number(handle).toString(16).padStart(4, '0')} (dom=${device.otherendId})`);
     yield* updatingStatus(blkif);
   }
@@ -178,8 +202,13 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
       // Nothing in Linux looks: the thread that was there before is left to itself.
       if (ring.task && !ring.task.exited)
         kernel.observer?.complain?.(kernel.self, 'double connect', `${ring.task.name} is there`);
-      ring.task = kernel.spawn(name, 'xen_blkif_schedule [xen_blkback]', (self) => ringThread(self, blkif, ring));
+      startThread(name, blkif, ring);
     }
+    bus.keep(device);
+  }
+
+  function startThread(name: string, blkif: Blkif, ring: Ring): void {
+    ring.task = kernel.spawn(name, 'xen_blkif_schedule [xen_blkback]', (self) => ringThread(self, blkif, ring));
   }
 
   /** The page cache of the device is flushed, so that the guest sees what dom0 wrote. */
@@ -236,16 +265,29 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
     blkif.references += 1;
     ring.inflight += 1;
     const pages = mapRequest(blkif, ring, request.grants);
+    ring.taken.add(request.grants);
+    keep(blkif);
     yield* kernel.call('submit_bio', faults.wait(busId, 'io'));
+    ring.taken.delete(request.grants);
     const ended = () => {
       for (const unmap of pages) unmap();
       ring.inflight -= 1;
       request.ended?.();
       put(blkif);
+      keep(blkif);
     };
     if (!faults.holds(busId, 'bio')) return ended();
+    keepBio(busId, ring, pages.length, ended);
+    keep(blkif);
+  }
+
+  /** The block layer keeps a request for as long as the disk is held. */
+  function keepBio(busId: string, ring: Ring, pages: number, ended: () => void): void {
+    const bio = { pages };
+    ring.kept.add(bio);
     kernel.spawn('kworker/u4:1', 'worker_thread', function* () {
       yield* nested(['process_one_work', 'loop_workfn [loop]'], faults.wait(busId, 'bio'));
+      ring.kept.delete(bio);
       ended();
     });
   }
@@ -270,6 +312,7 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
   function put(blkif: Blkif): void {
     blkif.references -= 1;
     if (blkif.references > 0) return;
+    if (blkif.left !== undefined) kernel.keep?.delete(leftPrefix + blkif.left);
     kernel.workqueue.schedule(work('xen_blkif_deferred_free [xen_blkback]', () => free(blkif)));
   }
 
@@ -306,19 +349,21 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
     const names = order < 0 ? ['ring-ref'] : Array.from({ length: 1 << order }, (_, page) => `ring-ref${page}`);
     for (const [index, ring] of blkif.rings.entries()) {
       const dir = queues === 1 ? otherend : `${otherend}/queue-${index}`;
-      const failed = yield* readRingRefs(device, ring, dir, names);
+      const failed = yield* readRingRefs(blkif, ring, dir, names);
       if (failed !== 0) return failed;
     }
+    bus.keep(device);
     return 0;
   }
 
-  function* readRingRefs(device: XenbusDevice, ring: Ring, dir: string, names: readonly string[]): Task<number> {
+  function* readRingRefs(blkif: Blkif, ring: Ring, dir: string, names: readonly string[]): Task<number> {
+    const { device } = blkif;
     const port = yield* bus.scan(dir, 'event-channel');
     if (port < 0) return yield* refuse(device, errno.EINVAL, `reading ${dir}/event-channel`);
     for (const name of names) {
       if ((yield* bus.scan(dir, name)) < 0) return yield* refuse(device, errno.EINVAL, `reading ${dir}/${name}`);
     }
-    if (!mapRing(device.otherendId, ring, port, names.length)) {
+    if (!mapRing(blkif, ring, port, names.length)) {
       return yield* refuse(device, errno.EINVAL, `mapping ring-ref port ${port}`);
     }
     return 0;
@@ -329,17 +374,22 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
     return code;
   }
 
+  /** What a notification of the frontend does. */
+  function takeRequests(blkif: Blkif, ring: Ring, pages: number): Notified {
+    return (grants, ended) => {
+      if (ring.requests.length < ringRequestsMax * pages) ring.requests.push({ grants, ended });
+      kernel.sched.wakeAll(ring.wake);
+      keep(blkif);
+    };
+  }
+
   /** `xen_blkif_map`: the ring's pages and its event channel, or nothing of it. */
-  function mapRing(domid: number, ring: Ring, port: number, pages: number): boolean {
+  function mapRing(blkif: Blkif, ring: Ring, port: number, pages: number): boolean {
+    const domid = blkif.device.otherendId;
     const mapped = Array.from({ length: pages }, () => hypervisor.grantMap(domid)).filter((unmap) => unmap !== undefined);
     const unbind =
-      mapped.length < pages
-        ? undefined
-        : hypervisor.evtchnBind(kernel.domid, domid, port, (grants, ended) => {
-            if (ring.requests.length < ringRequestsMax * pages) ring.requests.push({ grants, ended });
-            kernel.sched.wakeAll(ring.wake);
-          });
-    if (unbind) [ring.pages, ring.unbind] = [mapped, unbind];
+      mapped.length < pages ? undefined : hypervisor.evtchnBind(kernel.domid, domid, port, takeRequests(blkif, ring, pages));
+    if (unbind) [ring.pages, ring.unbind, ring.port] = [mapped, unbind, port];
     else for (const unmap of mapped) unmap();
     return unbind !== undefined;
   }
@@ -356,16 +406,21 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
       ring.task = undefined;
       if (ring.inflight > 0) {
         busy = true;
+        keep(blkif);
         continue;
       }
       ring.unbind?.();
       ring.unbind = undefined;
       for (const unmap of ring.pages.splice(0)) unmap();
+      keep(blkif);
       yield* kernel.call('xen_blkbk_free_caches [xen_blkback]', freeCaches(blkif, ring));
       ring.active = false;
     }
     if (busy) return errno.EBUSY;
-    blkif.rings = [];
+    if (blkif.rings.length > 0) {
+      blkif.rings = [];
+      keep(blkif);
+    }
     return 0;
   }
 
@@ -430,6 +485,78 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
     blkif.physWatch = undefined;
     yield* disconnecting(blkif);
     put(blkif);
+    // Nothing of it is the device's any more: what is left belongs to the requests in flight.
+    if (blkif.references > 0) blkif.left = nextLeft++;
+    keep(blkif);
+    if (blkif.left !== undefined) bus.keep(device);
+  }
+
+  function keep(blkif: Blkif): void {
+    const { left, device, references } = blkif;
+    if (left === undefined && blkifs.get(device) === blkif) bus.keep(device);
+    if (left === undefined || references <= 0) return;
+    const { nodename, busId, otherendId } = device;
+    const kept: LeftKept = { nodename, busId, otherendId, blkif: keptOf(blkif) };
+    kernel.keep?.set(leftPrefix + left, kept);
+  }
+
+  /** Takes again what a device of the last life held: its rings, with their threads and what is on them. */
+  function recover(device: XenbusDevice, kept: BlkifKept | undefined): Blkif {
+    const blkif = newBlkif(device);
+    if (!kept) return blkif;
+    const { rings, ...rest } = kept;
+    Object.assign(blkif, rest);
+    blkif.disk = blocks.find(blkif.major, blkif.minor);
+    blkif.rings = rings.map((each, index) => recoverRing(blkif, each, `ring ${index} of ${device.busId}`));
+    // It was about to start its threads: connecting begins again, and does not write a state that is there.
+    const isHalf = rings.some(({ active, thread, port }) => active && port !== null && thread === null);
+    if (isHalf && device.state === XenbusState.Connected) device.state = XenbusState.InitWait;
+    return blkif;
+  }
+
+  function recoverRing(blkif: Blkif, kept: RingKept, name: string): Ring {
+    const { busId, otherendId } = blkif.device;
+    const ring = newRing(name);
+    ring.active = kept.active;
+    const map = () => hypervisor.grantMap(otherendId);
+    const mapped = (count: number) => Array.from({ length: count }, map).filter((unmap) => unmap !== undefined);
+    if (kept.port !== null) {
+      ring.port = kept.port;
+      // The domain's channels go before its pages do.
+      ring.unbind =
+        hypervisor.evtchnBind(kernel.domid, otherendId, kept.port, takeRequests(blkif, ring, kept.pages)) ?? (() => undefined);
+    }
+    ring.pages = mapped(kept.pages);
+    for (const grant of kept.persistent) {
+      const unmap = map();
+      if (unmap) ring.persistent.set(grant, unmap);
+    }
+    // Whoever waits for one has a new life too.
+    ring.requests.push(...kept.requests.map((grants) => ({ grants, ended: undefined })));
+    for (const own of kept.bios) {
+      const pages = mapped(own);
+      blkif.references += 1;
+      ring.inflight += 1;
+      keepBio(busId, ring, own, () => {
+        for (const unmap of pages) unmap();
+        ring.inflight -= 1;
+        put(blkif);
+        keep(blkif);
+      });
+    }
+    if (kept.thread !== null) startThread(kept.thread, blkif, ring);
+    return ring;
+  }
+
+  /** What no device has any more, because the block layer still had requests when it went. */
+  function recoverRest(): void {
+    for (const [number, value] of keptBelow(kernel.recovered, leftPrefix)) {
+      const { blkif: kept, ...its } = value as LeftKept;
+      const blkif = recover(bus.strayDevice(its), kept);
+      blkif.left = Number(number);
+      nextLeft = Math.max(nextLeft, blkif.left + 1);
+      put(blkif);
+    }
   }
 
   return {
@@ -443,7 +570,48 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
     probe,
     otherendChanged,
     remove,
+    kept: (device) => {
+      const blkif = blkifs.get(device);
+      return blkif && blkif.left === undefined ? keptOf(blkif) : undefined;
+    },
+    recover: (device, kept) => void blkifs.set(device, recover(device, kept as BlkifKept | undefined)),
+    *rewatch(device) {
+      yield* watchPhysicalDevice(blkifOf(device));
+    },
+    recoverRest,
   };
+}
+
+function newBlkif(device: XenbusDevice): Blkif {
+  return {
+    device,
+    references: 1,
+    physWatch: undefined,
+    major: 0,
+    minor: 0,
+    disk: undefined,
+    readonly: false,
+    cdrom: false,
+    persistent: false,
+    rings: [],
+    left: undefined,
+  };
+}
+
+function keptOf({ major, minor, readonly, cdrom, persistent, rings }: Blkif): BlkifKept {
+  const kept = rings.map((ring): RingKept => {
+    const { active, port, unbind, pages, task, requests, taken, kept: bios } = ring;
+    return {
+      port: unbind ? port : null,
+      pages: pages.length,
+      active,
+      thread: task && !task.exited ? task.name : null,
+      requests: [...taken, ...requests.map(({ grants }) => grants)],
+      persistent: [...ring.persistent.keys()],
+      bios: [...bios].map(({ pages: own }) => own),
+    };
+  });
+  return { major, minor, readonly, cdrom, persistent, rings: kept };
 }
 
 function newRing(name: string): Ring {
@@ -452,6 +620,9 @@ function newRing(name: string): Ring {
     requests: [],
     persistent: new Map(),
     active: true,
+    taken: new Set(),
+    kept: new Set(),
+    port: 0,
     pages: [],
     unbind: undefined,
     task: undefined,

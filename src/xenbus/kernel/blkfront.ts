@@ -33,14 +33,14 @@ const backendFeatures = [
   'feature-max-indirect-segments',
 ];
 
-interface BlkfrontInfo {
+type BlkfrontInfo = {
   /** The event channel of each ring. */
   ports: number[];
   connected: boolean;
   /** It has been looked into, and its domain can use it. */
   ready: boolean;
   sectors: number;
-}
+};
 
 export interface BlkfrontOptions {
   /** Whether the thread that takes up a disk waits until its first sector is read. Off: it is read, and nobody waits. */
@@ -82,6 +82,7 @@ export function blkfront(bus: XenbusBus, resources: FrontendResources, { scans =
       info.ports.push(port);
       nodes.push([`${dir}ring-ref`, ref], [`${dir}event-channel`, port]);
     }
+    bus.keep(device);
     nodes.push(['protocol', 'x86_64-abi'], ['feature-persistent', 1]);
     yield* offer(bus, device, nodes);
     yield* bus.switchState(device, Initialised);
@@ -92,13 +93,14 @@ export function blkfront(bus: XenbusBus, resources: FrontendResources, { scans =
     if (info.connected) {
       if (sectors >= 0 && sectors !== info.sectors) kernel.printk(`Setting capacity to ${sectors}`);
       if (sectors >= 0) info.sectors = sectors;
-      return;
+      return bus.keep(device);
     }
     const flags = sectors < 0 ? sectors : yield* bus.scan(device.otherend, 'info');
     if (flags < 0) return yield* bus.fatal(device, -flags, `reading backend fields at ${device.otherend}`);
     for (const name of backendFeatures) yield* kernel.read(`${device.otherend}/${name}`);
     info.sectors = sectors;
     info.connected = true;
+    bus.keep(device);
     yield* bus.switchState(device, Connected);
     yield* kernel.call('device_add_disk', scan(info));
     info.ready = true;
@@ -160,6 +162,19 @@ export function blkfront(bus: XenbusBus, resources: FrontendResources, { scans =
     *remove(device) {
       const info = infos.get(device);
       if (info) freeRings(info);
+      bus.keep(device);
+    },
+    kept: (device): BlkfrontInfo | undefined => infos.get(device),
+    recover: (device, kept) => {
+      const { ports, connected, sectors } = (kept as BlkfrontInfo | undefined) ?? { ports: [], connected: false, sectors: 0 };
+      infos.set(device, { ports: [...ports], connected, ready: connected, sectors });
+    },
+    // biome-ignore lint/correctness/useYield: it has no watch of its own.
+    *rewatch(device) {
+      // It had the disk, but had not said so yet.
+      if (device.state === Connected) return;
+      const info = infoOf(device);
+      info.connected = info.ready = false;
     },
   };
 }

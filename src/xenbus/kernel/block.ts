@@ -2,6 +2,7 @@
  * dom0's block devices: what `physical-device` names by major and minor. Loop devices are made here; a node under /dev
  * is taken up when a hotplug script first uses it.
  */
+import { keptBelow, type Share } from '../keep.js';
 import { type BlockDevice, PrivcmdError } from '../privcmd.js';
 
 const LOOP_MAJOR = 7;
@@ -17,9 +18,21 @@ export interface Disk extends BlockDevice {
   readonly owner?: string | undefined;
 }
 
+const blockPrefix = 'block/';
+type DiskKept = Pick<Disk, 'major' | 'minor' | 'sectors'> & { readonly backing: string | null };
+
 export class BlockDevices {
   readonly #byNode = new Map<string, Disk>();
   readonly #byNumber = new Map<string, Disk>();
+  readonly #share: Share;
+
+  constructor(share: Share = {}) {
+    this.#share = share;
+    for (const [node, value] of keptBelow(share.recovered, blockPrefix)) {
+      const { backing, ...numbers } = value as DiskKept;
+      this.#enter({ node, ...numbers, backing: backing ?? undefined });
+    }
+  }
 
   /** A node under /dev, with its own numbers or, if it is only assumed to exist, a loop device's: its own, else the next one. */
   device(node: string, sectors: number, numbers?: { readonly major: number; readonly minor: number }): BlockDevice {
@@ -40,6 +53,7 @@ export class BlockDevices {
     if (disk?.backing === undefined) return;
     this.#byNode.delete(node);
     this.#byNumber.delete(key(disk.major, disk.minor));
+    this.#share.keep?.delete(blockPrefix + node);
   }
 
   /** `losetup -d` of what is for a backend, by whoever does not know its name. ENOENT when there is none. */
@@ -72,9 +86,16 @@ export class BlockDevices {
 
   #add(disk: Disk): BlockDevice {
     if (this.#byNode.size >= blockDevicesMax) throw new PrivcmdError('ENOMEM', `${blockDevicesMax} block devices are in use`);
+    this.#enter(disk);
+    const { node, backing, major, minor, sectors } = disk;
+    const kept: DiskKept = { major, minor, sectors, backing: backing ?? null };
+    this.#share.keep?.set(blockPrefix + node, kept);
+    return disk;
+  }
+
+  #enter(disk: Disk): void {
     this.#byNode.set(disk.node, disk);
     this.#byNumber.set(key(disk.major, disk.minor), disk);
-    return disk;
   }
 }
 

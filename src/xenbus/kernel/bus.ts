@@ -6,6 +6,7 @@
  * their nodes lie and how they are named; that is a `BusType`. sysfs and modules are not modelled; uevents are told to
  * whoever listens, and nothing acts on them: libxl runs the scripts itself.
  */
+import { type Kept, keptBelow, type Share } from '../keep.js';
 import { isWithin } from '../paths.js';
 import { PrivcmdError } from '../privcmd.js';
 import { strstate, XenbusState } from '../xenbus.js';
@@ -65,6 +66,8 @@ export interface XenbusDevice {
   otherendId: number;
   otherendWatch: XenbusWatch | undefined;
   driver: XenbusDriver | undefined;
+  /** How far its driver is with it: it waits for one, is in its probe, has one, or was refused by it. */
+  phase: 'new' | 'probing' | 'bound' | 'failed';
   readonly lock: Mutex;
   /** Woken when a frontend has closed. */
   readonly down: WaitQueue;
@@ -89,7 +92,25 @@ export interface XenbusDriver {
   isReady?(device: XenbusDevice): boolean;
   /** What it adds to the variables of a uevent. */
   uevent?(device: XenbusDevice): Readonly<Record<string, string>>;
+  /** What it must be told of the device in dom0's next life. */
+  kept?(device: XenbusDevice): Kept | undefined;
+  /** Takes up a device of its last life: takes again what it held, and starts its threads. Nobody waits. */
+  recover?(device: XenbusDevice, kept: Kept | undefined): void;
+  /** Registers the watches that it had of the device. */
+  rewatch?(device: XenbusDevice): Task;
+  /** Takes up what devices have left behind that are off the bus. */
+  recoverRest?(): void;
 }
+
+/** A device as it is kept. */
+type DeviceKept = {
+  readonly busId: string;
+  readonly otherend: string;
+  readonly otherendId: number;
+  readonly state: number;
+  readonly phase: XenbusDevice['phase'];
+  readonly driver: Kept | undefined;
+};
 
 /** Backend bus or frontend bus. */
 export interface BusType {
@@ -116,12 +137,80 @@ export class XenbusBus {
   readonly connecting = waitQueue('devices to connect');
   #made = 0;
   readonly #drivers = new Map<string, XenbusDriver>();
+  /** Devices of the last life whose driver has yet to take them, again or for the first time. */
+  readonly #unfinished = new Set<XenbusDevice>();
 
   constructor(
     readonly kernel: Kernel,
     readonly watches: Watches,
     readonly type: BusType,
+    /** dom0's share of what is kept, or a guest's. */
+    readonly share: Share = kernel,
   ) {}
+
+  /** The device is not what it was: its next life must know. */
+  keep(device: XenbusDevice): void {
+    const { keep } = this.share;
+    if (!keep || this.devices.get(device.nodename) !== device) return;
+    const { busId, otherend, otherendId, state, phase, driver } = device;
+    const kept: DeviceKept = { busId, otherend, otherendId, state, phase, driver: driver?.kept?.(device) };
+    keep.set(devicePrefix + device.nodename, kept);
+  }
+
+  /** Takes up the devices of the last life, at once: what their drivers held is held again before anybody else runs. */
+  recover(drivers: readonly XenbusDriver[]): void {
+    for (const driver of drivers) this.#drivers.set(driver.type, driver);
+    for (const [nodename, value] of keptBelow(this.share.recovered, devicePrefix)) {
+      if (!nodename.startsWith(`${this.type.root}/`)) continue;
+      const { busId, driver: kept, ...rest } = value as DeviceKept;
+      const device: XenbusDevice = { ...this.#makeDevice(nodename, busId, rest.state, rest.otherendId), ...rest };
+      this.devices.set(nodename, device);
+      const driver = this.#drivers.get(device.devicetype);
+      if (!driver) continue;
+      if (device.phase === 'bound' || device.phase === 'probing') {
+        device.driver = driver;
+        driver.recover?.(device, kept);
+      }
+      if (device.phase === 'probing' || device.phase === 'new') this.#unfinished.add(device);
+    }
+    for (const driver of drivers) driver.recoverRest?.();
+  }
+
+  /** Stands for a device that was taken off the bus in the last life. */
+  strayDevice({ nodename, busId, otherendId }: Pick<XenbusDevice, 'nodename' | 'busId' | 'otherendId'>): XenbusDevice {
+    return this.#makeDevice(nodename, busId, XenbusState.Closed, otherendId);
+  }
+
+  /**
+   * Registers the watches that the recovered devices had. Answers with the paths that are to be looked at as if something
+   * had happened there: of every device, and of every node that may be one.
+   */
+  *rewatch(): Task<string[]> {
+    for (const device of [...this.devices.values()]) {
+      if (device.phase !== 'bound') continue;
+      // A back end's state is written by the toolstack, too; that of a front end by nobody but its kernel.
+      if (this.type.root === 'device') device.state = (yield* this.kernel.readState(device.nodename)) || device.state;
+      try {
+        yield* this.#watchOtherend(device);
+        if (device.driver?.rewatch) yield* device.driver.rewatch(device);
+      } catch (error) {
+        if (!(error instanceof XsError)) throw error;
+        this.#warn(device, `xenbus: ${device.busId} is not watched any more: ${error.errno}`);
+      }
+    }
+    const nodes = yield* this.#nodesBelow(this.type.root, this.type.levels - 1);
+    return [...new Set([...this.devices.keys(), ...nodes])];
+  }
+
+  *#nodesBelow(dir: string, levels: number): Task<string[]> {
+    const found: string[] = [];
+    for (const name of (yield* this.kernel.directoryWhole(dir)) ?? []) {
+      const path = `${dir}/${name}`;
+      if (levels > 1) found.push(...(yield* this.#nodesBelow(path, levels - 1)));
+      else found.push(path);
+    }
+    return found;
+  }
 
   /** `xenbus_register_driver_common`: devices that wait for this driver get it now. */
   *registerDriver(driver: XenbusDriver): Task {
@@ -164,7 +253,14 @@ export class XenbusBus {
     if (!(yield* this.kernel.exists(path))) return yield* this.#cleanUp(path, elsewhere);
     if (parts.length < this.type.levels) return;
     const nodename = parts.slice(0, this.type.levels).join('/');
+    if (this.#unfinished.size > 0) yield* this.#finish(this.devices.get(nodename));
     if (!this.devices.has(nodename)) yield* this.kernel.call('xenbus_probe_node', this.#probeNode(nodename));
+  }
+
+  *#finish(device: XenbusDevice | undefined): Task {
+    if (!device || !this.#unfinished.delete(device)) return;
+    const driver = this.#drivers.get(device.devicetype);
+    if (driver) yield* this.#bind(device, driver);
   }
 
   /** `xenbus_cleanup_devices`: the devices at or below a path that is gone, one after the other, from the start each time. */
@@ -194,6 +290,7 @@ export class XenbusBus {
     if (busId === undefined || busId.length > busIdMax || this.devices.has(nodename)) return;
     const device = this.#makeDevice(nodename, busId, state);
     this.devices.set(nodename, device);
+    this.keep(device);
     this.uevent(device, 'add');
     const driver = this.#drivers.get(device.devicetype);
     if (driver) yield* this.#bind(device, driver);
@@ -212,6 +309,7 @@ export class XenbusBus {
     const device = this.#makeDevice(nodename, busId, XenbusState.Initialising);
     this.devices.set(nodename, device);
     device.driver = driver;
+    this.#enter(device, 'bound');
     yield* this.#locked(device, kernel.call('xenbus_dev_resume', this.#resume(device, driver)));
   }
 
@@ -229,7 +327,7 @@ export class XenbusBus {
     }
   }
 
-  #makeDevice(nodename: string, busId: string, state: number): XenbusDevice {
+  #makeDevice(nodename: string, busId: string, state: number, otherendId?: number): XenbusDevice {
     this.#made += 1;
     return {
       nodename,
@@ -238,9 +336,10 @@ export class XenbusBus {
       state,
       otherend: '',
       // Until it is read: of the domain in whose thread the device is found, for that is where its events go.
-      otherendId: this.kernel.self.serves,
+      otherendId: otherendId ?? this.kernel.self.serves,
       otherendWatch: undefined,
       driver: undefined,
+      phase: 'new',
       lock: mutex(`device lock of ${busId}`),
       down: waitQueue(`${busId} to close`),
       pointer: (this.#made * 0x800).toString(16).padStart(16, '0'),
@@ -266,8 +365,16 @@ export class XenbusBus {
 
   *#bindLocked(device: XenbusDevice, driver: XenbusDriver): Task {
     device.driver = driver;
-    if (yield* this.kernel.call('xenbus_dev_probe', this.#probe(device, driver))) this.uevent(device, 'bind');
+    this.#enter(device, 'probing');
+    const isTaken = yield* this.kernel.call('xenbus_dev_probe', this.#probe(device, driver));
+    if (isTaken) this.uevent(device, 'bind');
     else device.driver = undefined;
+    this.#enter(device, isTaken ? 'bound' : 'failed');
+  }
+
+  #enter(device: XenbusDevice, phase: XenbusDevice['phase']): void {
+    device.phase = phase;
+    this.keep(device);
   }
 
   /** Runs `body` with the device's lock held. Who dies of a bug in it never lets go, as in Linux. */
@@ -381,6 +488,8 @@ export class XenbusBus {
     // Who waited for the device's lock meanwhile finds it gone.
     if (this.devices.get(device.nodename) !== device) return;
     this.devices.delete(device.nodename);
+    this.#unfinished.delete(device);
+    this.share.keep?.delete(devicePrefix + device.nodename);
     this.uevent(device, 'remove');
   }
 
@@ -389,6 +498,7 @@ export class XenbusBus {
     if (!driver) return;
     yield* this.#framed('__device_release_driver', this.#framed('xenbus_dev_remove', this.#remove(device, driver)));
     device.driver = undefined;
+    this.#enter(device, 'failed');
     this.uevent(device, 'unbind');
   }
 
@@ -412,6 +522,7 @@ export class XenbusBus {
       yield* this.error(device, errnoOf(error), 'writing new state');
     }
     device.state = state;
+    this.keep(device);
     this.kernel.sched.wakeAll(this.connecting);
   }
 
@@ -459,6 +570,8 @@ export class XenbusBus {
     return value < 0 ? otherwise : value;
   }
 }
+
+const devicePrefix = 'device/';
 
 /** What the store or the hypervisor refuses is an answer; everything else that is thrown is a bug. */
 function isRefusal(error: unknown): error is XsError | PrivcmdError {

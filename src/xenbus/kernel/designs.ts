@@ -1,4 +1,5 @@
 /** The three designs of dom0's watch dispatch, and the word of the command line that chooses one. */
+import { parseDomid } from '../paths.js';
 import type { Kernel } from './kernel.js';
 import { HardenedDispatch, watchAnnouncements } from './mtwatch.js';
 import { type Repair, RfcDispatch, watchMtwatch } from './rfc.js';
@@ -26,4 +27,18 @@ export function makeDispatch(design: Design, kernel: Kernel, repaired?: Readonly
 export function* watchNodes(kernel: Kernel, watches: Watches, dispatch: Dispatch): Task {
   if (dispatch instanceof RfcDispatch) yield* watchMtwatch(watches, dispatch);
   if (dispatch instanceof HardenedDispatch) yield* watchAnnouncements(kernel, watches, dispatch);
+}
+
+/** The threads of a recovered kernel: of the domains that are announced. */
+export function* recoverNodes(kernel: Kernel, dispatch: Dispatch): Task {
+  const names = dispatch instanceof SingleDispatch ? [] : ((yield* kernel.directoryWhole('mtwatch')) ?? []);
+  const domids = names.flatMap((name) => parseDomid(name) ?? []).filter((domid) => domid > 0);
+  if (dispatch instanceof HardenedDispatch) dispatch.recoverNodes(domids);
+  if (dispatch instanceof RfcDispatch) yield* dispatch.recoverDomains(domids);
+}
+
+/** The events of the last life are queued again. */
+export function* eventsRecovered(dispatch: Dispatch): Task {
+  if (dispatch instanceof HardenedDispatch) dispatch.eventsRecovered();
+  if (dispatch instanceof RfcDispatch) yield* dispatch.eventsRecovered();
 }

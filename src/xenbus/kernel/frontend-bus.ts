@@ -5,6 +5,7 @@
  * `xl block-attach 0` gives it one, or when libxl attaches a disk to look into it.
  */
 import type { Hypervisor } from '../hypervisor.js';
+import type { Share } from '../keep.js';
 import { XenbusState } from '../xenbus.js';
 import { type BusType, XenbusBus, type XenbusDevice } from './bus.js';
 import type { Kernel } from './kernel.js';
@@ -13,6 +14,7 @@ import type { Watches } from './xenwatch.js';
 
 /** Linux keeps the first 8 grant references for itself (GNTTAB_NR_RESERVED_ENTRIES). */
 const firstGrantRef = 8;
+const grantKey = 'grant';
 /** How long a domain that shuts down waits for one device to close (xenbus_dev_shutdown). */
 const deviceShutdownMs = 5_000;
 
@@ -42,19 +44,24 @@ export interface FrontendResources {
   notify(port: number, grants: readonly number[], ended?: () => void): void;
 }
 
-export function frontendResources(hypervisor: Hypervisor, domid: number, vcpus: number): FrontendResources {
-  let nextGrantRef = firstGrantRef;
+/** `share`: where the domain keeps which references it has given. */
+export function frontendResources(hypervisor: Hypervisor, domid: number, vcpus: number, share: Share = {}): FrontendResources {
+  const { keep, recovered } = share;
+  let nextGrantRef = Number(recovered?.get(grantKey) ?? firstGrantRef);
   return {
     vcpus,
-    grantRef: () => nextGrantRef++,
+    grantRef: () => {
+      keep?.set(grantKey, nextGrantRef + 1);
+      return nextGrantRef++;
+    },
     port: (remote) => hypervisor.evtchnAllocUnbound(domid, remote),
     closePort: (port) => hypervisor.evtchnClose(domid, port),
     notify: (port, grants, ended) => hypervisor.evtchnSend(domid, port, grants, ended),
   };
 }
 
-export function frontendBus(kernel: Kernel, watches: Watches): XenbusBus {
-  return new XenbusBus(kernel, watches, frontendBusType);
+export function frontendBus(kernel: Kernel, watches: Watches, share?: Share): XenbusBus {
+  return new XenbusBus(kernel, watches, frontendBusType, share);
 }
 
 /** What is there already, then `fe_watch`. */

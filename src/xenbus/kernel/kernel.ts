@@ -6,6 +6,7 @@
  * for and hands events on. That thread never runs a callback, so requests are answered while every callback hangs.
  */
 import type { Clock } from '../clock.js';
+import type { Keep, Recovered } from '../keep.js';
 import type { StoreLink, StorePort, Who } from '../transport.js';
 import { parseState, XenbusState } from '../xenbus.js';
 import { joinStrings, splitStrings, type XsErrno, XsError, type XsPacket, XsType } from '../xs-wire.js';
@@ -34,6 +35,10 @@ export interface KernelOptions {
   readonly fails?: (what: string) => boolean;
   /** Whether dynamic debug is on for a module. */
   readonly debugs?: (module: string) => boolean;
+  /** Gets what the kernel's next life needs; absent: nothing is kept. */
+  readonly keep?: Keep;
+  /** What its last life has kept; absent: it boots. */
+  readonly recovered?: Recovered | undefined;
 }
 
 /** What a kernel tells of itself, for whoever checks or traces it; nothing depends on it. */
@@ -69,6 +74,8 @@ export class Kernel {
   readonly debugs: (module: string) => boolean;
   readonly domid: number;
   readonly observer: Observer | undefined;
+  readonly keep: Keep | undefined;
+  readonly recovered: Recovered | undefined;
   readonly defects: Defects;
   readonly taint: Taint = untainted();
   /** The system's workqueue. */
@@ -95,6 +102,8 @@ export class Kernel {
     this.clock = options.clock;
     this.printk = options.printk;
     this.observer = options.observer;
+    this.keep = options.keep;
+    this.recovered = options.recovered;
     this.defects = options.defects ?? new Set();
     this.#fails = options.fails ?? (() => false);
     this.debugs = options.debugs ?? (() => false);

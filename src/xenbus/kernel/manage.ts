@@ -31,6 +31,10 @@ export interface ControlOptions {
   readonly sysrq?: number;
   /** Given to a kernel that can be suspended (`do_suspend`); runs in the watch thread, until the domain is resumed. */
   readonly suspend?: () => Task;
+  /** Told of a request before it is acknowledged, from when on nobody else knows of it; or that there is none. */
+  readonly taking?: (request: string | undefined) => void;
+  /** What a recovered kernel goes on with when it first looks at `control/shutdown`, after all other news. */
+  readonly goOn?: () => Task;
   /** It was all set up before the domain was saved: only the watches are set again, the last one first. */
   readonly isRestored?: boolean;
 }
@@ -40,16 +44,23 @@ export function* watchControl(
   kernel: Kernel,
   watches: Watches,
   stop: (request: string, reason: ShutdownReason) => void,
-  { memory, sysrq = sysrqMaskDefault, suspend, isRestored = false }: ControlOptions = {},
+  { memory, sysrq = sysrqMaskDefault, suspend, taking = () => {}, goOn, isRestored = false }: ControlOptions = {},
 ): Task {
   const setTarget = memory ? startBalloon(kernel, memory) : () => undefined;
   let fired = false;
   const callback = function* (): Task {
     if (yield* watchTarget(kernel, setTarget, !fired)) fired = true;
   };
+  let first = goOn;
+  const shutdownWatch = function* (): Task {
+    const before = first;
+    first = undefined;
+    if (before) yield* before();
+    yield* shutdownHandler(kernel, stop, suspend, taking);
+  };
   const specs: readonly WatchSpec[] = [
     { node: 'memory/target', name: 'watch_target', callback },
-    { node: 'control/shutdown', name: 'shutdown_handler', callback: () => shutdownHandler(kernel, stop, suspend) },
+    { node: 'control/shutdown', name: 'shutdown_handler', callback: shutdownWatch },
     { node: 'control/sysrq', name: 'sysrq_handler', callback: () => sysrqHandler(kernel, sysrq) },
   ];
   for (const spec of isRestored ? [...specs].reverse() : specs) yield* watches.register(spec);
@@ -162,16 +173,31 @@ function* shutdownHandler(
   kernel: Kernel,
   stop: (request: string, reason: ShutdownReason) => void,
   suspend: (() => Task) | undefined,
+  taking: (request: string | undefined) => void,
 ): Task {
   let request = '';
   yield* kernel.transaction(function* (txId) {
     request = (yield* kernel.read('control/shutdown', txId)) ?? '';
-    if (!shutdownRequests.has(request) && !(suspend && request === 'suspend')) return false;
-    yield* kernel.write('control/shutdown', '', txId);
-    return true;
+    const isKnown = shutdownRequests.has(request) || (suspend !== undefined && request === 'suspend');
+    taking(isKnown ? request : undefined);
+    if (isKnown) yield* kernel.write('control/shutdown', '', txId);
+    return isKnown;
   });
+  if (!(yield* carryOut(kernel, request, stop, suspend)) && request !== '') {
+    kernel.printk(`xen:manage: Ignoring shutdown request: ${request}`);
+  }
+}
+
+/** Does what was asked for; false: it is nothing that this kernel does. */
+export function* carryOut(
+  kernel: Kernel,
+  request: string,
+  stop: (request: string, reason: ShutdownReason) => void,
+  suspend: (() => Task) | undefined,
+): Task<boolean> {
   const reason = shutdownRequests.get(request);
   if (reason !== undefined) stop(request, reason);
   else if (suspend && request === 'suspend') yield* kernel.call('do_suspend', suspend());
-  else if (request !== '') kernel.printk(`xen:manage: Ignoring shutdown request: ${request}`);
+  else return false;
+  return true;
 }

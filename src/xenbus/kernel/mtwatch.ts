@@ -29,6 +29,7 @@
  * The switches of hazards.ts take one of these rules away at a time.
  */
 import type { Ms } from '../clock.js';
+import { keptBelow } from '../keep.js';
 import { parseDomid } from '../paths.js';
 import type { Defect } from './hazards.js';
 import type { Kernel } from './kernel.js';
@@ -48,9 +49,12 @@ import { charCount, mtwatchGetDomid, pathToDomid } from './rfc.js';
 import { type KTask, kthreadStop, type Task, type WaitQueue, waitEvent, waitQueue } from './sched.js';
 import {
   type Dispatch,
+  domainsOfEvents,
   dropEvents,
+  keepEvent,
   type Running,
   runCallback,
+  strikeOut,
   type WatchEvent,
   type Watches,
   type WatchThreadState,
@@ -62,6 +66,7 @@ import {
 export const controlDomid = -1;
 /** After a thread could not be started, how long until the next try. */
 const startAgainMs: Ms = 1000;
+const announcedPrefix = 'announced/';
 
 interface Executor {
   readonly domid: number;
@@ -102,9 +107,15 @@ export class HardenedDispatch implements Dispatch {
   /** Forgotten too early: threads that still run, of executors that are in no table. */
   readonly #unhashed = new Set<Executor>();
   readonly #purging: Executor[] = [];
+  /** Of a recovered kernel: domains with events of its last life, until those are queued again. */
+  #awaited: ReadonlySet<number>;
+  /** Domains that had a thread and an announcement in its last life; without the one now, the other is retiring. */
+  readonly #announcedBefore: Set<string>;
 
   constructor(kernel: Kernel) {
     this.#kernel = kernel;
+    this.#awaited = domainsOfEvents(kernel.recovered);
+    this.#announcedBefore = new Set(keptBelow(kernel.recovered, announcedPrefix).keys());
     this.#misplaced = inXenwatch.filter(([defect]) => kernel.defects.has(defect)).map(([, name]) => name);
     const xenwatch = this.#newExecutor(0);
     this.#executors.set(0, xenwatch);
@@ -126,6 +137,7 @@ export class HardenedDispatch implements Dispatch {
     const events = executor?.events ?? this.#unplaced;
     if (events.length >= watchEventsMax) {
       event.watch.pending -= 1;
+      strikeOut(this.#kernel, event);
       printk(`xenbus: ${watchEventsMax} watch events wait for domain ${domid}, ${event.path} dropped`);
     } else if (defects.has('lifo') && executor) events.unshift(event);
     else events.push(event);
@@ -170,7 +182,7 @@ export class HardenedDispatch implements Dispatch {
   }
 
   busy(domid: number): boolean {
-    return this.#executors.has(domid) || this.#lacking.has(domid);
+    return this.#executors.has(domid) || this.#lacking.has(domid) || this.#awaited.has(domid);
   }
 
   /** Whether its node was there when last looked at. */
@@ -182,6 +194,7 @@ export class HardenedDispatch implements Dispatch {
     const { self, defects, observer } = this.#kernel;
     if (self.serves === domid || defects.has('removals-cross')) return false;
     event.watch.pending += 1;
+    keepEvent(this.#kernel, event);
     observer?.queued?.(event);
     yield* this.queue(self, event);
     return true;
@@ -325,7 +338,7 @@ export class HardenedDispatch implements Dispatch {
     if (!task) kernel.observer?.complain?.(self, 'ERR_PTR', `domain ${domid} is published without a thread`);
     executor.task = task;
     if (task) this.#minded(executor, task);
-    executor.announced = this.#nodes.has(domid);
+    executor.announced = this.#nodes.has(domid) || this.#announcedBefore.delete(String(domid));
     yield* spinLock(self, this.#lock);
     this.#lacking.delete(domid);
     const mine = this.#unplaced.filter((event) => this.#domidOf(event) === domid);
@@ -354,6 +367,22 @@ export class HardenedDispatch implements Dispatch {
     });
   }
 
+  /**
+   * The announcements that a recovered kernel finds. Their threads are there before the events of the last life are queued;
+   * of a domain without one, it is those events that keep a thread.
+   */
+  recoverNodes(domids: readonly number[]): void {
+    for (const domid of domids) this.#announce(domid);
+    const gone = [...this.#announcedBefore].map(Number).filter((domid) => !this.#nodes.has(domid) && !this.#awaited.has(domid));
+    for (const domid of gone) this.#kernel.keep?.delete(announcedPrefix + domid);
+    this.#kernel.sched.wakeAll(this.#control.queue);
+  }
+
+  /** The events of the last life are queued again. */
+  eventsRecovered(): void {
+    this.#awaited = new Set();
+  }
+
   /** The node of `domid` is there, or is not. Called by whoever looked at it, in the thread of announcements. */
   setNode(domid: number, node: boolean): void {
     if (node) this.#announce(domid);
@@ -361,15 +390,17 @@ export class HardenedDispatch implements Dispatch {
   }
 
   #announce(domid: number): void {
-    const { printk, defects } = this.#kernel;
+    const { printk, defects, recovered } = this.#kernel;
+    const isKnown = this.#nodes.has(domid);
     this.#nodes.add(domid);
+    this.#kernel.keep?.set(announcedPrefix + domid, true);
     const executor = this.#executors.get(domid);
     if (!executor) {
       this.#lacking.add(domid);
       return;
     }
     executor.announced = true;
-    if (executor.running && !defects.has('silent-reuse')) {
+    if (executor.running && !defects.has('silent-reuse') && !(recovered && isKnown)) {
       const { watch, path } = executor.running;
       printk(`xenbus: domain ${domid} is announced while ${watch.name} of ${path} runs; its events wait behind that`);
     }
@@ -396,6 +427,7 @@ export class HardenedDispatch implements Dispatch {
 
   #forget(self: KTask, { domid, events }: Executor): void {
     this.#executors.delete(domid);
+    if (!this.#nodes.has(domid)) this.#kernel.keep?.delete(announcedPrefix + domid);
     this.#kernel.observer?.unhashed?.(self, domid, events.length);
   }
 

@@ -73,6 +73,8 @@ export function nextMove(state: number, target: number): Move | undefined {
 }
 
 interface Queue {
+  /** Its event channels. */
+  readonly ports: readonly number[];
   /** Gives its ring pages and event channels back. */
   readonly release: readonly (() => void)[];
   readonly wake: WaitQueue;
@@ -92,10 +94,30 @@ interface Vif {
   stalledQueues: number;
   /** Gives the control ring back. */
   ctrl: readonly (() => void)[];
+  /** Its event channel, while the ring is there. */
+  ctrlPort: number | undefined;
   rateWatch: XenbusWatch | undefined;
   mcastWatch: XenbusWatch | undefined;
   hotplugWatch: XenbusWatch | undefined;
 }
+
+/** What is kept of a vif: of one that is connecting or disconnecting, from where it began to. */
+type VifKept = {
+  readonly state: number;
+  readonly script: string | null;
+  readonly name: string | null;
+  /** The event channels of each queue. */
+  readonly queues: readonly (readonly number[])[];
+  readonly stalledQueues: number;
+  readonly ctrlPort: number | null;
+  readonly rateWatch: boolean;
+  readonly mcastWatch: boolean;
+  readonly hotplugWatch: boolean;
+};
+
+/** Pages of a queue, and of a control ring. */
+const queuePages = 2;
+const ctrlPages = 1;
 
 export interface NetbackOptions {
   readonly bus: XenbusBus;
@@ -122,18 +144,9 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
 
   function* probe(device: XenbusDevice): Task<number> {
     const { nodename } = device;
-    const vif: Vif = {
-      device,
-      state: Initialising,
-      script: undefined,
-      name: undefined,
-      queues: [],
-      stalledQueues: 0,
-      ctrl: [],
-      rateWatch: undefined,
-      mcastWatch: undefined,
-      hotplugWatch: undefined,
-    };
+    const vif = newVif(device);
+    // Only in a next life was it in this probe before.
+    vif.name = vifs.get(device)?.name;
     vifs.set(device, vif);
     yield* kernel.transaction(function* (txId) {
       for (const [name, value] of features) yield* kernel.write(`${nodename}/${name}`, String(value), txId);
@@ -158,11 +171,12 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
     const handle = yield* bus.scan(device.nodename, 'handle');
     if (handle < 0) return yield* refuse(vif, -handle, 'reading handle');
     const name = `vif${device.otherendId}.${handle}`;
-    if (!(yield* netdevs.register(name))) {
+    if (vif.name !== name && !(yield* netdevs.register(name))) {
       kernel.printk(`vif ${device.busId} ${name}: Could not register device: err=-${errno.EEXIST}`);
       return yield* refuse(vif, errno.EEXIST, 'creating interface');
     }
     vif.name = name;
+    bus.keep(device);
     kernel.debug('xen_netback', netdevLine(vif, 'Successfully created xenvif'));
     bus.uevent(device, 'online');
     return 0;
@@ -177,6 +191,7 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
   function* switchState(vif: Vif, state: number): Task {
     debug('backend_switch_state', `${vif.device.nodename} -> ${strstate(state)}`);
     vif.state = state;
+    bus.keep(vif.device);
     if (!vif.hotplugWatch) yield* bus.switchState(vif.device, state);
   }
 
@@ -208,22 +223,8 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
     }
     yield* readRate(vif);
     yield* unregisterRateWatches(vif);
-    const domidOf = () => device.otherendId;
-    vif.rateWatch = yield* watches.register({
-      node: `${nodename}/rate`,
-      name: 'xen_net_rate_changed [xen_netback]',
-      domidOf,
-      callback: () => readRate(vif),
-    });
-    const mcast = `${otherend}/request-multicast-control`;
-    vif.mcastWatch = yield* watches.register({
-      node: mcast,
-      name: 'xen_mcast_ctrl_changed [xen_netback]',
-      domidOf,
-      // Linux forgot this one of the nodes that a guest can write (XSA-349).
-      guestWritable: hardened && !kernel.defects.has('multicast-unlimited'),
-      callback: () => readOnly(mcast),
-    });
+    vif.rateWatch = yield* watchRate(vif);
+    vif.mcastWatch = yield* watchMulticast(device);
     yield* readFlags(otherend);
     const failed = yield* connectCtrlRing(vif);
     if (failed !== 0) return yield* bus.fatal(device, failed, 'connecting control ring');
@@ -243,10 +244,37 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
       netdevs.locked(() => {}),
     );
     yield* unregisterHotplugWatch(vif);
-    vif.hotplugWatch = yield* watches.register({
-      node: `${nodename}/hotplug-status`,
+    vif.hotplugWatch = yield* watchHotplug(vif);
+  }
+
+  function watchRate(vif: Vif): Task<XenbusWatch> {
+    const { device } = vif;
+    return watches.register({
+      node: `${device.nodename}/rate`,
+      name: 'xen_net_rate_changed [xen_netback]',
+      domidOf: () => device.otherendId,
+      callback: () => readRate(vif),
+    });
+  }
+
+  function watchMulticast(device: XenbusDevice): Task<XenbusWatch> {
+    const node = `${device.otherend}/request-multicast-control`;
+    return watches.register({
+      node,
+      name: 'xen_mcast_ctrl_changed [xen_netback]',
+      domidOf: () => device.otherendId,
+      // Linux forgot this one of the nodes that a guest can write (XSA-349).
+      guestWritable: hardened && !kernel.defects.has('multicast-unlimited'),
+      callback: () => readOnly(node),
+    });
+  }
+
+  function watchHotplug(vif: Vif): Task<XenbusWatch> {
+    const { device } = vif;
+    return watches.register({
+      node: `${device.nodename}/hotplug-status`,
       name: 'hotplug_status_changed [xen_netback]',
-      domidOf,
+      domidOf: () => device.otherendId,
       callback: () => hotplugStatusChanged(vif),
     });
   }
@@ -275,15 +303,25 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
     if (ref < 0) return 0;
     const port = yield* bus.scan(otherend, 'event-channel-ctrl');
     if (port < 0) return yield* refuse(vif, -port, `reading ${otherend}/event-channel-ctrl`);
-    const taken = take([() => hypervisor.grantMap(otherendId), () => hypervisor.evtchnBind(kernel.domid, otherendId, port)]);
+    const taken = take(parts(otherendId, ctrlPages, [port]));
     if (!taken) return yield* refuse(vif, errno.EINVAL, `mapping shared-frame ${ref} port ${port}`);
     vif.ctrl = taken;
+    vif.ctrlPort = port;
     return 0;
   }
 
   function disconnectCtrl(vif: Vif): void {
     for (const release of vif.ctrl) release();
     vif.ctrl = [];
+    vif.ctrlPort = undefined;
+  }
+
+  /** What a ring is made of. */
+  function parts(domid: number, pages: number, ports: readonly number[]): (() => (() => void) | undefined)[] {
+    return [
+      ...Array.from({ length: pages }, () => () => hypervisor.grantMap(domid)),
+      ...ports.map((port) => () => hypervisor.evtchnBind(kernel.domid, domid, port)),
+    ];
   }
 
   function* connectQueue(vif: Vif, name: string, dir: string, index: number): Task<Queue | undefined> {
@@ -296,23 +334,25 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
     let rxPort = txPort < 0 ? txPort : yield* bus.scan(dir, 'event-channel-rx');
     if (rxPort < 0) txPort = rxPort = yield* bus.scan(dir, 'event-channel');
     if (rxPort < 0) return yield* refused(vif, -rxPort, `reading ${dir}/event-channel(-tx/rx)`);
-    const release = take([
-      ...[tx, rx].map(() => () => hypervisor.grantMap(otherendId)),
-      ...[...new Set([txPort, rxPort])].map((port) => () => hypervisor.evtchnBind(kernel.domid, otherendId, port)),
-    ]);
+    const ports = [...new Set([txPort, rxPort])];
+    const release = take(parts(otherendId, queuePages, ports));
     if (!release) {
       return yield* refused(vif, errno.EINVAL, `mapping shared-frames ${tx}/${rx} port tx ${txPort} rx ${rxPort}`);
     }
+    return startQueue(vif, name, index, ports, release);
+  }
+
+  function startQueue(vif: Vif, name: string, index: number, ports: readonly number[], release: Queue['release']): Queue {
     const wake = waitQueue(`queue ${index} of ${name}`);
     const tasks = [
       kernel.spawn(`${name}-q${index}-guest-rx`, 'xenvif_kthread_guest_rx [xen_netback]', (self) =>
         guestRxThread(self, vif, name, wake),
       ),
       kernel.spawn(`${name}-q${index}-dealloc`, 'xenvif_dealloc_kthread [xen_netback]', (self) =>
-        deallocThread(self, device, wake),
+        deallocThread(self, vif.device, wake),
       ),
     ];
-    return { release, wake, tasks };
+    return { ports, release, wake, tasks };
   }
 
   function* refused(vif: Vif, code: number, message: string): Task<undefined> {
@@ -322,10 +362,14 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
 
   /** Gives packets to the guest, which has room for them; the device has a carrier when all its queues have this. */
   function* guestRxThread(self: KTask, vif: Vif, name: string, wake: WaitQueue): Task {
-    vif.stalledQueues -= 1;
-    if (vif.stalledQueues === 0) {
-      kernel.printk(netdevLine(vif, 'Guest Rx ready'));
-      netdevs.carrier(name, true);
+    // In a next life the receiving side may have been ready before.
+    if (vif.stalledQueues > 0) {
+      vif.stalledQueues -= 1;
+      if (vif.stalledQueues === 0) {
+        kernel.printk(netdevLine(vif, 'Guest Rx ready'));
+        netdevs.carrier(name, true);
+      }
+      bus.keep(vif.device);
     }
     yield* waitEvent(wake, () => self.shouldStop);
   }
@@ -375,6 +419,7 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
   function* unregisterHotplugWatch(vif: Vif): Task {
     if (vif.hotplugWatch) yield* watches.unregister(vif.hotplugWatch);
     vif.hotplugWatch = undefined;
+    bus.keep(vif.device);
   }
 
   /** The script is done: now the store may hear of the state. */
@@ -421,6 +466,51 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
     yield* kernel.call('backend_disconnect [xen_netback]', disconnect(vif));
     yield* kernel.call('unregister_netdev', netdevs.unregister(name));
     vif.name = undefined;
+    bus.keep(device);
+  }
+
+  function keptOf({ state, script, name, queues, stalledQueues, ctrlPort, ...vif }: Vif): VifKept {
+    const isConnected = state === Connected;
+    return {
+      state,
+      script: script ?? null,
+      name: name ?? null,
+      queues: isConnected ? queues.map(({ ports }) => ports) : [],
+      stalledQueues: isConnected ? stalledQueues : 0,
+      ctrlPort: isConnected ? (ctrlPort ?? null) : null,
+      rateWatch: isConnected && vif.rateWatch !== undefined,
+      mcastWatch: isConnected && vif.mcastWatch !== undefined,
+      hotplugWatch: vif.hotplugWatch !== undefined,
+    };
+  }
+
+  /** What it was to have of its last life besides what was taken again at once. */
+  const rewatched = new WeakMap<XenbusDevice, VifKept>();
+
+  /** Takes again what a vif of the last life held, as far as it is still there: its rings, with their threads. */
+  function recover(device: XenbusDevice, kept: VifKept | undefined): void {
+    const vif = newVif(device);
+    vifs.set(device, vif);
+    if (!kept) return;
+    rewatched.set(device, kept);
+    const { state, script, name, queues, stalledQueues, ctrlPort } = kept;
+    const again = (pages: number, ports: readonly number[]) =>
+      parts(device.otherendId, pages, ports).flatMap((part) => part() ?? []);
+    vif.state = state;
+    vif.script = script ?? undefined;
+    vif.name = name ?? undefined;
+    if (ctrlPort !== null) [vif.ctrl, vif.ctrlPort] = [again(ctrlPages, [ctrlPort]), ctrlPort];
+    if (name === null) return;
+    vif.stalledQueues = stalledQueues > 0 ? queues.length : 0;
+    vif.queues = queues.map((ports, index) => startQueue(vif, name, index, ports, again(queuePages, ports)));
+  }
+
+  function* rewatch(device: XenbusDevice): Task {
+    const vif = vifOf(device);
+    const kept = rewatched.get(device);
+    if (kept?.rateWatch) vif.rateWatch = yield* watchRate(vif);
+    if (kept?.mcastWatch) vif.mcastWatch = yield* watchMulticast(device);
+    if (kept?.hotplugWatch) vif.hotplugWatch = yield* watchHotplug(vif);
   }
 
   return {
@@ -439,6 +529,28 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
       if (vif?.script === undefined) return {};
       return { script: vif.script, ...(vif.name === undefined ? {} : { vif: vif.name }) };
     },
+    kept: (device) => {
+      const vif = vifs.get(device);
+      return vif && keptOf(vif);
+    },
+    recover: (device, kept) => recover(device, kept as VifKept | undefined),
+    rewatch,
+  };
+}
+
+function newVif(device: XenbusDevice): Vif {
+  return {
+    device,
+    state: Initialising,
+    script: undefined,
+    name: undefined,
+    queues: [],
+    stalledQueues: 0,
+    ctrl: [],
+    ctrlPort: undefined,
+    rateWatch: undefined,
+    mcastWatch: undefined,
+    hotplugWatch: undefined,
   };
 }
 

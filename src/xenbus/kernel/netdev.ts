@@ -4,6 +4,7 @@
  * Who changes any of that holds rtnl_mutex, of which the kernel has one: it is never held while anybody waits for a
  * packet, or one vif that hangs would stop all of them.
  */
+import { keptBelow } from '../keep.js';
 import { PrivcmdError } from '../privcmd.js';
 import type { Kernel } from './kernel.js';
 import { mutex, mutexLock, mutexUnlock } from './locks.js';
@@ -22,6 +23,12 @@ export class NetDevices {
   constructor(kernel: Kernel, bridges: readonly string[]) {
     this.#kernel = kernel;
     this.#bridges = new Map(bridges.map((name) => [name, new Map()]));
+    const { recovered } = kernel;
+    for (const [name, carrier] of keptBelow(recovered, 'netdev/')) this.#carriers.set(name, carrier === true);
+    for (const [device, name] of keptBelow(recovered, 'renamed/')) this.#renamed.set(device, String(name));
+    for (const [bridge, ports] of this.#bridges) {
+      for (const [device, port] of keptBelow(recovered, `bridge/${bridge}/`)) ports.set(device, Number(port));
+    }
   }
 
   /** What there is now, by name. */
@@ -39,6 +46,7 @@ export class NetDevices {
     return yield* this.locked(() => {
       if (this.#carriers.has(name) || this.#renamed.has(name)) return false;
       this.#carriers.set(name, false);
+      this.#kernel.keep?.set(`netdev/${name}`, false);
       return true;
     });
   }
@@ -51,14 +59,19 @@ export class NetDevices {
     this.#carriers.delete(device);
     this.#carriers.set(name, carrier);
     this.#renamed.set(device, name);
+    const { keep } = this.#kernel;
+    keep?.delete(`netdev/${device}`);
+    keep?.set(`netdev/${name}`, carrier);
+    keep?.set(`renamed/${device}`, name);
   }
 
   /** `unregister_netdev`: it leaves its bridge. */
   *unregister(registered: string): Task {
     yield* this.locked(() => {
       const name = this.#renamed.get(registered) ?? registered;
-      this.#renamed.delete(registered);
-      this.#carriers.delete(name);
+      const { keep } = this.#kernel;
+      if (this.#renamed.delete(registered)) keep?.delete(`renamed/${registered}`);
+      if (this.#carriers.delete(name)) keep?.delete(`netdev/${name}`);
       for (const bridge of this.#bridges.keys()) {
         const port = this.bridge(bridge, name, false);
         if (port !== undefined) this.#port(bridge, port, name, 'disabled');
@@ -71,6 +84,7 @@ export class NetDevices {
     const name = this.#renamed.get(registered) ?? registered;
     if (this.#carriers.get(name) !== !on) return;
     this.#carriers.set(name, on);
+    this.#kernel.keep?.set(`netdev/${name}`, on);
     if (on) this.#kernel.printk(`IPv6: ADDRCONF(NETDEV_CHANGE): ${name}: link becomes ready`);
     for (const [bridge, ports] of this.#bridges) {
       const port = ports.get(name);
@@ -116,6 +130,7 @@ export class NetDevices {
       let port = 1;
       while (used.has(port)) port += 1;
       ports.set(device, port);
+      this.#kernel.keep?.set(`bridge/${name}/${device}`, port);
       this.#port(name, port, device, 'blocking');
       this.#port(name, port, device, 'disabled');
       this.#kernel.printk(`device ${device} entered promiscuous mode`);
@@ -124,6 +139,7 @@ export class NetDevices {
     }
     if (!add && known !== undefined) {
       ports.delete(device);
+      this.#kernel.keep?.delete(`bridge/${name}/${device}`);
       this.#port(name, known, device, 'disabled');
       this.#kernel.printk(`device ${device} left promiscuous mode`);
     }

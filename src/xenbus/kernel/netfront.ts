@@ -89,6 +89,7 @@ export function netfront(bus: XenbusBus, resources: FrontendResources): XenbusDr
       for (const ring of ['tx-ring-ref', 'rx-ring-ref']) nodes.push([`${dir}${ring}`, resources.grantRef()]);
       for (const channel of channels) nodes.push([`${dir}${channel}`, port(device)]);
     }
+    bus.keep(device);
     nodes.push(...features.map((name): [string, number] => [name, 1]));
     yield* offer(bus, device, nodes);
     yield* bus.switchState(device, Connected);
@@ -139,6 +140,9 @@ export function netfront(bus: XenbusBus, resources: FrontendResources): XenbusDr
     *remove(device) {
       yield* kernel.call('xennet_bus_close [xen_netfront]', busClose(device));
       freeRings(device);
+      bus.keep(device);
     },
+    kept: (device) => [...(ports.get(device) ?? [])],
+    recover: (device, kept) => void ports.set(device, [...((kept as readonly number[] | undefined) ?? [])]),
   };
 }

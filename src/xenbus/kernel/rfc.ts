@@ -34,7 +34,9 @@ import { warnText } from './oops.js';
 import { bug, type KTask, kthreadStop, type Task, type WaitQueue, waitEvent, waitQueue } from './sched.js';
 import {
   type Dispatch,
+  domainsOfEvents,
   dropEvents,
+  keepEvent,
   type Mtwatch,
   type Running,
   runCallback,
@@ -117,6 +119,7 @@ export class RfcDispatch implements Dispatch, Mtwatch {
   readonly #purgeWork: Work;
   /** Every domain whose thread is there, hashed or not: for reports only. */
   readonly #alive = new Set<MtwatchDomain>();
+  readonly #retiring: number[] = [];
   #warned = false;
   readonly #repaired: ReadonlySet<Repair>;
 
@@ -183,6 +186,7 @@ export class RfcDispatch implements Dispatch, Mtwatch {
       const event = domain.events.shift();
       spinUnlock(sched, self, domain.eventsLock);
       if (event) {
+        keepEvent(this.#kernel, event, domain.domid, true);
         domain.running = { watch: event.watch, path: event.path, since: clock.now() };
         yield* runCallback(this.#kernel, self, event);
         domain.running = undefined;
@@ -212,15 +216,47 @@ export class RfcDispatch implements Dispatch, Mtwatch {
       if (domain.state !== 'DOWN') {
         this.#kernel.note(() => `forward #${event.seq} ${event.path} to domain ${domid} (${domain.events.length} there already)`);
         // list_add: the newest first.
-        if (this.#repaired.has('lifo')) domain.events.push(event);
-        else domain.events.unshift(event);
-        sched.wakeAll(domain.eventsWq);
+        this.#give(domain, event);
         taken = true;
       }
       spinUnlock(sched, self, domain.eventsLock);
     }
     rcuReadUnlock(sched, self);
     return taken;
+  }
+
+  #give({ domid, events, eventsWq }: MtwatchDomain, event: WatchEvent): void {
+    keepEvent(this.#kernel, event, domid);
+    if (this.#repaired.has('lifo')) events.push(event);
+    else events.unshift(event);
+    this.#kernel.sched.wakeAll(eventsWq);
+  }
+
+  /** What a thread had goes to it again, and so does what it would have had: xenwatch must not run it beside that. */
+  requeue(event: WatchEvent, thread: number | undefined): boolean {
+    const domain = this.mtwatchFindDomain(thread ?? event.watch.getDomid?.(event.path) ?? 0);
+    if (!domain) return false;
+    // As xenwatch does when it takes one.
+    event.watch.pending -= 1;
+    if (thread !== undefined) this.#give(domain, event);
+    else {
+      keepEvent(this.#kernel, event, domain.domid);
+      domain.events.push(event);
+      this.#kernel.sched.wakeAll(domain.eventsWq);
+    }
+    return true;
+  }
+
+  /** The threads of a recovered kernel: of the domains that are announced, and of those with events in a thread. */
+  *recoverDomains(announced: readonly number[]): Task {
+    for (const domid of domainsOfEvents(this.#kernel.recovered, 'thread'))
+      if (!announced.includes(domid)) this.#retiring.push(domid);
+    for (const domid of [...announced, ...this.#retiring]) yield* this.mtwatchCreateDomain(domid);
+  }
+
+  /** Those whose node went in the last life are down again. */
+  *eventsRecovered(): Task {
+    for (const domid of this.#retiring.splice(0)) yield* this.mtwatchDestroyDomain(domid);
   }
 
   /** `xen_mtwatch_purge_domain`: one thread after the other; it waits for each to end before it looks at the next. */

@@ -7,6 +7,7 @@
  * mtwatch.ts the design that keeps its promise.
  */
 import type { Ms } from '../clock.js';
+import { type Kept, keptBelow, type Recovered } from '../keep.js';
 import { XsError } from '../xs-wire.js';
 import type { Kernel } from './kernel.js';
 import { downRead, mutex, mutexLock, mutexUnlock, rwsem, spinLock, spinlock, spinUnlock, upRead } from './locks.js';
@@ -85,6 +86,11 @@ export interface Dispatch {
   threads(): WatchThreadState[];
   /** Gives an event to the thread of the domain that it turned out to be about; false: it may run where it is. */
   handOn?(event: WatchEvent, domid: number): Task<boolean>;
+  /**
+   * Gives an event of a recovered kernel to the thread that is to run it, without a detour; false: it is queued as any other.
+   * `thread`: the domain whose thread had it, 0 if none did, undefined for an event that is new.
+   */
+  requeue?(event: WatchEvent, thread: number | undefined): boolean;
   /** Whether a thread of this domain is there, so that its domid must not be given out again. */
   busy(domid: number): boolean;
 }
@@ -96,12 +102,18 @@ export class Watches {
   readonly #rwsem = rwsem('xs_watch_rwsem');
   #nextToken = 0xffff_8880_0591_0000n;
   #seq = 0;
+  /** Events that come while a recovered kernel registers its watches: none runs before those of its last life. */
+  #early: WatchEvent[] | undefined;
 
   constructor(
     kernel: Kernel,
     readonly dispatch: Dispatch,
   ) {
     this.#kernel = kernel;
+    if (kernel.recovered) {
+      this.#early = [];
+      for (const seq of keptBelow(kernel.recovered, eventPrefix).keys()) this.#seq = Math.max(this.#seq, Number(seq) + 1);
+    }
     kernel.onWatchEvent = (path, token) => this.#xsWatchMsg(path, token);
   }
 
@@ -182,6 +194,41 @@ export class Watches {
     return taken;
   }
 
+  /**
+   * The watches of a recovered kernel are registered: from here on events run. First come those that its last life had
+   * queued and not run to their end, in their order, each in the thread that it would be in; then `further` ones, by the
+   * node that is watched, for what may have been on its way; then what the watches themselves have brought.
+   */
+  *recover(further: readonly (readonly [node: string, path: string])[]): Task {
+    const { keep, recovered, self, sched } = this.#kernel;
+    yield* spinLock(self, this.#lock);
+    const watches = [...this.#byToken.values()];
+    const queue = [...keptBelow(recovered, eventPrefix)]
+      .sort(([a, one], [b, other]) => runs(one) - runs(other) || Number(a) - Number(b))
+      .flatMap(([seq, value]): { event: WatchEvent; thread?: number }[] => {
+        const { node, name, path, domid, thread } = value as EventKept;
+        const watch = watches.find((each) => each.node === node && each.name === name);
+        if (!watch) keep?.delete(eventPrefix + seq);
+        const at = domid === undefined ? {} : { domid };
+        return watch ? [{ event: { watch, path, token: watch.token, seq: Number(seq), ...at }, thread: thread ?? 0 }] : [];
+      });
+    const later: WatchEvent[] = [];
+    for (const [node, path] of further) {
+      const watch = watches.find((each) => each.node === node);
+      if (watch) later.push({ watch, path, token: watch.token, seq: this.#seq++ });
+    }
+    for (const { watch } of [...queue.map(({ event }) => event), ...later]) watch.pending += 1;
+    later.push(...(this.#early ?? []).filter(({ watch }) => this.#byToken.get(watch.token) === watch));
+    queue.push(...later.map((event) => ({ event })));
+    for (const { event, thread } of queue) {
+      keepEvent(this.#kernel, event);
+      this.#kernel.observer?.queued?.(event);
+      if (!this.dispatch.requeue?.(event, thread)) yield* this.dispatch.queue(self, event);
+    }
+    this.#early = undefined;
+    spinUnlock(sched, self, this.#lock);
+  }
+
   /** `xs_watch_msg`: an event of a watch that is gone is dropped, and so is a second one of a guest's node. */
   *#xsWatchMsg(path: string, token: string): Task {
     const { self, sched } = this.#kernel;
@@ -190,11 +237,51 @@ export class Watches {
     if (watch && !(watch.guestWritable && watch.pending > 0)) {
       watch.pending += 1;
       const event: WatchEvent = { watch, path, token, seq: this.#seq++ };
-      this.#kernel.observer?.queued?.(event);
-      yield* this.dispatch.queue(self, event);
+      if (this.#early) this.#early.push(event);
+      else {
+        keepEvent(this.#kernel, event);
+        this.#kernel.observer?.queued?.(event);
+        yield* this.dispatch.queue(self, event);
+      }
     }
     spinUnlock(sched, self, this.#lock);
   }
+}
+
+const eventPrefix = 'event/';
+
+/** An event as it is kept: its watch by what stays the same from one life to the next. */
+type EventKept = {
+  readonly node: string;
+  readonly name: string;
+  readonly path: string;
+  readonly domid?: number | undefined;
+  /** The domain that it is about, whichever told. */
+  readonly of: number;
+  /** The domain whose thread it was handed to, where that is another one than it was queued for. */
+  readonly thread?: number | undefined;
+  /** That thread has begun with it, before others that were there. */
+  readonly begun?: boolean | undefined;
+};
+
+/** What was begun is given last to a thread that takes the newest first. */
+const runs = (kept: Kept) => ((kept as EventKept).begun ? 1 : 0);
+
+/** An event is kept from when it is queued until its callback has returned, or nobody will run it. */
+export function keepEvent({ keep }: Kernel, { watch, path, seq, domid }: WatchEvent, thread?: number, begun?: boolean): void {
+  if (!keep) return;
+  const { node, name } = watch;
+  const kept: EventKept = { node, name, path, domid, of: domid ?? watch.domidOf(path), thread, begun };
+  keep.set(eventPrefix + seq, kept);
+}
+
+/** The domains that events of a last life are about, and those whose threads they were handed to. */
+export function domainsOfEvents(recovered: Recovered | undefined, which: 'of' | 'thread' = 'of'): Set<number> {
+  return new Set([...keptBelow(recovered, eventPrefix).values()].flatMap((value) => (value as EventKept)[which] ?? []));
+}
+
+export function strikeOut({ keep }: Kernel, { seq }: WatchEvent): void {
+  keep?.delete(eventPrefix + seq);
 }
 
 /** What the patch puts into the one thread: who else may take an event, and what else unregistering does. */
@@ -229,6 +316,7 @@ export class SingleDispatch implements Dispatch {
     if (this.#events.length < watchEventsMax) this.#events.push(event);
     else {
       event.watch.pending -= 1;
+      strikeOut(this.#kernel, event);
       this.#kernel.printk(`xenbus: ${watchEventsMax} watch events wait, ${event.path} dropped`);
     }
     spinUnlock(sched, self, this.#lock);
@@ -300,9 +388,12 @@ export function* runCallback(kernel: Kernel, self: KTask, event: WatchEvent): Ta
   try {
     yield* kernel.call(watch.name, watch.callback(event.path, event.token));
   } catch (error) {
+    // What kills its thread would kill it again in each life.
+    if (!(error instanceof XsError)) strikeOut(kernel, event);
     if (!(error instanceof XsError)) throw error;
     kernel.printk(`xenbus: ${watch.name} of ${event.path}: ${error.message}`);
   }
+  strikeOut(kernel, event);
   kernel.observer?.ended?.(self, event);
   watch.runners.delete(self);
 }
@@ -314,6 +405,9 @@ export function dropEvents(kernel: Kernel, events: WatchEvent[], watch: XenbusWa
   const kept = events.filter((event) => event.watch !== watch);
   events.splice(0, events.length, ...kept);
   watch.pending = Math.max(0, watch.pending - dropped.length);
-  for (const event of dropped) kernel.observer?.purged?.(event);
+  for (const event of dropped) {
+    strikeOut(kernel, event);
+    kernel.observer?.purged?.(event);
+  }
   return dropped.length;
 }
