@@ -104,6 +104,7 @@ export function blkfront(bus: XenbusBus, resources: FrontendResources, { scans =
     yield* bus.switchState(device, Connected);
     yield* kernel.call('device_add_disk', scan(info));
     info.ready = true;
+    bus.keep(device);
     kernel.sched.wakeAll(bus.connecting);
   }
 
