@@ -12,7 +12,8 @@
  *
  * with the length of what is in brackets, in bytes, and its CRC-32, both in eight hexadecimal digits. What a killed process
  * or a power cut has left at the end, and is no whole record, was never acknowledged and is cut off; a damaged record with a
- * whole one behind it is refused, because what follows cannot be trusted without it. At each start, and when the file has
+ * whole one behind it is refused, because what follows cannot be trusted without it, and so is one of those that the file was
+ * begun with, up to an empty one: they were on disk before it had its name. At each start, and when the file has
  * become much longer than what it says, it is written anew: to a file beside it, which takes its name once it is on disk.
  * docs/journal.md has the guarantees.
  */
@@ -27,8 +28,6 @@ export type Fsync = 'always' | 'never';
 const format = 1;
 const magic = 'xl-mtwatch journal ';
 const header = `${magic}${format}\n`;
-/** What a file begins with. */
-export const journalHeader: Buffer = Buffer.from(header);
 /** `LENGTH CRC ` before what a record says. */
 const recordHeadBytes = 18;
 const recordHead = /^([0-9a-f]{8}) ([0-9a-f]{8}) $/;
@@ -81,7 +80,7 @@ export class JournalTable implements Keep {
     const entries = [...this.#entries].map(([key, json]) => entryOf(key, json));
     const records: Buffer[] = [];
     for (let at = 0; at < entries.length; at += compactEntries) records.push(recordOf(entries.slice(at, at + compactEntries)));
-    return Buffer.concat([Buffer.from(header), ...records]);
+    return Buffer.concat([Buffer.from(header), ...records, recordOf([])]);
   }
 }
 
@@ -94,6 +93,9 @@ function recordOf(entries: readonly string[]): Buffer {
   const hex = (number: number) => number.toString(16).padStart(8, '0');
   return Buffer.concat([Buffer.from(`${hex(body.length)} ${hex(crc32(body))} `), body, Buffer.from('\n')]);
 }
+
+/** An empty file. */
+export const journalStart: Buffer = new JournalTable().file();
 
 /** What a file says. */
 export interface JournalContents {
@@ -122,8 +124,11 @@ export function readJournal(bytes: Buffer, name: string): JournalContents {
   }
   let at = header.length;
   let records = 0;
+  let isComplete = false;
   for (let end = recordEnd(bytes, at); end !== undefined; end = recordEnd(bytes, at)) {
-    for (const [key, value] of JSON.parse(bytes.toString('utf8', at + recordHeadBytes, end - 1)) as [string, Kept?][]) {
+    const entries = JSON.parse(bytes.toString('utf8', at + recordHeadBytes, end - 1)) as [string, Kept?][];
+    isComplete ||= entries.length === 0;
+    for (const [key, value] of entries) {
       if (value === undefined) table.delete(key);
       else table.set(key, value);
     }
@@ -136,6 +141,12 @@ export function readJournal(bytes: Buffer, name: string): JournalContents {
       `${name} is damaged: record ${records + 1}, at byte ${at}, does not have its checksum, and whole records follow it from ` +
         `byte ${next} on. Restore the file, or go back to the state before the damage with \`truncate -s ${at} ${name}\`, or ` +
         'move the file away to start with nothing',
+    );
+  }
+  if (!isComplete && bytes.length > header.length) {
+    throw new JournalError(
+      `${name} is damaged: record ${records + 1}, at byte ${at}, is one of those that the file was begun with, and does not have its ` +
+        'checksum. Restore the file, or move it away to start with nothing',
     );
   }
   return { table, records, goodBytes: at, tornBytes: bytes.length - at };

@@ -91,6 +91,6 @@ test('a journal that is damaged, in use, or of another host is refused', async (
   const file = join(journal, 'dom0.journal');
   const bytes = readFileSync(file);
   bytes[200] = (bytes[200] ?? 0) ^ 1;
-  writeFileSync(file, Buffer.concat([bytes, bytes.subarray(bytes.indexOf('\n') + 1)]));
+  writeFileSync(file, bytes);
   expect((await l.xl('list')).stderr).toMatch(/^xl: dom0 did not start: --journal: \S+ is damaged: record 1, at byte 21, /);
 });

@@ -11,7 +11,7 @@ import { findDisk, listedDiskDevice } from '../../src/libxl/device-list.js';
 import { domainReboot, domainUnpause } from '../../src/libxl/domain.js';
 import { recover } from '../../src/libxl/recover.js';
 import type { Domain } from '../../src/xenbus/hypervisor.js';
-import { JournalTable, journalHeader, readJournal } from '../../src/xenbus/journal.js';
+import { JournalTable, journalStart, readJournal } from '../../src/xenbus/journal.js';
 import type { Xc } from '../../src/xenbus/privcmd.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
 
@@ -124,7 +124,7 @@ export async function runEpisode(cmdline = 'xen_mtwatch'): Promise<Episode> {
 /** What is wrong with a life that begins at that point; empty when all is as it must be. */
 export async function recoverAt({ records, start }: Episode, point: Point, cmdline = 'xen_mtwatch'): Promise<string[]> {
   const wrong: string[] = [];
-  const { table } = readJournal(Buffer.concat([journalHeader, ...records.slice(0, point.records)]), 'records');
+  const { table } = readJournal(Buffer.concat([journalStart, ...records.slice(0, point.records)]), 'records');
   const keep = new JournalTable(table);
   const m = await machine({ cmdline, files: point.files, life: { keep, recovered: table, commit: () => void keep.take() } });
   const { ctx } = m;

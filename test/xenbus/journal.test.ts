@@ -65,13 +65,14 @@ test('cut off anywhere, it is what it was at the end of the last whole record', 
   const whole = readFileSync(file());
   const ends = [0, 1, 2, 3].map((records) => {
     let at = whole.indexOf('\n') + 1;
-    for (let n = 0; n < records; n++) at = whole.indexOf('\n', at) + 1;
+    // An empty record ends what the file was begun with.
+    for (let n = 0; n <= records; n++) at = whole.indexOf('\n', at) + 1;
     return at;
   });
-  for (let cut = 0; cut <= whole.length; cut++) {
+  for (let cut = ends[0] ?? 0; cut <= whole.length; cut++) {
     const records = ends.filter((end) => end <= cut && end > (ends[0] ?? 0)).length;
     const { table, tornBytes } = readJournal(whole.subarray(0, cut), 'it');
-    const good = cut < (ends[0] ?? 0) ? 0 : (ends[records] ?? 0);
+    const good = ends[records] ?? 0;
     expect([cut, Object.fromEntries(table), tornBytes]).toEqual([cut, states[records], cut - good]);
   }
 });
@@ -96,17 +97,30 @@ test('an end of zeros, as a power cut may leave it, is torn', () => {
 test('any byte changed within a record that others follow is refused, with words for what to do', () => {
   threeRecords();
   const whole = readFileSync(file());
-  const first = whole.indexOf('\n') + 1;
+  const first = whole.indexOf('\n', whole.indexOf('\n') + 1) + 1;
   const second = whole.indexOf('\n', first) + 1;
   for (let at = first; at < second - 1; at++) {
     const damaged = Buffer.from(whole);
     damaged[at] = (damaged[at] ?? 0) ^ 1;
     expect(() => readJournal(damaged, 'F')).toThrow(
-      `F is damaged: record 1, at byte ${first}, does not have its checksum, and whole records follow it from byte ${second} on. ` +
+      `F is damaged: record 2, at byte ${first}, does not have its checksum, and whole records follow it from byte ${second} on. ` +
         `Restore the file, or go back to the state before the damage with \`truncate -s ${first} F\`, or move the file away to ` +
         'start with nothing',
     );
   }
+});
+
+test('what the file was begun with is never taken for a torn end', () => {
+  threeRecords();
+  open().close();
+  const whole = readFileSync(file());
+  const begun = whole.indexOf('\n') + 1;
+  for (let cut = begun + 1; cut < whole.length; cut++) {
+    expect(() => readJournal(whole.subarray(0, cut), 'F')).toThrow(
+      /^F is damaged: record [12], at byte \d+, is one of those that the file was begun with/,
+    );
+  }
+  for (let cut = 0; cut <= begun; cut++) expect(readJournal(whole.subarray(0, cut), 'F').table.size).toBe(0);
 });
 
 test('another format and another file are refused', () => {
