@@ -71,6 +71,11 @@ export const plants = {
             tell(done(packet));
             return;
           }
+          // The transaction looks whether it is there.
+          if (late && packet.type === XsType.Read && announcement.test(pathOf(packet))) {
+            tell({ ...packet, payload: '' });
+            return;
+          }
           ask(packet);
           if (late && packet.type === XsType.TransactionEnd && firstString(packet) === 'T') {
             slip(late.type, late.payload);
