@@ -76,6 +76,7 @@ describe('mem-set', () => {
       'READ /local/domain/1/memory/static-max',
       'READ /local/domain/1/memory/videoram',
       'WRITE /local/domain/1/memory/target 102400',
+      `READ /vm/${info(1).uuid}`,
       `WRITE /vm/${info(1).uuid}/memory 100`,
       'TRANSACTION_END T',
     ]);
