@@ -11,11 +11,11 @@ import { type Law, Violation, violated } from './laws.js';
 import { destroyAll, domainsMax, type ToolstackOp, toolstackOps, weighted } from './operations.js';
 import type { Lane } from './pending.js';
 import { type Plant, type PlantName, plants } from './plants.js';
-import { type Process, World } from './world.js';
+import { guestNodesMax, type Process, World } from './world.js';
 
 /** Toolstacks at a time, and clients of the store that are no toolstacks. */
 const toolstacksMax = 4;
-const clientsMax = 2;
+const clientsMax = 3;
 /** Of an operation of a toolstack, how many in a hundred are killed halfway, and within how many requests. */
 const killsPercent = 4;
 const killWithin = 160;
@@ -254,6 +254,8 @@ class Life {
     if (raced || said.some((line) => excuses.some((excuse) => excuse.test(line)))) return;
     const domid = domidOf(running);
     if (domid !== undefined && this.#taints.has(domid)) return;
+    // A guest that has used up its nodes cannot connect a device.
+    if (domid !== undefined && this.#world.dom0.core.store.ownedNodes(domid) > guestNodesMax / 2) return;
     throw violated('contained', `${what}\n${process?.stack.lines.join('\n')}`);
   }
 
@@ -440,7 +442,7 @@ function domidOf({ domid, process }: Running): number | undefined {
 
 /** Keys of each client's own, and counters that all of them share. */
 const keys = 6;
-const counters = 2;
+const counters = 1;
 const counterPath = (index: number) => `/tool/sim/shared/${index}`;
 /** Increments of each counter that were acknowledged, by the world that they were made in. */
 const increments = new WeakMap<World, number[]>();
