@@ -7,6 +7,7 @@
  */
 import { domainPath, libxlPath, mtwatchPath, vmPath } from '../xenbus/paths.js';
 import { everyDomain, PrivcmdError } from '../xenbus/privcmd.js';
+import { abort } from '../xenbus/xs-client.js';
 import { type AoStep, asLibxlError, runAo, strerror, transact } from './ao.js';
 import { type Ctx, LibxlError, Rc } from './ctx.js';
 import { devicesDestroy, devicesSweep } from './device.js';
@@ -86,7 +87,7 @@ async function removeDevices(ctx: Ctx, { domid }: Destroying): Promise<void> {
  * `mtwatch/N` go. A path that is gone already is no failure.
  */
 async function removeNodes(ctx: Ctx, state: Destroying): Promise<void> {
-  const { domid, uuid } = state;
+  const { domid } = state;
   const home = domainPath(domid);
   const vm = await ctx.xs.read(`${home}/vm`);
   if (vm !== undefined) await removeLogged(ctx, domid, 1535, vm);
@@ -97,22 +98,24 @@ async function removeNodes(ctx: Ctx, state: Destroying): Promise<void> {
   await devicesSweep({ ...ctx, log: () => undefined }, domid);
   await ctx.xs.rm(libxlPath(domid));
   await ctx.xs.rm(`${home}/hvmloader`);
-  if (vm === undefined) await removeUnborn(ctx, domid, uuid);
+  if (vm === undefined) await removeUnborn(ctx, state);
   else await ctx.xs.rm(mtwatchPath(domid));
 }
 
 /**
- * The end of a domain that had no nodes: its creation may be about to commit the first ones. Either that sees that the
- * announcement is gone, or we see the nodes.
+ * The end of a domain that had no nodes: its creation may commit the first ones at any time. Either that sees that the
+ * announcement is gone, or we see the nodes, and begin again.
  */
-async function removeUnborn(ctx: Ctx, domid: number, uuid: string): Promise<void> {
-  await transact(ctx, async (tx) => {
-    const home = domainPath(domid);
-    if ((await tx.read(home)) !== undefined) {
-      for (const path of [vmPath(uuid), home, libxlPath(domid)]) await tx.rm(path);
-    }
+async function removeUnborn(ctx: Ctx, state: Destroying): Promise<void> {
+  const { domid } = state;
+  const removed = await transact(ctx, async (tx) => {
+    if ((await tx.read(domainPath(domid))) !== undefined) return abort;
     await tx.rm(mtwatchPath(domid));
+    return undefined;
   });
+  if (removed !== abort) return;
+  await removeDevices(ctx, state);
+  await removeNodes(ctx, state);
 }
 
 /**
