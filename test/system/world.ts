@@ -48,6 +48,8 @@ export class World {
   readonly introduced = new Set<number>();
   /** When a domid was last somebody's. */
   readonly released = new Map<number, number>();
+  /** The domain that a loop device was set up for, by its node. */
+  readonly loops = new Map<string, number>();
   monitors = 0;
   /** Of an allocation or the start of a thread in dom0's kernel, how many in a hundred fail. */
   failing = 0;
@@ -296,6 +298,10 @@ export class World {
         const handler = handlers[op];
         if (!handler) throw new Error(`${op} is dom0d's to answer`);
         const answer = handler(args);
+        if (op === 'dom0.block_attach') {
+          const owner = Number(/^backend\/vbd\/(\d+)\//.exec((args as { owner?: string }).owner ?? '')?.[1] ?? 0);
+          this.loops.set((answer as { node: string }).node, owner);
+        }
         if (op === 'xc.domain_create') {
           const { domid } = answer as { domid: number };
           process.made = domid;
