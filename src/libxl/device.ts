@@ -392,7 +392,9 @@ export async function devicesDestroy(ctx: Ctx, domid: number): Promise<void> {
  * Removes what another toolstack has added since the devices of a domain were listed. Its frontends are gone with the domain's
  * nodes, so dom0's kernel has given the devices up and no back end answers: scripts and nodes, and nothing to wait for.
  */
-export async function devicesSweep(ctx: Ctx, domid: number): Promise<void> {
+export async function devicesSweep(loud: Ctx, domid: number): Promise<void> {
+  // libxl does not look again: of a device that is left because nothing could be removed it has told all there is.
+  const ctx: Ctx = { ...loud, log: () => undefined };
   const root = `/libxl/${domid}/device`;
   for (const kind of (await ctx.xs.directory(root)) ?? []) {
     if (deviceKinds.indexOf(kind) <= 0) continue;
