@@ -94,8 +94,7 @@ async function removeNodes(ctx: Ctx, state: Destroying): Promise<void> {
   await removeFormerVm(ctx, state, vm);
   await removeLogged(ctx, domid, 1538, home);
   // Another toolstack may have added a device since they were listed. It cannot any more: who adds one looks for the home.
-  // libxl does not look again, and what could not be removed has been told.
-  await devicesSweep({ ...ctx, log: () => undefined }, domid);
+  await devicesSweep(ctx, domid);
   await ctx.xs.rm(libxlPath(domid));
   await ctx.xs.rm(`${home}/hvmloader`);
   if (vm === undefined) await removeUnborn(ctx, state);
