@@ -7,11 +7,9 @@
  * script, short enough that what a test forgot goes away) without a guest and without a client.
  */
 import {
-  appendFileSync,
   chmodSync,
   closeSync,
   existsSync,
-  openSync,
   readdirSync,
   readFileSync,
   renameSync,
@@ -20,23 +18,19 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { appendFile, open } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
-import { parseArgs } from 'node:util';
-import { parseTimeoutScale } from './cli/argv.js';
-import { type Ctx, LogLevel, logLine } from './libxl/ctx.js';
-import { systemHost } from './libxl/hotplug.js';
-import { type Monitored, startMonitor } from './libxl/monitor.js';
+import { join } from 'node:path';
+import { BadArguments, type Dom0dOptions, parseDom0dArgs } from './dom0d/arguments.js';
+import { type Followed, type MonitorHost, startHosted, toolstack, xcOf } from './dom0d/monitors.js';
+import { type TraceFile, traceTo } from './dom0d/trace-file.js';
 import { recover } from './libxl/recover.js';
 import { version } from './version.js';
 import { type Clock, SystemClock } from './xenbus/clock.js';
 import { Dom0 } from './xenbus/dom0.js';
 import { type GuestListener, type GuestSockets, guestSockets } from './xenbus/guest-sockets.js';
-import { type Fsync, type Journal, JournalError, openJournal } from './xenbus/journal.js';
+import { type Journal, JournalError, openJournal } from './xenbus/journal.js';
 import type { Kept } from './xenbus/keep.js';
 import { hungTaskTimeoutMs } from './xenbus/kernel/hung-task.js';
-import { defaultMachine, type MachineDescription, machineOf } from './xenbus/machine.js';
-import { type HostView, type MonitorRequest, PrivcmdError, type PrivcmdHandlers, type Xc } from './xenbus/privcmd.js';
+import type { PrivcmdHandlers } from './xenbus/privcmd.js';
 import { type PrivcmdServer, servePrivcmd } from './xenbus/privcmd-server.js';
 import {
   guestDirs,
@@ -51,16 +45,10 @@ import {
   takeRight,
 } from './xenbus/run-dir.js';
 import { guestConnectionsMax, listenStore } from './xenbus/server.js';
-import type { TraceLine } from './xenbus/trace.js';
-import { linkTransport, type StorePeer, type StorePort, type Who } from './xenbus/transport.js';
-import { backOffOf, xsClient } from './xenbus/xs-client.js';
+import type { StorePeer, StorePort } from './xenbus/transport.js';
 
-/** Seconds without a guest and without a client after which dom0d ends, unless `--idle` says otherwise. */
-const idleDefaultSeconds = 600;
 /** How often the run directory is looked at. */
 const watchRunDirMs = 1_000;
-/** Older logs of a monitor that are kept, as libxl keeps them. */
-const logsKeptMax = 10;
 /** A log of dom0's own that is longer is moved aside at the next start. */
 const logMaxBytes = 1024 * 1024;
 /** How long a start waits until what was half done is finished. It goes on beside the first commands then. */
@@ -70,96 +58,6 @@ const recoveryLinesMax = 1_000;
 /** Keys of what dom0d itself keeps: of each monitor, and of what it was told the host is. */
 const monitorKey = 'monitor/';
 const hostKey = 'host';
-/** Trace lines that wait to be written. Past the bound the disk is too slow for a trace, and the trace ends. */
-const tracePendingMaxBytes = 64 * 1024 * 1024;
-
-interface Dom0dOptions {
-  readonly runDir: string;
-  readonly cmdline: string;
-  readonly host: HostView;
-  readonly machine: MachineDescription;
-  readonly trace: string | undefined;
-  /** The directory of the journal. */
-  readonly journal: string | undefined;
-  readonly fsync: Fsync;
-  readonly idleMs: number;
-  readonly readyFd: number | undefined;
-  /** For the hung-task period, and for what monitors wait. */
-  readonly timeoutScale: number;
-}
-
-/** An argument that cannot be followed; the message says why. */
-class BadArguments extends Error {
-  override readonly name = 'BadArguments';
-}
-
-/** Reads the command line. Relative paths are those of whoever started us. */
-function parseDom0dArgs(argv: readonly string[]): Dom0dOptions {
-  const { values } = parseOrRefuse(argv);
-  const { journal, fsync = 'always' } = values;
-  if (fsync !== 'always' && fsync !== 'never') throw new BadArguments(`--fsync ${fsync}: give always or never`);
-  if (values.fsync !== undefined && journal === undefined) {
-    throw new BadArguments(`--fsync ${fsync}: there is no journal to write; give --journal DIR too`);
-  }
-  if (journal === '') throw new BadArguments('--journal: give a directory');
-  const idle = values.idle === undefined ? idleDefaultSeconds : Number(values.idle);
-  if (!Number.isFinite(idle) || idle < 0 || values.idle === '') {
-    throw new BadArguments(`--idle ${values.idle}: give a number of seconds, 0 for never`);
-  }
-  const timeoutScale = parseTimeoutScale(process.env['XL_TIMEOUT_SCALE']);
-  if (typeof timeoutScale === 'string') throw new BadArguments(timeoutScale);
-  return {
-    runDir: resolve(values['run-dir'] ?? '.'),
-    cmdline: values.cmdline ?? 'xen_mtwatch',
-    host: {
-      root: resolve(values.root ?? '/'),
-      assumeFiles: values['assume-files'] ?? false,
-      strictFiles: values['strict-files'] ?? false,
-      bridges: values.bridge ?? ['xenbr0'],
-    },
-    machine: values.host === undefined ? defaultMachine : readHost(values.host),
-    trace: values.trace === undefined ? undefined : resolve(values.trace),
-    journal: journal === undefined ? undefined : resolve(journal),
-    fsync,
-    idleMs: idle * 1000,
-    readyFd: values['ready-fd'] === undefined ? undefined : Number(values['ready-fd']),
-    timeoutScale,
-  };
-}
-
-function parseOrRefuse(argv: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...argv],
-      options: {
-        'run-dir': { type: 'string' },
-        'ready-fd': { type: 'string' },
-        cmdline: { type: 'string' },
-        root: { type: 'string' },
-        'assume-files': { type: 'boolean' },
-        'strict-files': { type: 'boolean' },
-        bridge: { type: 'string', multiple: true },
-        host: { type: 'string' },
-        trace: { type: 'string' },
-        idle: { type: 'string' },
-        journal: { type: 'string' },
-        fsync: { type: 'string' },
-      },
-    });
-  } catch (error) {
-    throw new BadArguments(error instanceof Error ? error.message : String(error));
-  }
-}
-
-/** `--host FILE`: what the host is, as JSON; docs/host.md has the keys. */
-function readHost(file: string): MachineDescription {
-  const path = resolve(file);
-  try {
-    return machineOf(JSON.parse(readFileSync(path, 'utf8')));
-  } catch (error) {
-    throw new BadArguments(`--host ${path}: ${error instanceof Error ? error.message : String(error)}`);
-  }
-}
 
 /** Runs dom0 until it is told to end; answers with the exit code. */
 async function runDom0d(options: Dom0dOptions, log: (line: string) => void): Promise<number> {
@@ -272,16 +170,10 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
   return 0;
 }
 
-interface Hosting {
-  readonly options: Dom0dOptions;
-  readonly dir: RunDir;
-  readonly clock: Clock;
+interface Hosting extends MonitorHost {
   readonly dom0: Dom0;
-  /** Where monitors connect. */
-  readonly store: StorePort;
   readonly trace: TraceFile | undefined;
   readonly kept: KeptHere | undefined;
-  readonly log: (line: string) => void;
   readonly end: (why: string) => void;
   /** Called when a monitor has ended. */
   readonly changed: () => void;
@@ -355,7 +247,7 @@ function host(hosting: Hosting): {
       monitors.set(id, now);
       kept?.journal.set(monitorKey + id, now as unknown as Kept);
     };
-    const { done } = await monitor(hosting, xcOf(handlers), first, isNew, moved);
+    const { done } = await startHosted(hosting, xcOf(handlers), first, isNew, moved);
     void done.finally(() => {
       monitors.delete(id);
       kept?.journal.delete(monitorKey + id);
@@ -627,175 +519,6 @@ function idleTimer(forMs: number, clock: Clock, isIdle: () => boolean, over: () 
     cancel = clock.after(forMs, over);
   };
   return { look, stop };
-}
-
-/** The hypercalls as a monitor makes them: by function call, with errors as a client would have them. */
-function xcOf(handlers: PrivcmdHandlers): Xc {
-  return {
-    call: async (op, args) => {
-      const handler = handlers[op] as (args: unknown) => unknown;
-      return (await handler(args)) as never;
-    },
-    close: () => undefined,
-  };
-}
-
-/** libxl in this process, with its own store connection. `print` gets its lines. */
-function toolstack(
-  { store, dir, options, clock }: Hosting,
-  xc: Xc,
-  who: Who,
-  verbosity: number,
-  print: (line: string) => void,
-  scriptLog: string,
-): { readonly ctx: Ctx; readonly xs: Ctx['xs'] } {
-  const connect = (as: Who) => xsClient(linkTransport(store, { domid: 0, who: as }), { backOff: backOffOf(clock) });
-  const xs = connect(who);
-  const least = Math.max(LogLevel.debug, LogLevel.progress - verbosity);
-  const ctx: Ctx = {
-    xs,
-    xc,
-    clock,
-    host: systemHost({
-      ...options.host,
-      userdataDir: dir.lib,
-      openXs: async () => connect('hotplug'),
-      xc,
-      pid: process.pid,
-      scriptDir: process.env['XEN_SCRIPT_DIR'],
-      xenstoredPath: dir.store.hotplug,
-      scriptLog,
-    }),
-    timeoutScale: options.timeoutScale,
-    log: (level, where, domid, message) => {
-      if (LogLevel[level] >= least) print(logLine('libxl', level, where, domid, message));
-    },
-    xcLog: (line, level = 'error') => {
-      if (LogLevel[level] >= least) print(line);
-    },
-  };
-  return { ctx, xs };
-}
-
-/** All that a monitor is: plain data, from which it can be started again. */
-interface Followed extends Monitored, Pick<MonitorRequest, 'verbosity'> {
-  /** The name of its log. The first name of its domain is in it, whatever that is called later. */
-  readonly log: string;
-}
-
-/**
- * Starts the monitor of a domain, with its own store connection and log; answers when it watches. `moved` is told what it
- * waits for, at first and whenever that changes. One that is not new goes on in the log that it has.
- */
-async function monitor(
-  hosting: Hosting,
-  xc: Xc,
-  request: Followed,
-  isNew: boolean,
-  moved: (now: Followed) => void,
-): Promise<{ readonly done: Promise<void> }> {
-  const { dir, log } = hosting;
-  const file = join(dir.logs, request.log);
-  if (isNew) rotate(file);
-  makeLog(file);
-  const print = (line: string) => {
-    try {
-      appendFileSync(file, `${line}\n`);
-    } catch (error) {
-      log(
-        `monitor of domain ${request.domid}: ${line} (not in its log: ${error instanceof Error ? error.message : String(error)})`,
-      );
-    }
-  };
-  const { ctx, xs } = toolstack(hosting, xc, 'monitor', request.verbosity, print, file);
-  try {
-    const { verbosity } = request;
-    const started = await startMonitor(ctx, request, print, (now) => moved({ ...now, verbosity, log: request.log }));
-    moved(request);
-    const done = started.done
-      .then(() => undefined)
-      .catch((error: unknown) => {
-        log(`monitor of domain ${request.domid} failed: ${error instanceof Error ? error.stack : String(error)}`);
-      })
-      .finally(() => xs.close());
-    return { done };
-  } catch (error) {
-    xs.close();
-    throw new PrivcmdError(
-      'EIO',
-      `no monitor for domain ${request.domid}: ${error instanceof Error ? error.message : String(error)}`,
-    );
-  }
-}
-
-/** Like a log of xl's it may be read by all, as far as the directories above it let them. */
-function makeLog(file: string): void {
-  closeSync(openSync(file, 'a', 0o644));
-  chmodSync(file, 0o644);
-}
-
-/** FILE becomes FILE.1, that FILE.2, and so on; the tenth is dropped. */
-function rotate(file: string): void {
-  if (!existsSync(file)) return;
-  for (let number = logsKeptMax - 1; number >= 1; number--) {
-    if (existsSync(`${file}.${number}`)) renameSync(`${file}.${number}`, `${file}.${number + 1}`);
-  }
-  renameSync(file, `${file}.1`);
-}
-
-interface TraceFile {
-  readonly write: (line: TraceLine) => void;
-  /** Resolves when every line so far is in the file. */
-  flush(): Promise<void>;
-  close(): Promise<void>;
-}
-
-/** Appends lines in batches, one at a time. A write that fails ends the trace with one line in the log, and nothing else. */
-async function traceTo(path: string, log: (line: string) => void): Promise<TraceFile> {
-  const file = await open(path, 'a').catch((error: unknown) => {
-    throw new BadArguments(`--trace ${path}: ${error instanceof Error ? error.message : String(error)}`);
-  });
-  let lines: string[] = [];
-  let bytes = 0;
-  let writing: Promise<void> | undefined;
-  let over = false;
-
-  const stop = (why: string) => {
-    if (over) return;
-    over = true;
-    lines = [];
-    log(`the trace ends: ${path}: ${why}`);
-  };
-  const drain = async () => {
-    // One turn later there is more to write at once.
-    await new Promise((next) => setImmediate(next));
-    while (lines.length > 0 && !over) {
-      const batch = `${lines.join('\n')}\n`;
-      lines = [];
-      bytes = 0;
-      await appendFile(file, batch).catch((error: unknown) => stop(error instanceof Error ? error.message : String(error)));
-    }
-    writing = undefined;
-  };
-  const flush = async () => {
-    while (writing) await writing;
-  };
-  return {
-    write: (line) => {
-      if (over) return;
-      const text = JSON.stringify(line);
-      lines.push(text);
-      bytes += text.length;
-      if (bytes > tracePendingMaxBytes) stop(`${tracePendingMaxBytes} bytes wait to be written`);
-      else writing ??= drain();
-    },
-    flush,
-    close: async () => {
-      await flush();
-      over = true;
-      await file.close().catch(() => undefined);
-    },
-  };
 }
 
 /** `lost` says what was lost with the dom0 before. */

@@ -38,6 +38,7 @@ function levelOf(module: string): string {
     return 'explored world';
   if (module.startsWith('explore/')) return 'explore';
   if (module.startsWith('libxl/')) return 'libxl';
+  if (module.startsWith('dom0d/')) return 'root';
   if (module.startsWith('commands/') || module.startsWith('cli/')) return 'command line';
   return `unknown (${module})`;
 }
