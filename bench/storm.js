@@ -124,6 +124,7 @@ const quantile = (sorted, q) => sorted[Math.min(sorted.length - 1, Math.floor(q 
 async function storm(stacks, work) {
   for (const { counted } of stacks) counted.conflicts = 0;
   const begun = performance.now();
+  const before = processorTime();
   const each = await Promise.all(
     stacks.map(async (stack, index) => {
       await work(stack, index);
@@ -132,13 +133,24 @@ async function storm(stacks, work) {
   );
   const sorted = each.sort((a, b) => a - b);
   const conflicts = stacks.map(({ counted }) => counted.conflicts).sort((a, b) => a - b);
-  return { wall: sorted.at(-1), sorted, conflicts };
+  const after = processorTime();
+  const cpu = { stacks: after.stacks - before.stacks, dom0d: after.dom0d - before.dom0d };
+  return { wall: sorted.at(-1), sorted, conflicts, cpu };
 }
 
-function report(what, { wall, sorted, conflicts }) {
+/** Seconds of processor time of the toolstacks' process and of dom0d. */
+function processorTime() {
+  const { user, system } = process.cpuUsage();
+  const pid = readFileSync(join(runDir, 'dom0.pid'), 'utf8').trim();
+  const [utime, stime] = readFileSync(`/proc/${pid}/stat`, 'utf8').split(' ').slice(13, 15).map(Number);
+  return { stacks: (user + system) / 1e6, dom0d: (utime + stime) / 100 };
+}
+
+function report(what, { wall, sorted, conflicts, cpu }) {
   const ms = (value) => `${(value / 1000).toFixed(2)} s`;
+  const used = `processor ${cpu.stacks.toFixed(1)} s of the toolstacks, ${cpu.dom0d.toFixed(1)} s of dom0d`;
   const times = `first ${ms(sorted[0])}, median ${ms(quantile(sorted, 0.5))}, last ${ms(wall)}`;
-  console.log(`${what.padEnd(9)} ${times}; done again: median ${quantile(conflicts, 0.5)}, most ${conflicts.at(-1)}`);
+  console.log(`${what.padEnd(9)} ${times}; done again: median ${quantile(conflicts, 0.5)}, most ${conflicts.at(-1)}; ${used}`);
 }
 
 /** What dom0d has: pages of memory, nodes of the store. */
