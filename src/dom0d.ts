@@ -135,6 +135,8 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
     listenStore(guests.introducing(files.port), { path: dir.xenbus, domid: 0, who: 'dom0-kernel', log }),
   ]);
   writeFileSync(dir.pidFile, `${process.pid}\n`, { mode: 0o600 });
+  if (kept) writeFileSync(dir.argsFile, `${JSON.stringify(options.again)}\n`, { mode: 0o600 });
+  else rmSync(dir.argsFile, { force: true });
   // What the boot began is done before anybody can ask.
   await dom0.settle();
   await guests.opened();

@@ -30,6 +30,30 @@ export function splitWords(text: string): string[] {
 }
 
 /**
+ * The arguments of a dom0 that starts by itself: what `XL_DOM0_ARGS` says; without it those of the last one, if that kept a
+ * journal. To begin without it would be to remove what the journal does not hold, the saved configs of its domains.
+ */
+export function argumentsFor(dir: RunDir, dom0Args = ''): string[] {
+  if (dom0Args.trim() !== '') return splitWords(dom0Args);
+  let text: string;
+  try {
+    text = readFileSync(dir.argsFile, 'utf8');
+  } catch {
+    return [];
+  }
+  try {
+    const args: unknown = JSON.parse(text);
+    if (Array.isArray(args) && args.every((each) => typeof each === 'string')) return args;
+  } catch {
+    // A power cut can leave half a file.
+  }
+  throw new XlFailure(
+    1,
+    `xl: ${dir.argsFile} is damaged; start dom0 with \`xl dom0 start\` and what it is to have, its --journal too`,
+  );
+}
+
+/**
  * Starts a dom0 with these arguments and connects to it, or to the one that somebody else was faster to start: then it
  * is not `ours`.
  */

@@ -101,8 +101,8 @@ export async function connectDom0(env: Env, dir: RunDir): Promise<PrivcmdClient>
   if (env['XL_DOM0_AUTOSTART'] === '0') {
     throw new XlFailure(1, `xl: no dom0 is running in ${dir.path}; start it with \`xl dom0 start\``);
   }
-  const { splitWords, startDom0 } = await import('./launch.js');
-  return (await startDom0(dir, splitWords(env['XL_DOM0_ARGS'] ?? ''))).client;
+  const { argumentsFor, startDom0 } = await import('./launch.js');
+  return (await startDom0(dir, argumentsFor(dir, env['XL_DOM0_ARGS']))).client;
 }
 
 /** A connection, or undefined when no dom0 listens. One that listens and does not answer is a failure. */

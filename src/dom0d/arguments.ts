@@ -18,6 +18,8 @@ export interface Dom0dOptions {
   readonly trace: string | undefined;
   /** The directory of the journal. */
   readonly journal: string | undefined;
+  /** What the next life is given to be as this one: all arguments but those of this process, paths in full. */
+  readonly again: readonly string[];
   readonly fsync: Fsync;
   readonly idleMs: number;
   readonly readyFd: number | undefined;
@@ -57,11 +59,25 @@ export function parseDom0dArgs(argv: readonly string[]): Dom0dOptions {
     machine: values.host === undefined ? defaultMachine : readHost(values.host),
     trace: values.trace === undefined ? undefined : resolve(values.trace),
     journal: journal === undefined ? undefined : resolve(journal),
+    again: argumentsAgain(values),
     fsync,
     idleMs: idle * 1000,
     readyFd: values['ready-fd'] === undefined ? undefined : Number(values['ready-fd']),
     timeoutScale,
   };
+}
+
+const pathArguments: readonly string[] = ['root', 'host', 'trace', 'journal'];
+const ownArguments: readonly string[] = ['run-dir', 'ready-fd'];
+
+function argumentsAgain(values: ReturnType<typeof parseOrRefuse>['values']): string[] {
+  return Object.entries(values).flatMap(([name, value]) => {
+    if (ownArguments.includes(name)) return [];
+    return [value].flat().map((each) => {
+      if (typeof each !== 'string') return `--${name}`;
+      return `--${name}=${pathArguments.includes(name) ? resolve(each) : each}`;
+    });
+  });
 }
 
 function parseOrRefuse(argv: readonly string[]) {

@@ -39,6 +39,8 @@ export interface RunDir {
   readonly xenbus: string;
   readonly privcmd: string;
   readonly pidFile: string;
+  /** The arguments of a dom0 with a journal, for whoever starts the next one without saying how. */
+  readonly argsFile: string;
   readonly log: string;
   /** Userdata of the domains. */
   readonly lib: string;
@@ -61,6 +63,7 @@ export function runDirAt(path: string): RunDir {
     xenbus: join(path, 'dev', 'xenbus'),
     privcmd: join(path, 'privcmd.sock'),
     pidFile: join(path, 'dom0.pid'),
+    argsFile: join(path, 'dom0.args'),
     log: join(path, 'dom0.log'),
     lib: join(path, 'lib'),
     logs: join(path, 'log'),

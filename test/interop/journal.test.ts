@@ -41,6 +41,26 @@ test('after kill -9 the next command finds its domain running, with its devices,
   expect((await out('xenstore', 'ls', '-f')).split('\n').filter((line) => /pv|\/1[/ ]/.test(line))).toEqual([]);
 });
 
+test('a command that starts dom0 by itself goes on with the journal of the last one, whose arguments it is not told', async () => {
+  l.env['XL_DOM0_ARGS'] = '';
+  expect((await l.xl('dom0', 'start', '--assume-files', '--journal', 'journal', '--fsync', 'never')).stderr).toBe('');
+  await l.xl('create', '-q', 'pv.cfg');
+  await killDom0();
+  expect(await l.xl('domid', 'pv')).toEqual({ stdout: '1\n', stderr: '', exitCode: 0 });
+  expect(JSON.parse(await out('dom0', 'status', '--json'))).toMatchObject({ journal: { dir: journal, fsync: 'never' } });
+  await l.xl('dom0', 'stop');
+  expect((await l.xl('list', '-l', 'pv')).exitCode).toBe(0);
+
+  await l.xl('dom0', 'stop');
+  writeFileSync(join(l.runDir, 'dom0.args'), '["--assume');
+  expect((await l.xl('list')).stderr).toMatch(
+    /^xl: .*dom0\.args is damaged; start dom0 with `xl dom0 start` and what it is to have/,
+  );
+  expect((await l.xl('dom0', 'start', '--assume-files')).exitCode).toBe(0);
+  await l.xl('dom0', 'stop');
+  expect((await l.xl('domid', 'pv')).exitCode).toBe(1);
+});
+
 test('what was put there by hand for a domain that is not there is nobody else’s to remove', async () => {
   await l.xl('xenstore', 'write', '/local/domain/77/x', 'mine');
   await killDom0();
