@@ -98,14 +98,15 @@ const createFile: Host['createFile'] = async (file) => {
 async function findScript(script: string, scriptDir: string | undefined): Promise<string | BuiltinScript> {
   if (scriptDir && path.dirname(script) === XEN_SCRIPT_DIR) {
     const own = path.join(scriptDir, path.basename(script));
-    if (await isExecutable(own)) return own;
+    // One that may not be run is told so, as where it is the host's.
+    if (await isThere(own)) return own;
   }
   const builtin = path.dirname(script) === XEN_SCRIPT_DIR ? builtinScripts.get(path.basename(script)) : undefined;
   return builtin ?? script;
 }
 
-function isExecutable(file: string): Promise<boolean> {
-  return access(file, constants.X_OK).then(
+function isThere(file: string): Promise<boolean> {
+  return access(file).then(
     () => true,
     () => false,
   );

@@ -429,6 +429,20 @@ describe("this machine's host", () => {
     expect(await runScript('/etc/xen/scripts/block', {}, own)).toEqual({ pid: expect.any(Number), status: 7 });
   });
 
+  test('says that a script of XEN_SCRIPT_DIR is not executable, rather than that there is none', async () => {
+    await put('scripts/own', '#!/bin/sh\n', 0o644);
+    const said: unknown[] = [];
+    const { write } = process.stderr;
+    process.stderr.write = (line: unknown) => said.push(line) > 0;
+    const end = await runScript('/etc/xen/scripts/own', {}, make({ scriptDir: path.join(dir, 'scripts') })).finally(() => {
+      process.stderr.write = write;
+    });
+    expect({ end, said }).toEqual({
+      end: { pid: 4712, status: 255 },
+      said: ['libxl: cannot execute /etc/xen/scripts/own: Permission denied\n'],
+    });
+  });
+
   /** Whether a process ends within a second. */
   async function gone(pid: number): Promise<boolean> {
     for (let tries = 0; tries < 100; tries++) {
