@@ -7,6 +7,7 @@
 import { dirname } from 'node:path';
 import { builtinScripts } from '../src/libxl/builtin-scripts.js';
 import { type Ctx, type FileStat, type Host, LIBXL_DOMID_REUSE_TIMEOUT, logLine } from '../src/libxl/ctx.js';
+import { deviceEventsHandler } from '../src/libxl/devd.js';
 import type { DomainConfig } from '../src/libxl/domain-config.js';
 import { SimClock, seeded } from '../src/xenbus/clock.js';
 import { Dom0, type Dom0Options } from '../src/xenbus/dom0.js';
@@ -335,6 +336,31 @@ export function sharedHost(
     }),
   };
   return { host, locks };
+}
+
+/** `xl devd` in driver domain `domid`, whose scripts speak to the store as it does; until it is stopped, or its domain ends. */
+export function devd(m: Machine, domid: number): () => Promise<void> {
+  const xs = m.connect('client', domid);
+  let pid = 500;
+  const xc: Ctx['xc'] = {
+    call: (op, args) => m.ctx.xc.call(op, op === 'dom0.bridge' || op === 'dom0.rename_vif' ? { ...args, domid } : args),
+    close: () => {},
+  };
+  const io = {
+    openXs: async () => m.connect('client', domid),
+    xc,
+    stat: m.ctx.host.stat,
+    resolve: async (file: string) => file,
+  };
+  const runScript: Ctx['host']['runScript'] = async (run) => {
+    const script = builtinScripts.get(run.script.slice(run.script.lastIndexOf('/') + 1));
+    return { pid: ++pid, status: script ? await script(io, run) : 127 };
+  };
+  const done = deviceEventsHandler({ ...m.ctx, xs, xc, host: { ...m.ctx.host, runScript } }).catch(() => undefined);
+  return async () => {
+    xs.close();
+    await done;
+  };
 }
 
 let uuids = 0;

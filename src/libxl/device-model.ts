@@ -101,7 +101,7 @@ export async function destroyDeviceModel(ctx: Ctx, domid: number): Promise<void>
   const isActive =
     (await ctx.xs.read(pidPath)) !== undefined ||
     (await ctx.xs.read(`${domainPath(domid)}/image/device-model-domid`)) !== undefined;
-  if (!isActive) return;
+  if (!isActive) return destroyUnrecorded(ctx, domid);
   await ctx.xs.rm(deviceModelHome(domid));
   await ctx.xs.read(`${domainPath(domid)}/image/device-model-kill-uid`);
   ctx.log('debug', 'libxl_dm.c:3595:libxl__destroy_device_model', domid, "Didn't find dm UID; destroying by pid");
@@ -119,4 +119,20 @@ export async function destroyDeviceModel(ctx: Ctx, domid: number): Promise<void>
     if (!(error instanceof PrivcmdError)) throw error;
     ctx.log('error', 'libxl_aoutils.c:646:libxl__kill_xs_path', undefined, 'Device Model already exited');
   }
+  await destroyUnrecorded(ctx, domid);
+}
+
+/**
+ * Ends a device model whose toolstack was killed before it could write down its pid; and removes what one has written that
+ * was ended on its way up, after libxl had removed its home. libxl leaves both.
+ */
+async function destroyUnrecorded(ctx: Ctx, domid: number): Promise<void> {
+  const home = deviceModelHome(domid);
+  if ((await ctx.xs.read(home)) === undefined) return;
+  try {
+    await ctx.xc.call('dom0.kill_qemu', { domid });
+  } catch (error) {
+    if (!(error instanceof PrivcmdError)) throw error;
+  }
+  await ctx.xs.rm(home);
 }

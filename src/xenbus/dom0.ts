@@ -619,6 +619,7 @@ export class Dom0 implements StorePort {
       netdevs: this.#netdevs.names,
       bridges: this.#netdevs.ports,
       backends: [...(this.#backends?.devices.keys() ?? [])],
+      qemus: this.#qemus.running.map(({ pid, domid }) => `${pid} of domain ${domid}`),
       holds: this.#faults.list().map(({ device, mode }) => `${device} ${mode}`),
     };
   }
@@ -670,7 +671,7 @@ export class Dom0 implements StorePort {
       'dom0.block_detach': ({ node, owner }) =>
         act(() => (owner === undefined ? blocks.detach(node ?? '') : blocks.detachOf(owner))),
       'dom0.spawn_qemu': (asked) => this.#qemus.spawn(asked),
-      'dom0.kill_qemu': ({ pid }) => act(() => this.#qemus.stop(pid)),
+      'dom0.kill_qemu': (which) => act(() => this.#qemus.stop(which)),
       'dom0.rename_vif': ({ vif, name, domid }) => act(() => this.#netdevsOf(domid).rename(vif, name)),
       'dom0.bridge': ({ bridge, vif, add, domid }) => act(() => void this.#netdevsOf(domid).bridge(bridge, vif, add)),
     };

@@ -221,7 +221,7 @@ const shapes: { readonly [Op in PrivcmdOp]: Shape<Op> } = {
   },
   'dom0.block_detach': { node: 'string?', owner: 'string?' },
   'dom0.spawn_qemu': { domid: 'number', vncDisplay: 'number?', vncUnused: 'boolean' },
-  'dom0.kill_qemu': { pid: 'number' },
+  'dom0.kill_qemu': { pid: 'number?', domid: 'number?' },
   'dom0.rename_vif': { vif: 'string', name: 'string', domid: 'number?' },
   'dom0.bridge': { bridge: 'string', vif: 'string', add: 'boolean', domid: 'number?' },
 };

@@ -240,6 +240,8 @@ export interface Census {
   readonly bridges: Readonly<Record<string, readonly string[]>>;
   /** Devices that have a driver, by bus id. */
   readonly backends: readonly string[];
+  /** Device models that run, as `60001 of domain 1`. */
+  readonly qemus: readonly string[];
   readonly holds: readonly string[];
 }
 
@@ -403,8 +405,8 @@ export interface PrivcmdOps {
    * or with `vncUnused` at the next display that is free. EEXIST when the domain has one.
    */
   'dom0.spawn_qemu': [{ domid: number; vncDisplay?: number; vncUnused: boolean }, { pid: number; vncPort: number | null }];
-  /** Signals a device model, which ends. ESRCH when there is none of that pid. */
-  'dom0.kill_qemu': [{ pid: number }, null];
+  /** Signals a device model, which ends: that of the pid, or instead that of the domain. ESRCH when there is none. */
+  'dom0.kill_qemu': [{ pid?: number; domid?: number }, null];
   /** Gives a vif another name, in dom0 or in a driver domain. EEXIST when there is a device of that name. */
   'dom0.rename_vif': [{ vif: string; name: string; domid?: number }, null];
   /** Puts a vif on a bridge there, or takes it off. ENOENT when there is no such bridge. */

@@ -383,11 +383,19 @@ export class Qemus {
     return { pid, vncPort: port };
   }
 
-  stop(pid: number): void {
-    const qemu = this.#running.get(pid);
-    if (!qemu) throw new PrivcmdError('ESRCH', `no device model has pid ${pid}`);
-    this.#running.delete(pid);
+  stop({ pid, domid }: { readonly pid?: number; readonly domid?: number }): void {
+    const qemu = pid === undefined ? this.#of(domid) : this.#running.get(pid);
+    if (!qemu)
+      throw new PrivcmdError(
+        'ESRCH',
+        pid === undefined ? `domain ${domid} has no device model` : `no device model has pid ${pid}`,
+      );
+    this.#running.delete(qemu.pid);
     qemu.stop();
+  }
+
+  get running(): readonly Pick<Qemu, 'pid' | 'domid'>[] {
+    return [...this.#running.values()];
   }
 
   /** The domain is gone, and with it whatever it had mapped. */
@@ -398,7 +406,7 @@ export class Qemus {
     qemu.kill();
   }
 
-  #of(domid: number) {
+  #of(domid: number | undefined) {
     return [...this.#running.values()].find((qemu) => qemu.domid === domid);
   }
 

@@ -6,7 +6,7 @@
  * A point of the matrix is an operation, a variant of the machine, and the request at which the kill comes, before or after
  * it is carried out. Each has a machine of its own on virtual time, so a point replays from its name alone.
  */
-import { diskAttach, nicAttach } from '../../src/libxl/attach.js';
+import { diskAttach, nicAttach, vkbAttach } from '../../src/libxl/attach.js';
 import { LibxlError } from '../../src/libxl/ctx.js';
 import { domainDestroy } from '../../src/libxl/destroy.js';
 import { type Device, deviceRemove, type Force } from '../../src/libxl/device.js';
@@ -17,7 +17,7 @@ import { createDomain, startMonitor } from '../../src/libxl/monitor.js';
 import { pruneOwn } from '../../src/libxl/mtwatch-nodes.js';
 import { domainSuspend } from '../../src/libxl/suspend.js';
 import type { Census } from '../../src/xenbus/privcmd.js';
-import { type Machine, type MachineOptions, machine, pvConfig } from '../machine.js';
+import { devd, type Machine, type MachineOptions, machine, pvConfig } from '../machine.js';
 import type { Toolstack } from '../toolstack.js';
 
 export const designs = { single: '', rfc: 'xen_mtwatch=rfc', hardened: 'xen_mtwatch' } as const;
@@ -54,6 +54,25 @@ const twoOfEach = (name: string): DomainConfig =>
       { devid: 1, mac: mac(2), bridge: 'xenbr0' },
     ],
   });
+/** What only qemu serves: a display with its keyboard, a channel, an image and a drive. */
+const image: Disk = { pdevPath: '/img/more.qcow2', vdev: 'xvdc', format: 'qcow2', readwrite: true };
+const withQemu = (name: string): DomainConfig =>
+  pvConfig(name, {
+    disks: [
+      disk('xvda', `/srv/${name}.img`),
+      { ...image, pdevPath: `/img/${name}.qcow2`, vdev: 'xvdb' },
+      { ...image, pdevPath: `/img/${name}.vhd`, vdev: 'hdc', format: 'vhd', readwrite: false, isCdrom: true },
+    ],
+    vfbs: [{ devid: 0, vnc: { passwd: 'secret' }, sdl: {} }],
+    vkbs: [{ devid: 0 }],
+    channels: [{ devid: 1, name: 'org.example.agent', 'connection.pty': {} }],
+  });
+/** A guest of a driver domain. */
+const served = (name: string): DomainConfig =>
+  pvConfig(name, {
+    disks: [{ ...disk('xvda', '/dev/vg/served'), backendDomname: 'storage' }],
+    nics: [{ devid: 0, mac: mac(5), backendDomname: 'storage' }],
+  });
 const filePv = (name: string) => pvConfig(name, { disks: [disk('xvda', `/srv/${name}.img`)] });
 
 /** A domain that is there, running or paused. */
@@ -72,6 +91,17 @@ const hungNeighbour = async (m: Machine): Promise<void> => {
   await domainDestroy(m.ctx, 1).catch(refusal);
 };
 
+/** A driver domain, and `xl devd` in it; and a guest of it, or none. */
+const driverDomain =
+  (guest: 'with a guest' | 'alone') =>
+  async (m: Machine): Promise<void> => {
+    const config = pvConfig('storage', { nics: [] });
+    await domainUnpause(m.ctx, await createDomain(m.ctx, { ...config, cInfo: { ...config.cInfo, driverDomain: true } }));
+    await m.settle();
+    devd(m, 1);
+    if (guest === 'with a guest') await there(served)(m);
+  };
+
 /** What libxl refuses is an end like any other; a bug is none. */
 function refusal(error: unknown): undefined {
   if (!(error instanceof LibxlError)) throw error;
@@ -86,6 +116,8 @@ const create =
   };
 
 const vbd: Device = { domid: 1, devid: 51712, kind: 'vbd', backendDomid: 0, backendKind: 'vbd' };
+const qdisk: Device = { ...vbd, devid: 51728, backendKind: 'qdisk' };
+const servedVbd: Device = { ...vbd, domid: 2, backendDomid: 1 };
 const vif: Device = { domid: 1, devid: 0, kind: 'vif', backendDomid: 0, backendKind: 'vif' };
 const remove =
   (device: Device, force: Force) =>
@@ -136,6 +168,17 @@ export const operations: readonly Operation[] = [
     run: create(() => ({ ...twoOfEach('pv'), nics: [{ devid: 0, mac: mac(1), bridge: 'nobr' }] })),
   },
   { name: 'create, no kernel', machine: { missing: ['/boot/vmlinux'] }, run: create(() => pvConfig()) },
+  { name: 'create, qemu', run: create(() => withQemu('pv'), 'unpause') },
+  { name: 'create, channel', run: create(() => pvConfig('pv', { channels: withQemu('pv').channels ?? [] })) },
+  {
+    name: 'create, no device model',
+    machine: { missing: ['/no/qemu'] },
+    run: create(() => {
+      const config = withQemu('pv');
+      return { ...config, bInfo: { ...config.bInfo, deviceModel: '/no/qemu' } };
+    }),
+  },
+  { name: 'create, driver domain', given: driverDomain('alone'), run: create(() => served('pv'), 'unpause') },
   { name: 'create, hung neighbour', given: hungNeighbour, run: create(() => filePv('second'), 'unpause') },
   { name: 'destroy', given: there(twoOfEach), run: ({ ctx }) => domainDestroy(ctx, 1) },
   { name: 'destroy, paused', given: there(twoOfEach, 'paused'), run: ({ ctx }) => domainDestroy(ctx, 1) },
@@ -148,8 +191,21 @@ export const operations: readonly Operation[] = [
     },
     run: ({ ctx }) => domainDestroy(ctx, 1),
   },
+  { name: 'destroy, qemu', given: there(withQemu), run: ({ ctx }) => domainDestroy(ctx, 1) },
+  { name: 'destroy, qemu, paused', given: there(withQemu, 'paused'), run: ({ ctx }) => domainDestroy(ctx, 1) },
+  { name: 'destroy, driver domain', given: driverDomain('with a guest'), run: ({ ctx }) => domainDestroy(ctx, 1) },
+  { name: "destroy, driver domain's guest", given: driverDomain('with a guest'), run: ({ ctx }) => domainDestroy(ctx, 2) },
   { name: 'block-attach', given: there(pvConfig), run: ({ ctx }) => diskAttach(ctx, 1, disk('xvdb', '/dev/vg/more')) },
   { name: 'block-attach, file', given: there(pvConfig), run: ({ ctx }) => diskAttach(ctx, 1, disk('xvdb', '/srv/more.img')) },
+  { name: 'block-attach, qemu', given: there(withQemu), run: ({ ctx }) => diskAttach(ctx, 1, image) },
+  {
+    name: 'block-attach, driver domain',
+    given: driverDomain('with a guest'),
+    run: ({ ctx }) => diskAttach(ctx, 2, { ...disk('xvdb', '/dev/vg/more'), backendDomname: 'storage' }),
+  },
+  { name: 'block-detach, qemu', given: there(withQemu), run: remove(qdisk, 'off') },
+  { name: 'block-detach, driver domain', given: driverDomain('with a guest'), run: remove(servedVbd, 'off') },
+  { name: 'vkb-attach', given: there(withQemu), run: ({ ctx }) => vkbAttach(ctx, 1, { backendType: 'qemu', numbers: {} }) },
   { name: 'block-detach', given: there(filePv), run: remove(vbd, 'off') },
   { name: 'block-detach -f', given: there(filePv, 'paused'), run: remove(vbd, 'on') },
   { name: 'network-attach', given: there(pvConfig), run: ({ ctx }) => nicAttach(ctx, 1, { mac: mac(2), bridge: 'xenbr0' }) },
@@ -175,7 +231,7 @@ export const operations: readonly Operation[] = [
 ];
 
 /** Directories that libxl makes for the first domain, and that stay, as they do on a real host. */
-const residue: readonly string[] = ['/vm', '/libxl'];
+const residue: readonly string[] = ['/vm', '/libxl', '/local/domain/0/device-model'];
 
 /** What dom0 is, as far as an operation may leave traces in it. */
 export interface State {
@@ -215,6 +271,7 @@ export function differences(before: State, after: State): string[] {
       ['netdev', census.netdevs],
       ['port', Object.entries(census.bridges).flatMap(([bridge, ports]) => ports.map((port) => `${bridge} ${port}`))],
       ['backend', census.backends],
+      ['qemu', census.qemus],
       ['hold', census.holds],
     ];
   };

@@ -186,6 +186,48 @@ describe('an image that qemu reads', () => {
   });
 });
 
+describe('a toolstack that is killed at', () => {
+  const config = () => pvConfig('pv', { disks: [], nics: [], channels: [{ devid: 1, name: 'agent', 'connection.pty': {} }] });
+  const ofQemu = (line: string) => line.startsWith('/local/domain/0/device-model/1');
+  /** How many requests a creation has made when it has asked for this. */
+  const requestsUntil = async (asked: string) => {
+    const whole = await machine();
+    const toolstack = whole.toolstack();
+    await whole.run(domainCreateNew(toolstack.ctx, config()));
+    whole.dom0.close();
+    return toolstack.asked.indexOf(asked) + 1;
+  };
+
+  test.each([
+    ['MKDIR /local/domain/0/device-model/1', 0],
+    ['dom0.spawn_qemu', 1],
+    ['WRITE /local/domain/1/image/device-model-pid', 1],
+  ])('%s leaves nothing of a qemu behind that destroy does not end, on its way up or up', async (asked, running) => {
+    const killAfter = await requestsUntil(asked);
+    for (const when of ['on its way up', 'up']) {
+      const toolstack = m.toolstack({ killAfter });
+      let seen = -1;
+      const destroy = async () => {
+        seen = m.dom0.census().qemus.length;
+        await domainDestroy(m.ctx, 1);
+      };
+      const overtaken = when === 'up' ? undefined : toolstack.ended.then(destroy);
+      void domainCreateNew(toolstack.ctx, config()).catch(() => undefined);
+      await m.run(overtaken ?? toolstack.ended);
+      if (!overtaken) await m.run(destroy());
+      await m.settle();
+      expect({ seen, qemus: m.dom0.census().qemus, left: m.nodes().filter(ofQemu), lines: m.lines }).toEqual({
+        seen: running,
+        qemus: [],
+        left: [],
+        lines: [],
+      });
+      m.dom0.close();
+      m = await machine();
+    }
+  });
+});
+
 test('a device that nobody awaits is written and stays as it is', async () => {
   const vkbs = [{ devid: 0, backend_type: 'linux', feature_multi_touch: true, multi_touch_width: 9, width: 3 }];
   await create({ vkbs, pvcallsifs: [{ devid: 0 }] });

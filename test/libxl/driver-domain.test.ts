@@ -1,12 +1,9 @@
 import { nicAttach } from '../../src/libxl/attach.js';
-import { builtinScripts } from '../../src/libxl/builtin-scripts.js';
 import { domainCreateNew } from '../../src/libxl/create.js';
-import type { Ctx } from '../../src/libxl/ctx.js';
 import { destroyGuest, domainDestroy } from '../../src/libxl/destroy.js';
-import { deviceEventsHandler } from '../../src/libxl/devd.js';
 import { domainUnpause } from '../../src/libxl/domain.js';
 import type { DomainConfig } from '../../src/libxl/domain-config.js';
-import { type Machine, machine, pvConfig } from '../machine.js';
+import { devd, type Machine, machine, pvConfig } from '../machine.js';
 
 let m: Machine;
 beforeEach(async () => {
@@ -27,31 +24,6 @@ async function storage(): Promise<void> {
   expect(await running('storage', { cInfo: { ...config.cInfo, name: 'storage', driverDomain: true } })).toBe(1);
 }
 
-/** `xl devd` in domain 1, whose scripts speak to the store as it does. */
-function devd(): () => Promise<void> {
-  const xs = m.connect('client', 1);
-  let pid = 500;
-  const xc: Ctx['xc'] = {
-    call: (op, args) => m.ctx.xc.call(op, op === 'dom0.bridge' || op === 'dom0.rename_vif' ? { ...args, domid: 1 } : args),
-    close: () => {},
-  };
-  const io = {
-    openXs: async () => m.connect('client', 1),
-    xc,
-    stat: m.ctx.host.stat,
-    resolve: async (file: string) => file,
-  };
-  const runScript: Ctx['host']['runScript'] = async (run) => {
-    const script = builtinScripts.get(run.script.slice(run.script.lastIndexOf('/') + 1));
-    return { pid: ++pid, status: script ? await script(io, run) : 127 };
-  };
-  const done = deviceEventsHandler({ ...m.ctx, xs, xc, host: { ...m.ctx.host, runScript } });
-  return async () => {
-    xs.close();
-    await done.catch(() => undefined);
-  };
-}
-
 const states = async (...paths: readonly string[]) => {
   await m.settle();
   return Promise.all(paths.map((path) => m.run(m.ctx.xs.read(`${path}/state`))));
@@ -70,7 +42,7 @@ const places = [
 
 test('devices of a driver domain are served there, and its devd runs their scripts', async () => {
   await storage();
-  const stop = devd();
+  const stop = devd(m, 1);
   expect(await running('web', served)).toBe(2);
   await m.run(m.clock.sleep(200));
   expect({ lines: m.lines, states: await states(...places) }).toEqual({ lines: [], states: ['4', '4', '4', '4'] });
@@ -103,7 +75,7 @@ test('a domain that is no driver domain serves nobody, and libxl gives up', asyn
 
 test('a driver domain that is destroyed lets go of what it had mapped, and its clients of its backends', async () => {
   await storage();
-  const stop = devd();
+  const stop = devd(m, 1);
   await running('web', served);
   await m.run(nicAttach(m.ctx, 2, { mac: '00:16:3e:00:00:06', backendDomname: 'storage' }));
   await m.run(m.clock.sleep(200));
