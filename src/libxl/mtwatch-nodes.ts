@@ -2,10 +2,14 @@
  * The nodes of mtwatch, `/local/domain/0/mtwatch/<domid>`, and those whose domain is gone: left by a toolstack that was
  * killed halfway.
  */
-import { domainPath, libxlPath, mtwatchPath, parseDomid } from '../xenbus/paths.js';
+import { domainPath, libxlPath, mtwatchPath, parseDomid, vmPath } from '../xenbus/paths.js';
 import { abort, type Xs, type XsRequests } from '../xenbus/xs-client.js';
 import type { Ctx } from './ctx.js';
+import { devicesSweep } from './device.js';
+import { destroyDeviceModel } from './device-model.js';
 import { listDomains } from './domain.js';
+
+const backends = '/local/domain/0/backend';
 
 /** Between the two looks at a foreign store: a domain that is being made has its nodes by then. */
 const secondLookMs = 60_000;
@@ -32,16 +36,36 @@ async function findOrphans(tx: XsRequests): Promise<number[]> {
   return orphans;
 }
 
-/** The hypervisor knows: a node whose domid it does not have is an orphan, unless a domain is just being made. */
+/**
+ * The hypervisor knows: a node whose domid it does not have is an orphan, unless a domain is just being made. Where the
+ * toolstack got further before the domain was lost, what else it made goes first: `xl destroy` finds no such domain.
+ */
 export async function pruneOwn(ctx: Ctx): Promise<number[]> {
   const removed: number[] = [];
   // The nodes first: a domid is the hypervisor's before it has a node.
   const announced = await announcedDomids(ctx.xs);
   const alive = new Set((await listDomains(ctx)).map(({ domid }) => domid));
   for (const domid of announced) {
-    if (!alive.has(domid) && (await ctx.xs.rm(mtwatchPath(domid)))) removed.push(domid);
+    if (!alive.has(domid) && (await removeRemains(ctx, domid))) removed.push(domid);
   }
   return removed;
+}
+
+/** Removes what is left of a domain that is gone, its node last; whether that was there. */
+export async function removeRemains(ctx: Ctx, domid: number): Promise<boolean> {
+  const home = domainPath(domid);
+  const vm = await ctx.xs.read(`${home}/vm`);
+  const [, uuid] = /^\/vm\/([-0-9a-f]+)$/.exec(vm ?? '') ?? [];
+  if (uuid !== undefined) {
+    await ctx.xs.rm(vmPath(uuid));
+    await ctx.host.removeUserdata(domid, uuid);
+  }
+  await ctx.xs.rm(home);
+  await devicesSweep(ctx, domid);
+  for (const kind of (await ctx.xs.directory(backends)) ?? []) await ctx.xs.rm(`${backends}/${kind}/${domid}`);
+  await destroyDeviceModel(ctx, domid);
+  await ctx.xs.rm(libxlPath(domid));
+  return ctx.xs.rm(mtwatchPath(domid));
 }
 
 /** Two looks; what the first and the second find is removed in the transaction of the second. */

@@ -14,7 +14,7 @@ import type { Ctx } from './ctx.js';
 import { destroyGuest } from './destroy.js';
 import { type Device, deviceRemove, parseBackendPath } from './device.js';
 import { listDomains } from './domain.js';
-import { announcedDomids } from './mtwatch-nodes.js';
+import { announcedDomids, removeRemains } from './mtwatch-nodes.js';
 
 /** The backends that libxl runs a script for, which says so in `hotplug-status`. */
 const scripted: ReadonlySet<string> = new Set(['vbd', 'vif']);
@@ -96,10 +96,7 @@ async function pruneRemains(ctx: Ctx, say: (line: string) => void): Promise<void
   const alive = new Set((await listDomains(ctx)).map(({ domid }) => domid));
   for (const domid of [...made].sort((a, b) => a - b)) {
     if (alive.has(domid)) continue;
-    for (const kind of (await ctx.xs.directory(backends)) ?? []) await ctx.xs.rm(`${backends}/${kind}/${domid}`);
-    const vm = await ctx.xs.read(`${domainPath(domid)}/vm`);
-    if (vm?.startsWith('/vm/')) await ctx.xs.rm(vm);
-    for (const path of [domainPath(domid), libxlPath(domid), mtwatchPath(domid)]) await ctx.xs.rm(path);
+    await removeRemains(ctx, domid);
     say(`domain ${domid}: is not there, and what was left of it is removed`);
   }
 }

@@ -22,6 +22,27 @@ test.each(operations.map((operation, index) => ({ operation, index })))(
   },
 );
 
+test.each(['create', 'create, qemu'])(
+  'where the hypervisor has lost the domain, xl mtwatch prune alone removes what a killed %s has left',
+  async (name) => {
+    const operation = operationOf(name);
+    const variant = { design: 'hardened', scripts: 'inside', lost: true } as const;
+    const whole = await crash(operation, { ...variant, kill: undefined });
+    expect(whole).toMatchObject({ killed: false, pruned: [1], leaks: [] });
+    // Each request between the announcement and the commit of the first nodes, then some of the rest.
+    const announced = whole.asked.indexOf('WRITE /local/domain/0/mtwatch/1') + 1;
+    const born = whole.asked.findIndex((asked, at) => at > announced && asked.startsWith('TRANSACTION_END')) + 1;
+    const between = Array.from({ length: born - announced + 1 }, (_, at) => announced + at);
+    const draw = seeded(1);
+    const later = [1, 2, 3].map(() => born + (draw() % (whole.requests - born)));
+    expect(between.length).toBeGreaterThan(2);
+    for (const request of [...(name === 'create' ? between : []), ...later]) {
+      const { killed, pruned, leaks } = await crash(operation, { ...variant, kill: { request, before: false } });
+      expect({ request, killed, pruned, leaks }).toEqual({ request, killed: true, pruned: [1], leaks: [] });
+    }
+  },
+);
+
 test('what stays is seen: nodes, loop devices and a law that is broken', async () => {
   const operation = operationOf('create -p');
   const sloppy = {

@@ -293,10 +293,13 @@ export interface Point extends Variant {
   readonly operation: string;
   /** The request; undefined: the operation goes on to its end. */
   readonly kill: { readonly request: number; readonly before: boolean } | undefined;
+  /** Afterwards the hypervisor loses its domains by itself, so that no `xl destroy` finds them. */
+  readonly lost?: boolean;
 }
 
 export interface Outcome {
   readonly requests: number;
+  readonly asked: readonly string[];
   /** The name of the request that it was killed at. */
   readonly last: string | undefined;
   readonly killed: boolean;
@@ -308,7 +311,10 @@ export interface Outcome {
 }
 
 /** Runs one point of the matrix. */
-export async function crash(operation: Operation, { design, scripts, kill }: Omit<Point, 'operation'>): Promise<Outcome> {
+export async function crash(
+  operation: Operation,
+  { design, scripts, kill, lost = false }: Omit<Point, 'operation'>,
+): Promise<Outcome> {
   let looked = 0;
   const m = await machine({
     ...operation.machine,
@@ -324,26 +330,31 @@ export async function crash(operation: Operation, { design, scripts, kill }: Omi
   await m.run(Promise.race([operation.run(toolstack, m).catch(refusal), toolstack.ended]));
   const { killed, requests } = toolstack;
   toolstack.kill();
-  const { destroyed, pruned } = await cleanUp(m, scripts);
+  const { destroyed, pruned } = await cleanUp(m, scripts, lost);
   const leaks = differences(before, stateOf(m));
   for (const domid of pruned) if (destroyed.has(domid)) leaks.push(`xl destroy ${domid} left mtwatch/${domid}`);
   for (const domid of m.unannounced) leaks.push(`/local/domain/${domid} was there without mtwatch/${domid}`);
   for (const line of m.log) leaks.push(`logged ${line}`);
   for (const { thread, why } of m.dom0.dead) leaks.push(`dead ${thread}: ${why}`);
   m.dom0.close();
-  return { requests, last: toolstack.asked.at(-1), killed, pruned, leaks, looked };
+  return { requests, asked: toolstack.asked, last: toolstack.asked.at(-1), killed, pruned, leaks, looked };
 }
 
 /** What a person does after a crash; and whatever hangs comes back some time. A destroyed domain needs no pruning. */
 async function cleanUp(
   m: Machine,
   scripts: Scripts,
+  lost: boolean,
 ): Promise<{ readonly destroyed: ReadonlySet<number>; readonly pruned: readonly number[] }> {
   const destroyed = new Set<number>();
   const toolstack = m.toolstack({ scripts });
   const destroyAll = async () => {
     for (const { domid } of m.dom0.census().domains) {
       if (domid === 0) continue;
+      if (lost) {
+        await m.ctx.xc.call('xc.domain_destroy', { domid });
+        continue;
+      }
       destroyed.add(domid);
       await m.run(domainDestroy(toolstack.ctx, domid).catch(refusal));
     }

@@ -4,6 +4,7 @@
  *     npm run crash                                              every request of every operation, on every kernel
  *     npm run crash -- --only create:57 --design rfc --scripts child      one point of it; `57b`: before it is carried out
  *     npm run crash -- --sample 20 --seed 7                      20 points of each row, drawn
+ *     npm run crash -- --lost --only create                      the hypervisor loses the domain: prune alone cleans up
  *     npm run crash -- --real 50 --seed 7                        the built xl, killed with SIGKILL 50 times
  *
  * Prints each operation with its number of kill points and of leaks, and each leak with the point that it replays from; the
@@ -27,6 +28,7 @@ const { values } = parseArgs({
     scripts: { type: 'string' },
     sample: { type: 'string' },
     seed: { type: 'string' },
+    lost: { type: 'boolean', default: false },
     real: { type: 'string' },
   },
 });
@@ -39,7 +41,7 @@ const inSeconds = () => `${((clock.now() - started) / 1000).toFixed(0)} s`;
 type Kill = NonNullable<Point['kill']>;
 
 function rowText(...cells: readonly (string | number)[]): string {
-  const widths = [28, 9, 7, -8, -11, -7, -6];
+  const widths = [31, 9, 7, -8, -11, -7, -6];
   return cells
     .map((cell, at) => ((widths[at] ?? 0) < 0 ? String(cell).padStart(-(widths[at] ?? 0)) : String(cell).padEnd(widths[at] ?? 0)))
     .join(' ');
@@ -62,11 +64,12 @@ async function simulated(): Promise<boolean> {
   const draw = seeded(seed);
   const total = { kills: 0, leaks: 0, looked: 0 };
   const row = async (operation: Operation, variant: Variant): Promise<void> => {
-    const whole = await crash(operation, { ...variant, kill: undefined });
+    const { lost } = values;
+    const whole = await crash(operation, { ...variant, lost, kill: undefined });
     const { requests } = whole;
     const counted = { kills: 0, prunes: 0, leaks: 0 };
     for (const kill of [undefined, ...killsOf(requests, one, draw)]) {
-      const outcome = kill ? await crash(operation, { ...variant, kill }) : whole;
+      const outcome = kill ? await crash(operation, { ...variant, lost, kill }) : whole;
       counted.kills += kill ? 1 : 0;
       counted.prunes += outcome.pruned.length > 0 ? 1 : 0;
       total.looked += outcome.looked;
@@ -75,7 +78,7 @@ async function simulated(): Promise<boolean> {
       counted.leaks += 1;
       if (counted.leaks > leaksShown) continue;
       const point = kill ? `:${kill.request}${kill.before ? 'b' : ''}` : '';
-      print(`--only "${operation.name}${point}" --design ${variant.design} --scripts ${variant.scripts}`);
+      print(`${lost ? '--lost ' : ''}--only "${operation.name}${point}" --design ${variant.design} --scripts ${variant.scripts}`);
       print(kill ? `  killed ${kill.before ? 'before' : 'after'} ${outcome.last}` : '  not killed');
       for (const line of said.slice(0, linesShown)) print(`  ${line}`);
     }
