@@ -75,10 +75,16 @@ async function readSaved(ctx: Ctx, { domid, uuid }: DomInfo): Promise<DomainConf
 /** Takes the lock on the saved config of a domain (libxl__lock_domain_userdata); the answer lets it go. */
 export async function lockConfig(ctx: Ctx, domid: number): Promise<() => Promise<void>> {
   const unlock = await ctx.host.lockUserdata(domid, (await existing(ctx, domid)).uuid);
-  // Whoever had it before may have destroyed the domain.
-  if (await domainInfo(ctx, domid)) return unlock;
+  let failure: unknown;
+  try {
+    // Whoever had it before may have destroyed the domain, or dom0 may have ended meanwhile.
+    if (await domainInfo(ctx, domid)) return unlock;
+    failure = new LibxlError(Rc.LOCK_FAIL, `domain ${domid} was destroyed meanwhile`);
+  } catch (error) {
+    failure = error;
+  }
   await unlock();
-  throw new LibxlError(Rc.LOCK_FAIL, `domain ${domid} was destroyed meanwhile`);
+  throw failure;
 }
 
 /** The config as it was saved, to be changed and written again (libxl__get_domain_configuration). */

@@ -69,6 +69,21 @@ describe('a disk', () => {
     expect((await m.run(listDisks(m.ctx, next)))?.map(({ vdev }) => vdev)).toEqual(['xvda', 'xvdb']);
   });
 
+  test('whose toolstack loses dom0 while it waits for the lock lets the lock go', async () => {
+    await running();
+    const { ctx } = m;
+    const locks: string[] = [];
+    const lost = new Error('dom0 ended the connection');
+    const call: typeof ctx.xc.call = (op, args) => (locks.length > 0 ? Promise.reject(lost) : ctx.xc.call(op, args));
+    const lockUserdata = async () => {
+      locks.push('taken');
+      return async () => void locks.push('let go');
+    };
+    const lonely = { ...ctx, xc: { ...ctx.xc, call }, host: { ...ctx.host, lockUserdata } };
+    await expect(m.run(diskAttach(lonely, domid, xvdb))).rejects.toThrow(lost);
+    expect(locks).toEqual(['taken', 'let go']);
+  });
+
   test('that was detached is left out of the config, with a warning', async () => {
     await running();
     await m.run(diskAttach(m.ctx, domid, xvdb));
