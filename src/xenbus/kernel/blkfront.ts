@@ -50,6 +50,8 @@ export interface BlkfrontOptions {
 export function blkfront(bus: XenbusBus, resources: FrontendResources, { scans = false }: BlkfrontOptions = {}): XenbusDriver {
   const { kernel } = bus;
   const infos = new WeakMap<XenbusDevice, BlkfrontInfo>();
+  /** Devices of dom0's last life whose back end has not moved since. */
+  const recovered = new WeakSet<XenbusDevice>();
 
   function infoOf(device: XenbusDevice): BlkfrontInfo {
     const info = infos.get(device);
@@ -128,11 +130,14 @@ export function blkfront(bus: XenbusBus, resources: FrontendResources, { scans =
 
   function* otherendChanged(device: XenbusDevice, state: number): Task {
     const info = infoOf(device);
+    if (state !== Connected) recovered.delete(device);
     switch (state) {
       case InitWait:
         if (device.state === Initialising) yield* kernel.call('talk_to_blkback [xen_blkfront]', talkToBlkback(device, info));
         return;
       case Connected:
+        // The watch is new, and the news is not: it was heard before the device began to close.
+        if (recovered.has(device) && (device.state === Closing || device.state === Closed)) return;
         if (device.state !== Initialised && device.state !== Connected) {
           yield* kernel.call('talk_to_blkback [xen_blkfront]', talkToBlkback(device, info));
         }
@@ -169,6 +174,7 @@ export function blkfront(bus: XenbusBus, resources: FrontendResources, { scans =
     recover: (device, kept) => {
       const { ports, connected, sectors } = (kept as BlkfrontInfo | undefined) ?? { ports: [], connected: false, sectors: 0 };
       infos.set(device, { ports: [...ports], connected, ready: connected, sectors });
+      recovered.add(device);
     },
     // biome-ignore lint/correctness/useYield: it has no watch of its own.
     *rewatch(device) {
