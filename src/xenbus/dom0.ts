@@ -267,7 +267,7 @@ export class Dom0 implements StorePort {
     }
     this.#boot(machine, options.uevent, sysrqMask(words));
     this.#consoles = startXenconsoled(this.#sched, clock, this.hypervisor, this.#store, this.#share);
-    this.#qemus = new Qemus(this.#sched, clock, this.#store, this.hypervisor);
+    this.#qemus = new Qemus(this.#sched, clock, this.#store, this.hypervisor, this.#share);
     const scale = (options.hungTaskMs ?? hungTaskTimeoutMs) / hungTaskTimeoutMs;
     this.#stopHungTasks = watchHungTasks(
       this.kernel,

@@ -14,6 +14,7 @@
  */
 import type { Clock } from './clock.js';
 import type { Grants } from './hypervisor.js';
+import { keptBelow, type Share } from './keep.js';
 import { Kernel } from './kernel/kernel.js';
 import { type Sched, type Task, waitEvent, waitQueue } from './kernel/sched.js';
 import { PrivcmdError } from './privcmd.js';
@@ -39,7 +40,14 @@ export interface QemuOptions {
   readonly clock: Clock;
   readonly store: StorePort;
   readonly hypervisor: Grants;
+  /** It served these rings in dom0's last life, and goes on with what it finds. */
+  readonly before?: RingPorts | undefined;
+  /** Told of the rings that it serves, whenever they change. */
+  readonly keepRings?: (rings: RingPorts) => void;
 }
+
+/** The event channel of each disk that is connected, by the directory of its back end. */
+type RingPorts = { readonly [dir: string]: number };
 
 /** The kinds of legacy back ends in the order in which qemu registers them, with what each says of itself. */
 const legacyKinds: readonly { readonly kind: string; readonly features: readonly string[] }[] = [
@@ -108,6 +116,7 @@ function client({ sched, clock, store }: QemuOptions, name: string) {
 /** Starts a device model, which says `running` once its back ends are there. */
 export function startQemu(options: QemuOptions): Qemu {
   const { domid, pid, sched } = options;
+  const isRecovered = options.before !== undefined;
   const legacy = client(options, `qemu-${domid}`);
   const bus = client(options, `qemu-${domid} xen-bus`);
   const { kernel } = legacy;
@@ -115,6 +124,7 @@ export function startQemu(options: QemuOptions): Qemu {
   let isUp = false;
   const backends = new Map<string, Backend>();
   const { grants, release } = keeping(options.hypervisor);
+  const rings = ringsOf(domid, grants, options);
   const kill = () => {
     release();
     for (const each of [kernel, bus.kernel]) {
@@ -128,14 +138,16 @@ export function startQemu(options: QemuOptions): Qemu {
   function* run(): Task {
     for (const { kind, features } of legacyKinds) {
       const node = `${home}/backends/${kind}`;
-      yield* kernel.talk(XsType.Mkdir, 0, joinStrings(node));
-      yield* kernel.talk(XsType.SetPerms, 0, joinStrings(node, 'n0', `n${domid}`));
+      if (!isRecovered || !(yield* kernel.exists(node))) {
+        yield* kernel.talk(XsType.Mkdir, 0, joinStrings(node));
+        yield* kernel.talk(XsType.SetPerms, 0, joinStrings(node, 'n0', `n${domid}`));
+      }
       yield* kernel.watch(`backend/${kind}/${domid}`, `be:${kind}`);
       yield* scan(kind, features);
     }
-    bus.kernel.spawn('qemu-system-i386', 'do_sys_poll', () => guarded(serveDisks(bus, domid, grants)));
+    bus.kernel.spawn('qemu-system-i386', 'do_sys_poll', () => guarded(serveDisks(bus, domid, rings, isRecovered)));
     isUp = true;
-    yield* kernel.write(`${home}/state`, 'running');
+    if (!isRecovered || (yield* kernel.read(`${home}/state`)) !== 'running') yield* kernel.write(`${home}/state`, 'running');
     for (;;) {
       const { path, token } = yield* legacy.next();
       yield* guarded(token.startsWith('be:') ? backendEvent(path, token.slice(3)) : frontendEvent(token.slice(3)));
@@ -147,10 +159,12 @@ export function startQemu(options: QemuOptions): Qemu {
     for (const devid of (yield* kernel.directory(`backend/${kind}/${domid}`)) ?? []) {
       const dir = `backend/${kind}/${domid}/${devid}`;
       if (backends.has(dir)) continue;
-      yield* kernel.read(`${dir}/state`);
+      const before = parseState(yield* kernel.read(`${dir}/state`));
       const frontend = yield* kernel.read(`${dir}/frontend`);
       if (frontend === undefined) continue;
-      const backend = { kind, devid, features, dir, frontend, state: 0 };
+      // Initialising may be the toolstack's word, and then nothing has been said yet.
+      const state = isRecovered && before !== Initialising ? before : 0;
+      const backend = { kind, devid, features, dir, frontend, state };
       backends.set(dir, backend);
       yield* kernel.watch(frontend, `fe:${dir}`);
       yield* check(backend);
@@ -227,6 +241,38 @@ interface Disk {
   disconnect: () => void;
 }
 
+interface Rings {
+  /** Takes up a ring; what is returned gives it back, once. */
+  connect(dir: string, port: number): () => void;
+  /** What gives back the ring of a disk, if it has one. */
+  of(dir: string): (() => void) | undefined;
+  /** Gives back those of all other disks. */
+  retain(dirs: readonly string[]): void;
+}
+
+/** The rings of a qemu: those of the life before are served from the start, for their guests go on at once. */
+function ringsOf(domid: number, grants: Grants, { before = {}, keepRings = () => {} }: QemuOptions): Rings {
+  const all = new Map<string, { readonly port: number; readonly disconnect: () => void }>();
+  const keep = () => keepRings(Object.fromEntries([...all].map(([dir, { port }]) => [dir, port])));
+  const connect = (dir: string, port: number) => {
+    const taken = [grants.grantMap(domid), grants.evtchnBind(0, domid, port, (_grants, ended) => ended?.())];
+    const disconnect = () => {
+      if (all.get(dir)?.disconnect !== disconnect) return;
+      all.delete(dir);
+      for (const release of taken) release?.();
+      keep();
+    };
+    all.set(dir, { port, disconnect });
+    keep();
+    return disconnect;
+  };
+  for (const [dir, port] of Object.entries(before)) connect(dir, port);
+  const retain = (dirs: readonly string[]) => {
+    for (const [dir, { disconnect }] of [...all]) if (!dirs.includes(dir)) disconnect();
+  };
+  return { connect, of: (dir) => all.get(dir)?.disconnect, retain };
+}
+
 /** What a disk says of itself, in the order of qemu's writes. */
 function diskFeatures(node: { readonly mode: string; readonly isCdrom: boolean; readonly discard: boolean }): [string, string][] {
   const info = (node.isCdrom ? 1 : 0) | (node.mode === 'w' ? 0 : 4);
@@ -261,7 +307,7 @@ type Client = ReturnType<typeof client>;
  *
  * Where the toolstack has asked it to close and no front end is at work, it does so by itself.
  */
-function* serveDisks({ kernel, next }: Client, domid: number, grants: Grants): Task {
+function* serveDisks({ kernel, next }: Client, domid: number, rings: Rings, isRecovered: boolean): Task {
   const root = `backend/qdisk/${domid}`;
   const disks = new Map<string, Disk>();
   yield* kernel.watch(root, 'disks');
@@ -272,6 +318,7 @@ function* serveDisks({ kernel, next }: Client, domid: number, grants: Grants): T
 
   function* scan(): Task {
     const devids = (yield* kernel.directory(root)) ?? [];
+    rings.retain(devids.map((devid) => `${root}/${devid}`));
     for (const dir of disks.keys()) if (!devids.includes(dir.slice(root.length + 1))) yield* forget(dir);
     for (const devid of devids) {
       const dir = `${root}/${devid}`;
@@ -289,8 +336,9 @@ function* serveDisks({ kernel, next }: Client, domid: number, grants: Grants): T
   }
 
   function* create(dir: string): Task {
-    if (parseState(yield* kernel.read(`${dir}/state`)) !== Initialising) return;
-    if ((yield* kernel.read(`${dir}/online`)) !== '1') return;
+    const state = parseState(yield* kernel.read(`${dir}/state`));
+    if (isRecovered && state !== Initialising) return yield* takeUp(dir, state);
+    if (state !== Initialising || (yield* kernel.read(`${dir}/online`)) !== '1') return;
     const frontend = yield* kernel.read(`${dir}/frontend`);
     const [, path] = /^\w+:(.*)$/s.exec((yield* kernel.read(`${dir}/params`)) ?? '') ?? [];
     if (frontend === undefined || !path) return;
@@ -301,8 +349,21 @@ function* serveDisks({ kernel, next }: Client, domid: number, grants: Grants): T
     disks.set(dir, disk);
     for (const [node, value] of diskFeatures({ mode, isCdrom, discard })) yield* kernel.write(`${dir}/${node}`, value);
     yield* setState(disk, InitWait);
+    yield* watch(disk);
+  }
+
+  function* watch({ dir, frontend }: Disk): Task {
     yield* kernel.watch(`${dir}/state`, `be:${dir}`);
     yield* kernel.watch(`${frontend}/state`, `fe:${dir}`);
+  }
+
+  /** A disk of dom0's last life, with its ring. What has happened meanwhile is told by the new watches. */
+  function* takeUp(dir: string, state: number): Task {
+    const frontend = yield* kernel.read(`${dir}/frontend`);
+    if (frontend === undefined || state === Closed) return rings.of(dir)?.();
+    const disk: Disk = { dir, frontend, state, disconnect: rings.of(dir) ?? (() => {}) };
+    disks.set(dir, disk);
+    yield* watch(disk);
   }
 
   function* setState(disk: Disk, state: number): Task {
@@ -315,10 +376,7 @@ function* serveDisks({ kernel, next }: Client, domid: number, grants: Grants): T
   function* connect(disk: Disk): Task<boolean> {
     const port = yield* kernel.read(`${disk.frontend}/event-channel`);
     if (port === undefined) return false;
-    const taken = [grants.grantMap(domid), grants.evtchnBind(0, domid, Number(port), (_grants, ended) => ended?.())];
-    disk.disconnect = () => {
-      for (const release of taken.splice(0)) release?.();
-    };
+    disk.disconnect = rings.connect(disk.dir, Number(port));
     return true;
   }
 
@@ -361,7 +419,11 @@ const firstQemuPid = 60_001;
 const vncPort = 5900;
 const vncDisplaysMax = 100;
 
-/** The device models of a machine. */
+const qemuPrefix = 'qemu/';
+const nextPidKey = 'next-qemu';
+type QemuKept = { readonly domid: number; readonly vncPort: number | null; readonly rings: RingPorts };
+
+/** The device models of a machine. Those of dom0's last life go on: what they serve is in the store. */
 export class Qemus {
   readonly #running = new Map<number, Qemu & { readonly vncPort: number | null }>();
   #nextPid = firstQemuPid;
@@ -371,16 +433,33 @@ export class Qemus {
     readonly clock: Clock,
     readonly store: StorePort,
     readonly hypervisor: Grants,
-  ) {}
+    readonly share: Share = {},
+  ) {
+    this.#nextPid = Number(share.recovered?.get(nextPidKey) ?? firstQemuPid);
+    for (const [pid, value] of keptBelow(share.recovered, qemuPrefix)) {
+      const { domid, vncPort, rings } = value as QemuKept;
+      this.#start(Number(pid), domid, vncPort, rings);
+    }
+  }
 
   spawn(asked: { readonly domid: number; readonly vncDisplay?: number; readonly vncUnused: boolean }) {
     const { domid, vncDisplay, vncUnused } = asked;
     if (this.#of(domid)) throw new PrivcmdError('EEXIST', `domain ${domid} has a device model`);
     const port = vncDisplay === undefined ? null : this.#port(vncDisplay, vncUnused);
     const pid = this.#nextPid++;
-    const { sched, clock, store, hypervisor } = this;
-    this.#running.set(pid, { ...startQemu({ domid, pid, sched, clock, store, hypervisor }), vncPort: port });
+    this.share.keep?.set(nextPidKey, this.#nextPid);
+    this.#start(pid, domid, port);
     return { pid, vncPort: port };
+  }
+
+  #start(pid: number, domid: number, vncPort: number | null, before?: RingPorts): void {
+    const { sched, clock, store, hypervisor } = this;
+    const keep = (rings: RingPorts) => this.share.keep?.set(`${qemuPrefix}${pid}`, { domid, vncPort, rings });
+    keep(before ?? {});
+    const keepRings = (rings: RingPorts) => {
+      if (this.#running.has(pid)) keep(rings);
+    };
+    this.#running.set(pid, { ...startQemu({ domid, pid, sched, clock, store, hypervisor, before, keepRings }), vncPort });
   }
 
   stop({ pid, domid }: { readonly pid?: number; readonly domid?: number }): void {
@@ -390,7 +469,7 @@ export class Qemus {
         'ESRCH',
         pid === undefined ? `domain ${domid} has no device model` : `no device model has pid ${pid}`,
       );
-    this.#running.delete(qemu.pid);
+    this.#forget(qemu.pid);
     qemu.stop();
   }
 
@@ -402,8 +481,13 @@ export class Qemus {
   bereft(domid: number): void {
     const qemu = this.#of(domid);
     if (!qemu) return;
-    this.#running.delete(qemu.pid);
+    this.#forget(qemu.pid);
     qemu.kill();
+  }
+
+  #forget(pid: number): void {
+    this.#running.delete(pid);
+    this.share.keep?.delete(`${qemuPrefix}${pid}`);
   }
 
   #of(domid: number | undefined) {

@@ -80,15 +80,17 @@ interface BackendState {
 
 function backends(table: Table): BackendState[] {
   return rest(table, 'node').flatMap((path): BackendState[] => {
-    const [, type, domid] = /^\/local\/domain\/0\/backend\/(vbd|vif)\/(\d+)\/\d+\/state$/.exec(path) ?? [];
+    const [, type, domid] = /^\/local\/domain\/0\/backend\/(vbd|vif|qdisk)\/(\d+)\/\d+\/state$/.exec(path) ?? [];
     if (type === undefined) return [];
     const back = path.slice(0, -'/state'.length);
     const front = value(table, `${back}/frontend`) ?? '';
     const states = `${value(table, path)}${value(table, `${front}/state`)}`;
     const ready =
-      type === 'vbd'
-        ? value(table, `${back}/physical-device`) !== undefined
-        : value(table, `${back}/hotplug-status`) === 'connected';
+      type === 'qdisk'
+        ? true
+        : type === 'vbd'
+          ? value(table, `${back}/physical-device`) !== undefined
+          : value(table, `${back}/hotplug-status`) === 'connected';
     return [{ back, front, domid: Number(domid), states, online: value(table, `${back}/online`) === '1', ready }];
   });
 }
@@ -193,6 +195,7 @@ async function leftovers(life: Life): Promise<string[]> {
     'bridge/',
     'hold/',
     'restored/',
+    'qemu/',
   ];
   const threads = m.threads().flatMap(({ thread }: WatchThread) => (thread === 'xenwatch' ? [] : [thread]));
   return [
@@ -205,6 +208,16 @@ async function leftovers(life: Life): Promise<string[]> {
 }
 
 type Episode = (m: Machine) => Promise<unknown>;
+
+const image: Disk = { pdevPath: '/img/a.qcow2', vdev: 'xvdc', format: 'qcow2', readwrite: true, backend: 'qdisk' };
+/** Some of its devices are served by a qemu. */
+async function runningWithQemu(m: Machine): Promise<void> {
+  const config = pvConfig();
+  const vfbs = [{ devid: 0, vnc: {}, sdl: {} }];
+  const domid = await m.run(domainCreateNew(m.ctx, { ...config, disks: [...config.disks, image], vfbs, vkbs: [{ devid: 0 }] }));
+  await m.run(domainUnpause(m.ctx, domid));
+  await m.settle();
+}
 
 const xvdb: Disk = { pdevPath: '/dev/loop1', vdev: 'xvdb', format: 'raw', readwrite: true };
 
@@ -252,6 +265,19 @@ const episodes: readonly (readonly [name: string, before: Episode, Episode])[] =
       if (disk) await m.run(deviceRemove(m.ctx, listedDiskDevice(0, disk), 'off'));
     },
   ],
+  [
+    'an image that qemu reads comes and goes',
+    runningWithQemu,
+    async (m) => {
+      const second = { ...image, vdev: 'xvdd' };
+      await m.run(diskAttach(m.ctx, 1, second));
+      await m.settle();
+      const disk = await m.run(findDisk(m.ctx, 1, 'xvdd'));
+      if (disk) await m.run(deviceRemove(m.ctx, listedDiskDevice(1, disk), 'off'));
+    },
+  ],
+  ['a domain with a qemu is created', async () => 0, runningWithQemu],
+  ['a domain with a qemu is destroyed', runningWithQemu, (m) => m.run(domainDestroy(m.ctx, 1))],
   ['a domain is destroyed', running, (m) => m.run(domainDestroy(m.ctx, 1))],
   [
     'a domain shuts down and is destroyed',
@@ -379,6 +405,7 @@ const restingPlaces: readonly (readonly [name: string, Episode])[] = [
     },
   ],
   ['a disk of dom0', (m) => m.run(diskAttach(m.ctx, 0, xvdb))],
+  ['a domain with a qemu', runningWithQemu],
   [
     'a domain that is suspended',
     async (m) => {
@@ -451,4 +478,17 @@ describe.each(['', 'xen_mtwatch', 'xen_mtwatch=rfc'])('with the command line "%s
     }
     expect({ at: at.size > 0, bad }).toEqual({ at: true, bad: [] });
   });
+});
+
+test('a loop device is still known by the backend that it is for', async () => {
+  const first = await begin('xen_mtwatch', new Map());
+  const owner = 'backend/vbd/1/51712';
+  first.m.dom0.handlers['dom0.block_attach']({ path: '/img/a', as: 'loop', sectors: 8, owner });
+  await rested(first);
+  first.m.dom0.close();
+  const { m } = await begin('xen_mtwatch', new Map(first.table));
+  expect(m.dom0.census().loops).toEqual(['/dev/loop0 /img/a']);
+  m.dom0.handlers['dom0.block_detach']({ owner });
+  expect(m.dom0.census().loops).toEqual([]);
+  m.dom0.close();
 });
