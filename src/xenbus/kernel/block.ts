@@ -19,7 +19,7 @@ export interface Disk extends BlockDevice {
 }
 
 const blockPrefix = 'block/';
-type DiskKept = Pick<Disk, 'major' | 'minor' | 'sectors'> & { readonly backing: string | null };
+type DiskKept = Pick<Disk, 'major' | 'minor' | 'sectors'> & { readonly backing: string | null; readonly owner?: string };
 
 export class BlockDevices {
   readonly #byNode = new Map<string, Disk>();
@@ -87,8 +87,8 @@ export class BlockDevices {
   #add(disk: Disk): BlockDevice {
     if (this.#byNode.size >= blockDevicesMax) throw new PrivcmdError('ENOMEM', `${blockDevicesMax} block devices are in use`);
     this.#enter(disk);
-    const { node, backing, major, minor, sectors } = disk;
-    const kept: DiskKept = { major, minor, sectors, backing: backing ?? null };
+    const { node, backing, major, minor, sectors, owner } = disk;
+    const kept: DiskKept = { major, minor, sectors, backing: backing ?? null, ...(owner === undefined ? {} : { owner }) };
     this.#share.keep?.set(blockPrefix + node, kept);
     return disk;
   }
