@@ -71,6 +71,16 @@ interface Server {
   readonly gone: Promise<void>;
 }
 
+/** What the first domain of all, and the first with a qemu, leaves behind on a real host too. */
+const emptyDirs: ReadonlySet<string> = new Set(['/vm=', '/libxl=', '/local/domain/0/device-model=']);
+
+/** One of them has an image that a qemu serves. */
+function configOf(name: string): ReturnType<typeof pvConfig> {
+  const config = pvConfig(name);
+  const image = { pdevPath: '/img/c.qcow2', vdev: 'xvdc', format: 'qcow2', readwrite: true, backend: 'qdisk' } as const;
+  return name === 'c' ? { ...config, disks: [...config.disks, image] } : config;
+}
+
 export async function kills(options: KillsOptions): Promise<KillsDone> {
   const { dir, seed, say } = options;
   const next = seeded(seed);
@@ -182,14 +192,14 @@ export async function kills(options: KillsOptions): Promise<KillsDone> {
         await domainUnpause(ctx, found.domid);
         await xc.call('dom0.monitor', {
           ...{ domid: found.domid, name, verbosity: 0 },
-          actions: actionsOf(pvConfig(name)),
+          actions: actionsOf(configOf(name)),
         });
         continue;
       } else {
         const extra = state === 'attaching' ? await findDisk(ctx, found.domid, 'xvdb') : undefined;
         // It was attached; whoever was to detach it is gone.
         if (extra) await deviceRemove(ctx, listedDiskDevice(found.domid, extra), 'on');
-        const bad = found.dying || found.paused ? ['it does not run'] : await unconnected(xs, found.domid);
+        const bad = found.dying || found.paused ? ['it does not run'] : await unconnected(xs, found.domid, name);
         if (bad.length === 0) return found.domid;
         last = bad.join(', ');
       }
@@ -212,7 +222,7 @@ export async function kills(options: KillsOptions): Promise<KillsDone> {
         startKb = freeKb;
       }
       const before = start;
-      const left = nodes.filter((line) => !before.includes(line) && line !== '/vm=' && line !== '/libxl=');
+      const left = nodes.filter((line) => !before.includes(line) && !emptyDirs.has(line));
       const lost = before.filter((line) => !nodes.includes(line));
       const files = readdirSync(run.lib).filter((name) => name.startsWith('userdata-'));
       const threads = (await everyWatchThread(xc)).filter(({ domid }) => domid !== 0).map(({ thread }) => thread);
@@ -282,7 +292,7 @@ export async function kills(options: KillsOptions): Promise<KillsDone> {
     operations += 1;
     if (known.get(name) === 'none') {
       known.set(name, 'creating');
-      const config = { ...pvConfig(name) };
+      const config = configOf(name);
       const uuid = formatUuid(ctx.clock.random(16));
       const domid = await domainCreateNew(ctx, { ...config, cInfo: { ...config.cInfo, uuid }, nics: [{ bridge: 'xenbr0' }] });
       await xc.call('dom0.monitor', { domid, name, verbosity: 0, actions: actionsOf(config) });
@@ -406,13 +416,17 @@ function launch({ dom0d, dir, fsync, cmdline }: KillsOptions, run: RunDir): Serv
   return { process: child, ready, gone };
 }
 
-async function unconnected(xs: Xs, domid: number): Promise<string[]> {
+async function unconnected(xs: Xs, domid: number, name: string): Promise<string[]> {
   const found: string[] = [];
-  for (const kind of ['vbd', 'vif']) {
+  for (const [kind, front, count] of [
+    ['vbd', 'vbd', 1],
+    ['qdisk', 'vbd', configOf(name).disks.length - 1],
+    ['vif', 'vif', 1],
+  ] as const) {
     const devids = (await xs.directory(`/local/domain/0/backend/${kind}/${domid}`)) ?? [];
-    if (devids.length !== 1) found.push(`${devids.length} ${kind}s`);
+    if (devids.length !== count) found.push(`${devids.length} ${kind}s`);
     for (const devid of devids) {
-      const ends = [`/local/domain/0/backend/${kind}/${domid}/${devid}`, `/local/domain/${domid}/device/${kind}/${devid}`];
+      const ends = [`/local/domain/0/backend/${kind}/${domid}/${devid}`, `/local/domain/${domid}/device/${front}/${devid}`];
       const states = await Promise.all(ends.map((end) => xs.read(`${end}/state`)));
       if (states.join() !== '4,4') found.push(`${kind} ${devid} is ${states.join('/')}`);
     }
