@@ -23,8 +23,6 @@ import { backOffOf, type Xs, xsClient } from '../src/xenbus/xs-client.js';
 import { formatPerm } from '../src/xenbus/xs-wire.js';
 import { type SharedHost, startToolstack, type Toolstack, type ToolstackOptions } from './toolstack.js';
 
-/** Turns of the event loop that a script waits for dom0 to have nothing to do before it starts. */
-const scriptStartTurns = 1000;
 /** Deadlines that one `run` may pass before it counts as stuck. */
 const jumpsMax = 200;
 
@@ -172,8 +170,6 @@ export async function machine(options: MachineOptions = {}): Promise<Machine> {
       const script = builtinScripts.get(name);
       if (!script) throw new Error(`no script ${name} in a test`);
       const io = { openXs: async () => connect('hotplug'), xc, stat, resolve: async (path: string) => path };
-      // A process takes its time to start: the driver that has just said InitWait has made its network device by then.
-      for (let turn = 0; options.life && turn < scriptStartTurns && !dom0.idle; turn++) await clock.turn();
       return { pid: shared.host.nextPid(), status: await script(io, run) };
     }),
   };

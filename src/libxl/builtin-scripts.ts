@@ -305,7 +305,7 @@ async function blockRemove(io: ScriptIo, run: ScriptRun, params: string): Promis
   const file = await io.stat(params);
   if (file && isBlock(file)) return;
   const node = await read(io, `${backendOf(run)}/node`);
-  if (node) await io.xc.call('dom0.block_detach', { node });
+  if (node) await io.xc.call('dom0.block_detach', { node, owner: backendOf(run) });
   // A script that was killed has left its loop device unnamed; if there is none, that is an error foreseen by nobody.
   else if (file && file.kind !== 'other') await io.xc.call('dom0.block_detach', { owner: backendOf(run) });
 }

@@ -79,6 +79,9 @@ const stepSeconds = 50e-6;
 /** Guests that were put into a domain which has not begun to run. */
 const restoredPrefix = 'restored/';
 
+/** How long a script waits for a network device that is being made. */
+const netdevWaitMaxMs = 5_000;
+
 /** Kernel threads that ended by a bug and are remembered. */
 const deadThreadsMax = 100;
 
@@ -159,7 +162,7 @@ export class Dom0 implements StorePort {
   #xenbus: StorePort | undefined;
   #backends: XenbusBus | undefined;
   readonly #dead: DeadThread[] = [];
-  /** Questions for the log that wait for its next line. */
+  /** Questions that wait for what comes next: a line of the log or of a console, a network device. */
   readonly #followers = new Set<() => void>();
   readonly #bootMs: number;
   readonly #schedule: NonNullable<Dom0Options['schedule']>;
@@ -661,6 +664,8 @@ export class Dom0 implements StorePort {
       'dom0.flush': ({ device }) => faults.flush(device),
       'dom0.holds': () => faults.list(),
       'dom0.block_attach': ({ path, as, sectors, major, minor, owner }) => {
+        // Of one that comes too late, nobody would take it down.
+        if (owner !== undefined && !this.#isBackend(owner)) throw new PrivcmdError('ENOENT', `there is no ${owner}`);
         if (as === 'loop') return blocks.loop(path, sectors, owner);
         return blocks.device(path, sectors, major !== undefined && minor !== undefined ? { major, minor } : undefined);
       },
@@ -669,12 +674,20 @@ export class Dom0 implements StorePort {
       'dom0.guest': ({ domid }) => ({ state: this.#guestState(domid) }),
       'dom0.guest_event': ({ domid, event }) => act(() => this.#guestEvent(domid, event)),
       'dom0.block_detach': ({ node, owner }) =>
-        act(() => (owner === undefined ? blocks.detach(node ?? '') : blocks.detachOf(owner))),
+        act(() => (node === undefined ? blocks.detachOf(owner ?? '') : blocks.detach(node, owner))),
       'dom0.spawn_qemu': (asked) => this.#qemus.spawn(asked),
       'dom0.kill_qemu': (which) => act(() => this.#qemus.stop(which)),
-      'dom0.rename_vif': ({ vif, name, domid }) => act(() => this.#netdevsOf(domid).rename(vif, name)),
-      'dom0.bridge': ({ bridge, vif, add, domid }) => act(() => void this.#netdevsOf(domid).bridge(bridge, vif, add)),
+      'dom0.rename_vif': ({ vif, name, domid }) => this.#onNetdev(domid, vif, (netdevs) => netdevs.rename(vif, name)),
+      'dom0.bridge': ({ bridge, vif, add, domid }) => {
+        const change = (netdevs: NetDevices) => void netdevs.bridge(bridge, vif, add);
+        return add ? this.#onNetdev(domid, vif, change) : act(() => change(this.#netdevsOf(domid)));
+      },
     };
+  }
+
+  /** Whether dom0 or a driver domain has such a backend. */
+  #isBackend(path: string): boolean {
+    return [0, ...this.#guests.keys()].some((domid) => this.#store.peek(`${domainPath(domid)}/${path}`) !== undefined);
   }
 
   /** The network devices of dom0, or of a driver domain. */
@@ -682,6 +695,29 @@ export class Dom0 implements StorePort {
     const netdevs = domid === 0 ? this.#netdevs : this.#guests.get(domid)?.netdevs;
     if (!netdevs) throw new PrivcmdError('ESRCH', `domain ${domid} is no driver domain`);
     return netdevs;
+  }
+
+  /**
+   * What a script does with a network device. netback says InitWait before it has made that: a script that is a process comes late
+   * enough, and one that is built in waits here, for a while.
+   */
+  #onNetdev(domid: number | undefined, vif: string, change: (netdevs: NetDevices) => void): null | Promise<null> {
+    const run = () => act(() => change(this.#netdevsOf(domid)));
+    let wake = () => {};
+    if (this.#closed || !this.#netdevsOf(domid).awaits(vif, () => wake())) return run();
+    return new Promise((resolve, reject) => {
+      wake = () => {
+        late();
+        if (!this.#followers.delete(wake)) return;
+        try {
+          resolve(run());
+        } catch (error) {
+          reject(error);
+        }
+      };
+      const late = this.#clock.after(netdevWaitMaxMs, wake);
+      this.#followers.add(wake);
+    });
   }
 
   #cpuHandlers() {

@@ -398,7 +398,10 @@ export interface PrivcmdOps {
     { path: string; as: 'device' | 'loop'; sectors: number; major?: number; minor?: number; owner?: string },
     BlockDevice,
   ];
-  /** Undoes a loop attach; a device is left alone. Instead of the node, all that is for `owner`: ENOENT when there is none. */
+  /**
+   * Undoes a loop attach; a device is left alone, and so is one for another than `owner`. Without `node`, all that is for `owner`:
+   * ENOENT when there is none.
+   */
   'dom0.block_detach': [{ node?: string; owner?: string }, null];
   /**
    * Starts a device model for a domain; it says in `device-model/N/state` when it runs. With `vncDisplay` it listens there,

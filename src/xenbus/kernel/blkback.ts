@@ -78,6 +78,8 @@ interface Blkif {
   cdrom: boolean;
   persistent: boolean;
   rings: Ring[];
+  /** Its backend directory is gone from the store: nobody will take its loop device down. */
+  forsaken: boolean;
   /** Its device is off the bus and requests are in flight: its number among those. */
   left: number | undefined;
 }
@@ -95,7 +97,9 @@ type RingKept = {
   /** For each request that the block layer has: its own pages. */
   readonly bios: readonly number[];
 };
-type BlkifKept = Pick<Blkif, 'major' | 'minor' | 'readonly' | 'cdrom' | 'persistent'> & { readonly rings: readonly RingKept[] };
+type BlkifKept = Pick<Blkif, 'major' | 'minor' | 'readonly' | 'cdrom' | 'persistent' | 'forsaken'> & {
+  readonly rings: readonly RingKept[];
+};
 /** One whose device is off the bus. */
 type LeftKept = { readonly nodename: string; readonly busId: string; readonly otherendId: number; readonly blkif: BlkifKept };
 
@@ -118,6 +122,8 @@ const protocols = new Map([
 export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOptions): XenbusDriver {
   const { kernel, watches } = bus;
   const blkifs = new WeakMap<XenbusDevice, Blkif>();
+  /** Those that have their disk open. */
+  const open = new Set<Blkif>();
   let nextLeft = 0;
 
   function blkifOf(device: XenbusDevice): Blkif {
@@ -179,6 +185,7 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
       kernel.printk(`xen-blkback: xen_vbd_create: device ${number} could not be opened`);
       return yield* bus.fatal(device, errno.ENOENT, 'creating vbd structure');
     }
+    open.add(blkif);
     bus.keep(device);
     debug(`Successful creation of handle=${Number(handle).toString(16).padStart(4, '0')} (dom=${device.otherendId})`);
     yield* updatingStatus(blkif);
@@ -318,7 +325,24 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
 
   function* free(blkif: Blkif): Task {
     if ((yield* disconnecting(blkif)) !== 0) throw new Error(`${blkif.device.busId} is freed with requests in flight`);
+    if (blkif.disk && blkif.forsaken) blocks.detach(blkif.disk.node, blkif.disk.owner);
     blkif.disk = undefined;
+    open.delete(blkif);
+  }
+
+  /**
+   * No script will take down the loop device of a backend that is gone: libxl runs none for a device that did not close in
+   * time. It goes when nobody has it open, as one with LO_FLAGS_AUTOCLEAR does; Xen's script sets none up, and leaves it.
+   */
+  function pathGone(path: string): void {
+    for (const loop of blocks.loopsBelow(path)) {
+      const users = [...open].filter(({ disk }) => disk === loop);
+      for (const blkif of users) {
+        blkif.forsaken = true;
+        keep(blkif);
+      }
+      if (users.length === 0) blocks.detach(loop.node);
+    }
   }
 
   /** Reads what the frontend offers and maps its rings; an error has been told, and the device is closing. */
@@ -507,6 +531,7 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
     const { rings, ...rest } = kept;
     Object.assign(blkif, rest);
     blkif.disk = blocks.find(blkif.major, blkif.minor);
+    if (blkif.disk) open.add(blkif);
     blkif.rings = rings.map((each, index) => recoverRing(blkif, each, `ring ${index} of ${device.busId}`));
     // It was about to start its threads: connecting begins again, and does not write a state that is there.
     const isHalf = rings.some(({ active, thread, port }) => active && port !== null && thread === null);
@@ -578,6 +603,7 @@ export function blkback({ bus, hypervisor, blocks, faults, nrCpus }: BlkbackOpti
     *rewatch(device) {
       yield* watchPhysicalDevice(blkifOf(device));
     },
+    pathGone,
     recoverRest,
   };
 }
@@ -594,11 +620,12 @@ function newBlkif(device: XenbusDevice): Blkif {
     cdrom: false,
     persistent: false,
     rings: [],
+    forsaken: false,
     left: undefined,
   };
 }
 
-function keptOf({ major, minor, readonly, cdrom, persistent, rings }: Blkif): BlkifKept {
+function keptOf({ major, minor, readonly, cdrom, persistent, forsaken, rings }: Blkif): BlkifKept {
   const kept = rings.map((ring): RingKept => {
     const { active, port, unbind, pages, task, requests, taken, kept: bios } = ring;
     return {
@@ -611,7 +638,7 @@ function keptOf({ major, minor, readonly, cdrom, persistent, rings }: Blkif): Bl
       bios: [...bios].map(({ pages: own }) => own),
     };
   });
-  return { major, minor, readonly, cdrom, persistent, rings: kept };
+  return { major, minor, readonly, cdrom, persistent, forsaken, rings: kept };
 }
 
 function newRing(name: string): Ring {

@@ -3,6 +3,7 @@
  * is taken up when a hotplug script first uses it.
  */
 import { keptBelow, type Share } from '../keep.js';
+import { isWithin } from '../paths.js';
 import { type BlockDevice, PrivcmdError } from '../privcmd.js';
 
 const LOOP_MAJOR = 7;
@@ -24,13 +25,14 @@ type DiskKept = Pick<Disk, 'major' | 'minor' | 'sectors'> & { readonly backing: 
 export class BlockDevices {
   readonly #byNode = new Map<string, Disk>();
   readonly #byNumber = new Map<string, Disk>();
+  readonly #loops = new Set<Disk>();
   readonly #share: Share;
 
   constructor(share: Share = {}) {
     this.#share = share;
     for (const [node, value] of keptBelow(share.recovered, blockPrefix)) {
-      const { backing, ...numbers } = value as DiskKept;
-      this.#enter({ node, ...numbers, backing: backing ?? undefined });
+      const { backing, owner, ...numbers } = value as DiskKept;
+      this.#enter({ node, ...numbers, backing: backing ?? undefined, owner: owner ?? undefined });
     }
   }
 
@@ -47,11 +49,12 @@ export class BlockDevices {
     return this.#add({ node: `/dev/loop${minor}`, major: LOOP_MAJOR, minor, sectors, backing, owner });
   }
 
-  /** `losetup -d`. A device that is no loop in front of a file stays. */
-  detach(node: string): void {
+  /** `losetup -d`. A device that is no loop in front of a file stays, and so does one that is for another than `owner`. */
+  detach(node: string, owner?: string): void {
     const disk = this.#byNode.get(node);
-    if (disk?.backing === undefined) return;
+    if (disk?.backing === undefined || (owner !== undefined && disk.owner !== owner)) return;
     this.#byNode.delete(node);
+    this.#loops.delete(disk);
     this.#byNumber.delete(key(disk.major, disk.minor));
     this.#share.keep?.delete(blockPrefix + node);
   }
@@ -63,9 +66,14 @@ export class BlockDevices {
     for (const { node } of own) this.detach(node);
   }
 
+  /** The loop devices of backends at or below a path. */
+  loopsBelow(path: string): readonly Disk[] {
+    return this.loops.filter(({ owner }) => owner !== undefined && isWithin(owner, path));
+  }
+
   /** The loop devices that are set up. */
   get loops(): readonly Disk[] {
-    return [...this.#byNode.values()].filter(({ backing }) => backing !== undefined);
+    return [...this.#loops];
   }
 
   find(major: number, minor: number): Disk | undefined {
@@ -95,6 +103,7 @@ export class BlockDevices {
 
   #enter(disk: Disk): void {
     this.#byNode.set(disk.node, disk);
+    if (disk.backing !== undefined) this.#loops.add(disk);
     this.#byNumber.set(key(disk.major, disk.minor), disk);
   }
 }

@@ -98,6 +98,8 @@ export interface XenbusDriver {
   recover?(device: XenbusDevice, kept: Kept | undefined): void;
   /** Registers the watches that it had of the device. */
   rewatch?(device: XenbusDevice): Task;
+  /** Nodes at or below which devices may have been are gone from the store, and so are the devices from the bus. */
+  pathGone?(path: string): void;
   /** Takes up what devices have left behind that are off the bus. */
   recoverRest?(): void;
 }
@@ -269,6 +271,7 @@ export class XenbusBus {
       if (elsewhere && (yield* elsewhere(device))) return;
       yield* this.unregister(device);
     }
+    for (const driver of this.#drivers.values()) driver.pathGone?.(path);
   }
 
   /** The first device at or below a path. Only one who debugs sees that Linux looks at every device for it. */

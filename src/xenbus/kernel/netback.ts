@@ -155,9 +155,12 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
     yield* kernel.write(`${nodename}/feature-split-event-channels`, '1');
     yield* kernel.write(`${nodename}/multi-queue-max-queues`, String(maxQueues));
     yield* kernel.write(`${nodename}/feature-ctrl-ring`, '1');
+    // From InitWait on, the hotplug script may ask for the network device.
+    netdevs.coming(netdevOf(device));
     yield* switchState(vif, InitWait);
     vif.script = yield* kernel.read(`${nodename}/script`);
     const failed = vif.script === undefined ? yield* refuse(vif, errno.ENOENT, 'reading script') : yield* createVif(vif);
+    netdevs.settled(netdevOf(device));
     if (failed !== 0) {
       debug('netback_probe', 'failed');
       yield* remove(device);
@@ -458,6 +461,7 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
 
   function* remove(device: XenbusDevice): Task {
     const vif = vifOf(device);
+    netdevs.settled(netdevOf(device));
     yield* unregisterHotplugWatch(vif);
     yield* kernel.rm(`${device.nodename}/hotplug-status`);
     const { name } = vif;
@@ -491,6 +495,7 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
   function recover(device: XenbusDevice, kept: VifKept | undefined): void {
     const vif = newVif(device);
     vifs.set(device, vif);
+    if (device.phase === 'probing') netdevs.coming(netdevOf(device));
     if (!kept) return;
     rewatched.set(device, kept);
     const { state, script, name, queues, stalledQueues, ctrlPort } = kept;
@@ -536,6 +541,11 @@ export function netback({ bus, hypervisor, netdevs, faults, nrCpus }: NetbackOpt
     recover: (device, kept) => recover(device, kept as VifKept | undefined),
     rewatch,
   };
+}
+
+/** What libxl and its scripts take the network device to be called. */
+function netdevOf({ nodename, otherendId }: XenbusDevice): string {
+  return `vif${otherendId}.${nodename.slice(nodename.lastIndexOf('/') + 1)}`;
 }
 
 function newVif(device: XenbusDevice): Vif {

@@ -15,6 +15,8 @@ export class NetDevices {
   readonly #rtnl = mutex('rtnl_mutex');
   /** By name: whether there is a carrier. */
   readonly #carriers = new Map<string, boolean>();
+  /** Names of devices that a driver is about to make, with who waits until they are there or will not come. */
+  readonly #coming = new Map<string, (() => void)[]>();
   /** What a device is called now, by the name that its driver gave it. */
   readonly #renamed = new Map<string, string>();
   /** The ports of each bridge, by device. */
@@ -39,6 +41,24 @@ export class NetDevices {
   /** The ports of each bridge, by name. */
   get ports(): Readonly<Record<string, readonly string[]>> {
     return Object.fromEntries([...this.#bridges].map(([bridge, ports]) => [bridge, [...ports.keys()]]));
+  }
+
+  /** A driver is about to register a device of that name, and user space may have been told to use it; `settled` ends that. */
+  coming(name: string): void {
+    if (!this.#coming.has(name)) this.#coming.set(name, []);
+  }
+
+  settled(name: string): void {
+    const waiting = this.#coming.get(name) ?? [];
+    this.#coming.delete(name);
+    for (const wake of waiting) wake();
+  }
+
+  /** Whether there is no device of that name yet and one is coming; then `wake` is called when that is settled. */
+  awaits(name: string, wake: () => void): boolean {
+    const waiting = this.#carriers.has(name) ? undefined : this.#coming.get(name);
+    waiting?.push(wake);
+    return waiting !== undefined;
   }
 
   /** `register_netdev`; false when there is one of that name. */
