@@ -37,6 +37,7 @@ export const laws = {
   acknowledged: 'what was acknowledged is in the store',
   heard: 'who watches a node learns of its last value',
   reuse: 'a domid is not given out while a thread or a zombie of it is there',
+  lately: 'a domid that was had in the last 60 s is not given to another domain',
   contained: 'what fails has a fault, a guest or somebody else to blame',
   rolledBack: 'a failed creation leaves nothing',
   sound: 'nothing dies of a bug',

@@ -2,7 +2,7 @@
  * One simulated life of a system: operations begin at random, faults come and go, and at the end everything is let go,
  * destroyed and looked at.
  */
-import { LibxlError } from '../../src/libxl/ctx.js';
+import { LIBXL_DOMID_REUSE_TIMEOUT, LibxlError } from '../../src/libxl/ctx.js';
 import { type BackendDevice, type Census, PrivcmdError } from '../../src/xenbus/privcmd.js';
 import type { TraceLine } from '../../src/xenbus/trace.js';
 import { abort, type Xs, type XsWatch } from '../../src/xenbus/xs-client.js';
@@ -25,6 +25,8 @@ const killWithin = 160;
  */
 const thinksPercent = 40;
 const thinkMaxMs = 3_000;
+/** What guests come to by themselves besides ending. */
+const strangeEvents = ['hang', 'hang', 'wake', 'wake', 'suspend', 'watchdog', 'soft-reset'] as const;
 /** Ends of operations that a report shows. */
 const historyMax = 30;
 /** Operations between two counts of all nodes. */
@@ -105,8 +107,6 @@ class Life {
   readonly #running = new Set<Running>();
   /** Why operations on a domain may fail. */
   readonly #taints = new Map<number, string>();
-  /** Domains of which a device was held. */
-  readonly #held = new Set<number>();
   readonly #clients: StoreClient[] = [];
   #stranger: Xs | undefined;
   readonly #guests = new Map<number, GuestClient>();
@@ -170,7 +170,7 @@ class Life {
   #begin(name: string, domid: number | undefined, process?: Process): Running {
     const running: Running = { name, number: this.begun, domid, process, raced: false };
     for (const other of this.#running) {
-      if (domid !== undefined && domidOf(other) === domid) {
+      if (domid !== undefined && domidsOf(other).includes(domid)) {
         other.raced = true;
         running.raced = true;
       }
@@ -191,7 +191,7 @@ class Life {
   #taint(domid: number, why: string): void {
     if (domid <= 0) return;
     if (!this.#taints.has(domid)) this.#taints.set(domid, why);
-    for (const other of this.#running) if (domidOf(other) === domid) other.raced = true;
+    for (const other of this.#running) if (domidsOf(other).includes(domid)) other.raced = true;
   }
 
   #domids(): number[] {
@@ -231,11 +231,11 @@ class Life {
     this.#end(running, end ? 'failed' : 'ok');
     if (end) this.#failed(running, end.error);
     if (name === 'create' && end) this.#rolledBack(running);
+    if (!end) this.#fresh(running);
   }
 
   #killed(running: Running): void {
-    const domid = domidOf(running);
-    if (domid !== undefined) {
+    for (const domid of domidsOf(running)) {
       this.#taint(domid, 'its toolstack was killed');
       this.#world.torn.add(domid);
     }
@@ -254,10 +254,10 @@ class Life {
     }
     const said = [message, ...(process?.stack.lines ?? [])];
     if (raced || said.some((line) => excuses.some((excuse) => excuse.test(line)))) return;
-    const domid = domidOf(running);
-    if (domid !== undefined && this.#taints.has(domid)) return;
+    const domids = domidsOf(running);
+    if (domids.some((domid) => this.#taints.has(domid))) return;
     // A guest that has used up its nodes cannot connect a device.
-    if (domid !== undefined && this.#world.dom0.core.store.ownedNodes(domid) > guestNodesMax / 2) return;
+    if (domids.some((domid) => this.#world.dom0.core.store.ownedNodes(domid) > guestNodesMax / 2)) return;
     throw violated('contained', `${what}\n${process?.stack.lines.join('\n')}`);
   }
 
@@ -269,6 +269,15 @@ class Life {
     if (this.#taints.has(domid) && dom0.hypervisor.get(domid)) return;
     if (dom0.core.store.get(`/local/domain/0/mtwatch/${domid}`) && !dom0.hypervisor.get(domid)) {
       throw violated('rolledBack', `create (operation ${running.number}) failed and left mtwatch/${domid}`);
+    }
+  }
+
+  /** A domid that was given out had not been somebody's lately. */
+  #fresh({ name, number, process }: Running): void {
+    if (process?.made === undefined) return;
+    const since = process.madeAt - (this.#world.destroyed.get(process.made) ?? Number.NEGATIVE_INFINITY);
+    if (since >= 0 && since <= LIBXL_DOMID_REUSE_TIMEOUT) {
+      throw violated('lately', `${name} (operation ${number}) has domid ${process.made}, ${since} ms after it was destroyed`);
     }
   }
 
@@ -301,7 +310,7 @@ class Life {
     const { handlers, hypervisor } = world.dom0;
     const domid = world.pick(this.#domids());
     const held = world.holds();
-    const what = world.below(20);
+    const what = world.below(22);
     if (what === 19) {
       // What a toolstack of another make leaves behind when it dies.
       await this.#stranger?.write(`/local/domain/0/mtwatch/${20_000 + world.below(100)}`, '');
@@ -317,6 +326,15 @@ class Life {
     } else if (domid !== undefined && what < 17 && world.introduced.has(domid) && hypervisor.get(domid)?.dying === false) {
       this.#taint(domid, 'it stops');
       world.dom0.guestStops(domid, world.pick(['poweroff', 'reboot', 'crash'] as const) ?? 'crash');
+    } else if (domid !== undefined && what > 19) {
+      const event = world.pick(strangeEvents) ?? 'hang';
+      this.#taint(domid, `it does not go on as it was: ${event}`);
+      try {
+        handlers['dom0.guest_event']({ domid, event });
+      } catch (error) {
+        // One that is being built, or has ended, does nothing by itself.
+        if (!(error instanceof PrivcmdError)) throw error;
+      }
     }
   }
 
@@ -330,7 +348,6 @@ class Life {
     const name = `${type}-${domid}-${devid}`;
     if (world.holds().some((hold) => hold.device === name)) return;
     this.#taint(domid, 'a device of it is held');
-    this.#held.add(domid);
     const mode = type === 'vif' ? 'inflight' : (world.pick(['io', 'bio', 'grants', 'connect'] as const) ?? 'io');
     handlers['dom0.hold']({ device: name, mode });
   }
@@ -399,9 +416,7 @@ class Life {
     const left = this.#nodes().filter((line) => !this.#before.includes(line) && !mayStay.test(line));
     if (left.length > 0) throw wrong('healed', `nodes ${left.join(', ')}`);
     const census = dom0.census();
-    // libxl runs no script for a device that did not close in time, and so leaves the loop device of one that is a file.
-    const loops = census.loops.filter((loop) => !this.#held.has(world.loops.get(loop.split(' ')[0] ?? '') ?? 0));
-    for (const [what, now] of Object.entries({ ...census, loops })) {
+    for (const [what, now] of Object.entries(census)) {
       const before = (this.#census as unknown as Record<string, unknown>)[what];
       if (JSON.stringify(now) !== JSON.stringify(before)) {
         throw wrong('healed', `${what} ${JSON.stringify(now)}, before ${JSON.stringify(before)}`);
@@ -438,8 +453,13 @@ function operationText(running: Running): string {
   return `${running.number} ${running.name}${domid === undefined ? '' : ` ${domid}`}`;
 }
 
-function domidOf({ domid, process }: Running): number | undefined {
-  return domid ?? process?.made;
+function domidOf(running: Running): number | undefined {
+  return domidsOf(running)[0];
+}
+
+/** Whom it is about, and whom it has made. */
+function domidsOf({ domid, process }: Running): number[] {
+  return [domid, process?.made].filter((each) => each !== undefined);
 }
 
 /** Keys of each client's own, and counters that all of them share. */

@@ -27,8 +27,9 @@ export const guestNodesMax = 80;
 export interface Process {
   readonly role: string;
   readonly stack: Toolstack;
-  /** The domid that the hypervisor has given it. */
+  /** The domid that the hypervisor has given it last, and when. */
   made: number | undefined;
+  madeAt: number;
 }
 
 /** What a hotplug script does instead of its work. */
@@ -48,8 +49,8 @@ export class World {
   readonly introduced = new Set<number>();
   /** When a domid was last somebody's. */
   readonly released = new Map<number, number>();
-  /** The domain that a loop device was set up for, by its node. */
-  readonly loops = new Map<string, number>();
+  /** When libxl has last destroyed a domain of that domid. */
+  readonly destroyed = new Map<number, number>();
   monitors = 0;
   /** Of an allocation or the start of a thread in dom0's kernel, how many in a hundred fail. */
   failing = 0;
@@ -189,7 +190,7 @@ export class World {
   /** A process that runs libxl. */
   process(role: string, options: ToolstackOptions = {}): Process {
     const lane = this.pending.lane(role);
-    const process: Process = { role, made: undefined, stack: undefined as unknown as Toolstack };
+    const process: Process = { role, made: undefined, madeAt: 0, stack: undefined as unknown as Toolstack };
     const clock = this.#clockOf(lane);
     const host = {
       ...this.#shared.host,
@@ -197,8 +198,7 @@ export class World {
         this.#shared.host.of(pid, async (run) => {
           const domid = Number(/^backend\/[a-z]+\/(\d+)\//.exec(run.env['XENBUS_PATH'] ?? '')?.[1] ?? -1);
           const fault = this.scriptFaults.get(domid);
-          // What a script that takes a device down has not done is left to the administrator: only those fail that set one up.
-          if (fault === undefined || !['add', 'online'].includes(run.args[0] ?? '')) return runScript(run);
+          if (fault === undefined) return runScript(run);
           this.scriptFaults.delete(domid);
           this.onFault(domid);
           const scriptPid = this.#shared.host.nextPid();
@@ -298,13 +298,11 @@ export class World {
         const handler = handlers[op];
         if (!handler) throw new Error(`${op} is dom0d's to answer`);
         const answer = handler(args);
-        if (op === 'dom0.block_attach') {
-          const owner = Number(/^backend\/vbd\/(\d+)\//.exec((args as { owner?: string }).owner ?? '')?.[1] ?? 0);
-          this.loops.set((answer as { node: string }).node, owner);
-        }
+        if (op === 'xc.domain_destroy') this.#destroyed(process, (args as { domid: number }).domid);
         if (op === 'xc.domain_create') {
           const { domid } = answer as { domid: number };
           process.made = domid;
+          process.madeAt = this.clock.now();
           this.#created(domid);
           if (process.role === 'monitor') this.onFault(domid);
         }
@@ -317,6 +315,12 @@ export class World {
   #created(domid: number): void {
     this.torn.delete(domid);
     if (this.threads().some((thread) => thread.domid === domid)) this.fail(violated('reuse', `domid ${domid} has a thread`));
+  }
+
+  /** One that libxl gives up at once, because its domid was had lately, was nobody's. */
+  #destroyed(process: Process, domid: number): void {
+    if (process.made === domid && !process.stack.asked.includes(`write domid history ${domid}`)) return;
+    this.destroyed.set(domid, this.clock.now());
   }
 
   /** Hosts the monitor of a domain, as dom0d does. */
