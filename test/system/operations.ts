@@ -5,7 +5,7 @@
  * destroys domains.
  */
 import { diskAttach, nicAttach } from '../../src/libxl/attach.js';
-import type { Ctx } from '../../src/libxl/ctx.js';
+import { type Ctx, LIBXL_DOMID_REUSE_TIMEOUT } from '../../src/libxl/ctx.js';
 import { destroyGuest, domainDestroy } from '../../src/libxl/destroy.js';
 import { deviceRemove } from '../../src/libxl/device.js';
 import { findDisk, findNic, listDisks, listedDiskDevice, listNics } from '../../src/libxl/device-list.js';
@@ -121,9 +121,10 @@ async function create(ctx: Ctx, world: World): Promise<void> {
   if (fault < 4) world.scriptFaults.set(domid, fault < 2 ? { status: 1 } : 'late');
 }
 
-/** Destroys a domain and asks for its domid at once. */
+/** Destroys a domain and asks for its domid at once, or as soon as one gets it. */
 async function recreate(ctx: Ctx, world: World, domid: number): Promise<void> {
   await domainDestroy(ctx, domid);
+  if (world.below(2) === 0) await ctx.clock.sleep(LIBXL_DOMID_REUSE_TIMEOUT + 1);
   for (let turns = world.below(6); turns > 0; turns--) await ctx.clock.turn();
   const config = randomConfig(world);
   await createDomain(ctx, { ...config, cInfo: { ...config.cInfo, domid } });
