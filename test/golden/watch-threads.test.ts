@@ -16,6 +16,7 @@ import { nicNodes, setNicDefaults } from '../../src/libxl/nic.js';
 import { type KTask, waitsFor } from '../../src/xenbus/kernel/sched.js';
 import type { WatchEvent } from '../../src/xenbus/kernel/xenwatch.js';
 import { mtwatchPath } from '../../src/xenbus/paths.js';
+import type { XsTransaction } from '../../src/xenbus/xs-client.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
 import { data } from './requests.js';
 import { counted, follow, parseLog, pattern, type Ran, type Said, watchLog, wording } from './watch-log.js';
@@ -235,6 +236,13 @@ function silent({ xs }: Ctx): Ctx['xs'] {
     ...xs,
     write: async (path, ...rest) => (isNode(path) ? undefined : xs.write(path, ...rest)),
     rm: async (path, ...rest) => (isNode(path) ? true : xs.rm(path, ...rest)),
+    transaction: (body, options) => {
+      const unasked = (tx: XsTransaction): XsTransaction => ({
+        ...tx,
+        read: async (path, ...rest) => (isNode(path) ? '' : tx.read(path, ...rest)),
+      });
+      return xs.transaction((tx) => body(unasked(tx)), options);
+    },
   };
 }
 

@@ -61,6 +61,7 @@ test('a bridge tells what becomes of its port, as on a real host', () => {
 });
 
 test('ports are numbered from 1, and a number that is free is taken again', () => {
+  for (const name of ['a', 'b', 'c']) run(() => netdevs.register(name));
   const add = (name: string, yes = true) => netdevs.bridge('xenbr0', name, yes);
   expect([add('a'), add('b'), add('a', false), add('c'), add('c'), add('nobody', false)]).toEqual([1, 2, 1, 1, 1, undefined]);
   expect(() => netdevs.bridge('xenbr1', 'a', true)).toThrow('no bridge xenbr1');
