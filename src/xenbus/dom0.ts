@@ -11,6 +11,7 @@
  * ```
  */
 import type { Clock } from './clock.js';
+import { cpuHandlers } from './cpu-handlers.js';
 import { charge } from './cpus.js';
 import { Faults } from './fault.js';
 import { Guest } from './guest.js';
@@ -35,11 +36,10 @@ import { oopsText, type StallWatch, watchRcuStalls } from './kernel/oops.js';
 import { debugModules, Printk } from './kernel/printk.js';
 import { type KTask, procStack, Sched, type Task } from './kernel/sched.js';
 import { sysrqMask } from './kernel/sysrq.js';
-import { waitersOf, waitOf, waitText } from './kernel/task-view.js';
 import { xenbusDev } from './kernel/xenbus-dev.js';
-import { type Dispatch, Watches, type WatchThreadState } from './kernel/xenwatch.js';
+import { type Dispatch, Watches } from './kernel/xenwatch.js';
 import { defaultMachine, type MachineDescription } from './machine.js';
-import { domainPath, mtwatchPath } from './paths.js';
+import { domainPath } from './paths.js';
 import {
   type BackendDevice,
   type Census,
@@ -51,18 +51,16 @@ import {
   type Hold,
   type HostView,
   type KernelLog,
-  type KernelThread,
   listPageMax,
   PrivcmdError,
   type PrivcmdHandlers,
   type PrivcmdOps,
   type SavedGuest,
-  threadListMax,
-  type WatchThread,
 } from './privcmd.js';
 import { Qemus } from './qemu.js';
 import type { Store } from './store.js';
 import { StoreLoop } from './store-loop.js';
+import { kernelThread, type ThreadSource, watchThreads } from './thread-view.js';
 import { type TraceLine, traceLine } from './trace.js';
 import type { StoreLink, StorePeer, StorePort } from './transport.js';
 import { Turns } from './turns.js';
@@ -470,76 +468,9 @@ export class Dom0 implements StorePort {
     log(`dom ${task.home.domid}: ${text}: ${reason}`);
   }
 
-  #threads(from: number): WatchThread[] {
-    const page = this.#dispatch.threads().slice(from, from + listPageMax);
-    return page.map((state) => this.#watchThread(state));
-  }
-
-  #watchThread({ domid, task, pending, handled, announced, running }: WatchThreadState): WatchThread {
-    const node = domid !== 0 && this.#store.peek(mtwatchPath(domid)) !== undefined;
-    return {
-      domid,
-      name: domid === 0 ? '-' : (this.#store.peek(`${domainPath(domid)}/name`) ?? null),
-      node,
-      thread: task.name,
-      pid: task.pid,
-      state: stateOf(task),
-      pending,
-      handled,
-      retiring: announced && !node,
-      running: running
-        ? {
-            callback: running.watch.name,
-            path: running.path,
-            forMs: this.#clock.now() - running.since,
-            stack: task.exited ? [] : procStack(task),
-          }
-        : null,
-    };
-  }
-
-  /** A watch thread by whatever it or its domain is called, else any thread of the kernel by its name, comm or pid. */
-  #thread(name: string): KernelThread | null {
-    const watches = this.#dispatch.threads().map((state) => ({ state, view: this.#watchThread(state) }));
-    const watch = watches.find(({ state: { task, domid }, view }) => {
-      return [task.name, task.comm, String(domid), domid === 0 ? undefined : view.name].includes(name);
-    });
+  #threadSource(): ThreadSource {
     const tasks = [...this.#sched.tasks].filter(({ home }) => home === this.kernel.home);
-    const task =
-      watch?.state.task ??
-      tasks.find((each) => each.name === name) ??
-      tasks.find(({ comm, pid }) => [comm, String(pid), `${comm}:${pid}`].includes(name));
-    if (!task) return null;
-    const shown = watch ?? watches.find(({ state }) => state.task === task);
-    const wait = waitOf(task);
-    const waiters = waitersOf(tasks, task);
-    return {
-      thread: task.name,
-      comm: task.comm,
-      pid: task.pid,
-      state: stateOf(task),
-      stack: task.exited ? [] : procStack(task),
-      waits: wait
-        ? {
-            kind: wait.kind,
-            on: wait.on,
-            task: wait.owner ? { comm: wait.owner.comm, pid: wait.owner.pid } : null,
-            text: waitText(wait),
-          }
-        : null,
-      holds: [...task.holds].map((lock) => lock.name),
-      waiters: waiters.slice(0, threadListMax).map((each) => {
-        const what = waitOf(each);
-        return { comm: each.comm, pid: each.pid, text: what ? waitText(what) : '' };
-      }),
-      waiting: waiters.length,
-      watch: shown
-        ? {
-            ...shown.view,
-            queued: shown.state.queued.slice(0, threadListMax).map(({ path, watch }) => ({ path, callback: watch.name })),
-          }
-        : null,
-    };
+    return { threads: this.#dispatch.threads(), tasks, peek: (path) => this.#store.peek(path), now: this.#clock.now() };
   }
 
   /** A page of the log, and after a while when there is nothing in it yet. */
@@ -650,15 +581,15 @@ export class Dom0 implements StorePort {
       'xc.dom_save': ({ domid }) => this.#saved(domid),
       'xc.dom_restore': ({ domid, guest }) => this.#restore(domid, guest),
       'xc.physinfo': () => hypervisor.physinfo(),
-      ...this.#cpuHandlers(),
+      ...cpuHandlers(hypervisor, (domid) => void this.#look(domid)),
       ...this.#xenHandlers(),
       'dom0.dmesg': ({ clear, from, waitMs }) => this.#dmesg(clear, from ?? 0, waitMs ?? 0),
       'dom0.host': () => this.#host,
       'dom0.machine': () => ({ machine: this.#machine, upMs: this.#clock.now() - this.#bootMs }),
       'dom0.census': () => this.census(),
       'dom0.backends': () => this.#backendDevices(),
-      'dom0.mtwatch': ({ from }) => this.#threads(from ?? 0),
-      'dom0.thread': ({ name }) => this.#thread(name),
+      'dom0.mtwatch': ({ from }) => watchThreads(this.#threadSource(), from ?? 0),
+      'dom0.thread': ({ name }) => kernelThread(this.#threadSource(), name),
       'dom0.console': ({ domid, tty, input, waitMs }) => this.#console(domid, tty, input, waitMs ?? 0),
       'dom0.hold': ({ device, mode }): Hold => faults.hold(device, mode),
       'dom0.flush': ({ device }) => faults.flush(device),
@@ -718,31 +649,6 @@ export class Dom0 implements StorePort {
       const late = this.#clock.after(netdevWaitMaxMs, wake);
       this.#followers.add(wake);
     });
-  }
-
-  #cpuHandlers() {
-    const { hypervisor } = this;
-    const { cpus } = hypervisor;
-    return {
-      'xc.vcpu_getinfo': ({ domid, vcpu }) => {
-        this.#look(domid);
-        return hypervisor.vcpuInfo(domid, vcpu);
-      },
-      'xc.vcpu_setaffinity': ({ domid, vcpu, ...wanted }) => cpus.setAffinity(hypervisor.cpusOf(domid), vcpu, wanted),
-      'xc.domain_node_getaffinity': ({ domid }) => ({ nodes: cpus.nodesOf(hypervisor.cpusOf(domid)) }),
-      'xc.cpupool_getinfo': ({ poolId }) => cpus.poolInfo(poolId),
-      'xc.cpupool_freeinfo': () => ({ cpus: cpus.freeCpus() }),
-      'xc.cpupool_create': ({ sched }) => ({ poolId: cpus.createPool(sched) }),
-      'xc.cpupool_destroy': ({ poolId }) => act(() => cpus.destroyPool(poolId)),
-      'xc.cpupool_addcpu': ({ poolId, cpu }) => act(() => cpus.addCpu(poolId, cpu)),
-      'xc.cpupool_removecpu': ({ poolId, cpu }) => act(() => cpus.removeCpu(poolId, cpu)),
-      'xc.cpupool_movedomain': ({ poolId, domid }) => act(() => hypervisor.moveDomain(domid, poolId)),
-      'xc.sched_domain_get': ({ domid, sched }) => cpus.domainSched(hypervisor.cpusOf(domid), sched),
-      'xc.sched_domain_set': ({ domid, ...params }) => act(() => cpus.setDomainSched(hypervisor.cpusOf(domid), params)),
-      'xc.sched_rtds_vcpu_set': ({ domid }) => act(() => cpus.setRtds(hypervisor.cpusOf(domid))),
-      'xc.sched_params_get': ({ poolId, sched }) => cpus.poolSched(poolId, sched),
-      'xc.sched_params_set': ({ poolId, sched, ...params }) => act(() => cpus.setPoolSched(poolId, sched, params)),
-    } satisfies Partial<Dom0Handlers>;
   }
 
   /** Xen's console and what writes to it, its parameters, and triggers. */
@@ -840,11 +746,6 @@ export class Dom0 implements StorePort {
     if (reason === 'crash') this.hypervisor.shutdown(domid, ShutdownReason.crash);
     else guest.stop(ShutdownReason[reason]);
   }
-}
-
-/** A thread that has exited can still be looked at when it is the one that everything depends on. */
-function stateOf(task: KTask): WatchThread['state'] {
-  return task.exited ? 'X' : task.state;
 }
 
 /** What Linux says of an NMI that nobody has expected. */
