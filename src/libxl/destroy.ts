@@ -12,6 +12,7 @@ import { type AoStep, asLibxlError, runAo, strerror, transact } from './ao.js';
 import { type Ctx, LibxlError, Rc } from './ctx.js';
 import { devicesDestroy, devicesSweep } from './device.js';
 import { destroyDeviceModel } from './device-model.js';
+import { holdingVm } from './domain.js';
 
 /** What the steps of one destruction share. */
 interface Destroying {
@@ -89,10 +90,14 @@ async function removeDevices(ctx: Ctx, { domid }: Destroying): Promise<void> {
 async function removeNodes(ctx: Ctx, state: Destroying): Promise<void> {
   const { domid } = state;
   const home = domainPath(domid);
-  const vm = await ctx.xs.read(`${home}/vm`);
-  if (vm !== undefined) await removeLogged(ctx, domid, 1535, vm);
-  await removeFormerVm(ctx, state, vm);
-  await removeLogged(ctx, domid, 1538, home);
+  // A monitor that keeps the domain under another name would give it another /vm in between.
+  const vm = await holdingVm(ctx, domid, async () => {
+    const path = await ctx.xs.read(`${home}/vm`);
+    if (path !== undefined) await removeLogged(ctx, domid, 1535, path);
+    await removeFormerVm(ctx, state, path);
+    await removeLogged(ctx, domid, 1538, home);
+    return path;
+  });
   // Another toolstack may have added a device since they were listed. It cannot any more: who adds one looks for the home.
   await devicesSweep(ctx, domid);
   await ctx.xs.rm(libxlPath(domid));

@@ -150,6 +150,20 @@ export async function holdingName<T>(ctx: Ctx, name: string, body: () => Promise
   }
 }
 
+/**
+ * Runs `body`, which gives a domain another `/vm/UUID` or removes the one that it has. libxl has no such lock: of a monitor that
+ * keeps a domain and a destruction at the same moment, the latter may remove the old one alone. Without the lock it goes on.
+ */
+export async function holdingVm<T>(ctx: Ctx, domid: number, body: () => Promise<T>): Promise<T> {
+  // No domain can have that name.
+  const unlock = await ctx.host.lockName(`\0vm ${domid}`).catch(() => async () => undefined);
+  try {
+    return await body();
+  } finally {
+    await unlock();
+  }
+}
+
 /** The same as part of a transaction (libxl__domain_rename). */
 async function renameIn(ctx: Ctx, tx: XsTransaction, domid: number, from: string | undefined, to: string): Promise<void> {
   const fail = (rc: Rc, line: number, message: string) => {
@@ -268,7 +282,7 @@ export async function domainPreserve(ctx: Ctx, domid: number, name: string, suff
     await renameIn(ctx, tx, domid, name, `${name}${suffix}`);
     await tx.write(join(vm, 'uuid'), uuid);
   };
-  await holdingName(ctx, `${name}${suffix}`, () => transact(ctx, preserve));
+  await holdingName(ctx, `${name}${suffix}`, () => holdingVm(ctx, domid, () => transact(ctx, preserve)));
 }
 
 /** A random uuid (version 4) of 16 random bytes. */

@@ -1,6 +1,7 @@
 import { domainCreateNew } from '../../src/libxl/create.js';
-import type { Ctx } from '../../src/libxl/ctx.js';
+import { type Ctx, Rc } from '../../src/libxl/ctx.js';
 import { domainDestroy } from '../../src/libxl/destroy.js';
+import { domainPreserve } from '../../src/libxl/domain.js';
 import { lockConfig } from '../../src/libxl/saved-config.js';
 import { PrivcmdError, type PrivcmdOp } from '../../src/xenbus/privcmd.js';
 import { type Machine, machine, pvConfig } from '../machine.js';
@@ -169,4 +170,17 @@ test('who comes to have the lock of a domain that went meanwhile lets it go agai
   await unlock();
   await expect(m.run(late)).rejects.toMatchObject({ rc: -15 });
   await (await m.run(m.ctx.host.lockUserdata(domid, uuid)))();
+});
+
+test('a monitor that keeps the domain at the same moment leaves nothing below /vm', async () => {
+  const kept = '00000000-0000-4000-8000-00000000abcd';
+  let preserving: Promise<unknown> | undefined;
+  const rm = async (path: string) => {
+    preserving ??= domainPreserve(m.ctx, domid, 'pv', '-old', kept).catch((error: unknown) => error);
+    for (let reads = 0; reads < 40; reads++) await m.ctx.xs.read('/');
+    return m.ctx.xs.rm(path);
+  };
+  await m.run(domainDestroy({ ...m.ctx, xs: Object.assign(Object.create(m.ctx.xs), { rm }) }, domid));
+  expect(await preserving).toMatchObject({ rc: Rc.DOMAIN_NOTFOUND });
+  expect((await m.store()).filter((line) => line.startsWith('/vm/'))).toEqual([]);
 });

@@ -159,6 +159,46 @@ describe('while the watch thread hangs, a device', () => {
   });
 });
 
+describe('the loop device of a disk', () => {
+  const file = { ...xvdb, pdevPath: '/srv/web.img' };
+  const loops = () => m.dom0.census().loops;
+  const loop = '/dev/loop1 /srv/web.img';
+  beforeEach(async () => {
+    await runningDomain();
+    await add(vbd(domid), diskNodes(file, domid));
+    await m.settle();
+    expect(loops()).toEqual([loop]);
+  });
+
+  test('that is removed by force stays until its back end has let go of it', async () => {
+    m.dom0.handlers['dom0.hold']({ device: `vbd-${domid}-51728`, mode: 'io' });
+    await expect(m.run(deviceRemove(m.ctx, vbd(domid), 'on'))).rejects.toMatchObject({ rc: Rc.TIMEDOUT });
+    expect({ nodes: await nodesOf(vbd(domid)), loops: loops() }).toEqual({ nodes: [], loops: [loop] });
+    m.dom0.handlers['dom0.flush']({});
+    await m.settle();
+    expect(loops()).toEqual([]);
+  });
+
+  test('whose backend directory vanishes goes with it', async () => {
+    await m.run(m.ctx.xs.rm(backendOf(domid)));
+    await m.settle();
+    expect(loops()).toEqual([]);
+  });
+
+  test('is not another one that has its name meanwhile', async () => {
+    const detach = (owner: string) => m.dom0.handlers['dom0.block_detach']({ node: '/dev/loop1', owner });
+    detach('backend/vbd/9/51728');
+    expect(loops()).toEqual([loop]);
+    detach(`backend/vbd/${domid}/51728`);
+    expect(loops()).toEqual([]);
+  });
+
+  test('is not set up for a backend that is gone', () => {
+    const asked = { path: '/srv/late.img', as: 'loop', sectors: 8, owner: 'backend/vbd/9/51728' } as const;
+    expect(() => m.dom0.handlers['dom0.block_attach'](asked)).toThrow('there is no backend/vbd/9/51728');
+  });
+});
+
 describe('a backend elsewhere', () => {
   beforeEach(() => runningDomain());
 

@@ -7,7 +7,7 @@
 import { diskAttach, nicAttach } from '../../src/libxl/attach.js';
 import { type Ctx, LIBXL_DOMID_REUSE_TIMEOUT } from '../../src/libxl/ctx.js';
 import { destroyGuest, domainDestroy } from '../../src/libxl/destroy.js';
-import { deviceRemove } from '../../src/libxl/device.js';
+import { type Device, deviceRemove, type Force, pathsOf } from '../../src/libxl/device.js';
 import { findDisk, findNic, listDisks, listedDiskDevice, listNics } from '../../src/libxl/device-list.js';
 import {
   domainNames,
@@ -27,6 +27,7 @@ import { retrieveConfig } from '../../src/libxl/saved-config.js';
 import { domainResume, domainSuspend, domainSuspendOnly } from '../../src/libxl/suspend.js';
 import { setVcpusOnline } from '../../src/libxl/vcpu.js';
 import { everyWatchThread, type MonitorRequest } from '../../src/xenbus/privcmd.js';
+import { XenbusState } from '../../src/xenbus/xenbus.js';
 import type { World } from './world.js';
 
 /** Domains at a time; then one is destroyed instead of one made. */
@@ -124,10 +125,20 @@ async function create(ctx: Ctx, world: World): Promise<void> {
 /** Destroys a domain and asks for its domid at once, or as soon as one gets it. */
 async function recreate(ctx: Ctx, world: World, domid: number): Promise<void> {
   await domainDestroy(ctx, domid);
-  if (world.below(2) === 0) await ctx.clock.sleep(LIBXL_DOMID_REUSE_TIMEOUT + 1);
+  if (world.below(4) === 0) await ctx.clock.sleep(LIBXL_DOMID_REUSE_TIMEOUT + 1);
   for (let turns = world.below(6); turns > 0; turns--) await ctx.clock.turn();
   const config = randomConfig(world);
   await createDomain(ctx, { ...config, cInfo: { ...config.cInfo, domid } });
+}
+
+/**
+ * Detaches a device. Linux's back ends write Connected over libxl's Closing when they are connecting just then, and never close:
+ * that is nobody's fault.
+ */
+async function detach(ctx: Ctx, world: World, device: Device, force: Force): Promise<void> {
+  const state = world.dom0.core.store.get(`${pathsOf(device).backend}/state`)?.value;
+  if (state !== String(XenbusState.Connected)) world.onFault(device.domid);
+  await deviceRemove(ctx, device, force);
 }
 
 /** Saves a domain, and makes one anew from what was written. */
@@ -150,7 +161,7 @@ async function saveAndRestore(ctx: Ctx, world: World, domid: number): Promise<vo
 export const toolstackOps: Readonly<Record<string, ToolstackOp>> = {
   create: { weight: 12, about: 'none', run: create },
   destroy: { weight: 9, about: 'domain', taints: 'destroyed', run: (ctx, _, domid) => domainDestroy(ctx, domid) },
-  recreate: { weight: 3, about: 'domain', taints: 'destroyed', run: recreate },
+  recreate: { weight: 5, about: 'domain', taints: 'destroyed', run: recreate },
   list: { weight: 14, about: 'none', run: async (ctx) => domainNames(ctx, await listDomains(ctx)) },
   'list-long': { weight: 2, about: 'domain', run: (ctx, _, domid) => retrieveConfig(ctx, domid) },
   'mtwatch-list': {
@@ -199,7 +210,7 @@ export const toolstackOps: Readonly<Record<string, ToolstackOp>> = {
       const force = world.below(4) === 0 ? 'on' : 'off';
       const vdev = world.pick((await listDisks(ctx, domid)) ?? [])?.vdev;
       const disk = vdev === undefined ? undefined : await findDisk(ctx, domid, vdev);
-      if (disk) await deviceRemove(ctx, listedDiskDevice(domid, disk), force);
+      if (disk) await detach(ctx, world, listedDiskDevice(domid, disk), force);
     },
   },
   'network-attach': { weight: 2, about: 'domain', run: (ctx, _, domid) => nicAttach(ctx, domid, { bridge: 'xenbr0' }) },
@@ -211,7 +222,7 @@ export const toolstackOps: Readonly<Record<string, ToolstackOp>> = {
       const nic = devid === undefined ? undefined : await findNic(ctx, domid, devid);
       if (!nic) return;
       const device = { domid, devid: nic.devid, kind: 'vif', backendDomid: nic.backendDomid, backendKind: 'vif' };
-      await deviceRemove(ctx, device, 'auto');
+      await detach(ctx, world, device, 'auto');
     },
   },
 };
