@@ -15,27 +15,29 @@ test('one seed is one run, to the last delivery', async () => {
   expect(other).not.toBe(first);
 });
 
-/** The words of the law that each bug breaks; a few of them can break several. */
-const broken: Readonly<Record<PlantName, RegExp>> = {
-  'mtwatch-after-T1': /whenever/,
-  'mtwatch-before-vbd': /mtwatch/,
-  'no-retry': /./,
-  'rollback-keeps-mtwatch': /mtwatch|leaves nothing|nothing is left/,
-  'event-after-unregister': /no event of a watch/,
-  lifo: /in the order/,
-  'early-reuse': /not given out/,
-  'no-refund': /quota/,
-  'first-event-lost': /first event/,
-  'orphan-kept': /nothing is left/,
+/** The words of the law that each bug breaks; a few of them can break several. And a seed that was seen to show it, which goes first. */
+const broken: Readonly<Record<PlantName, readonly [RegExp, number]>> = {
+  'mtwatch-after-T1': [/whenever/, 1],
+  'mtwatch-before-vbd': [/mtwatch/, 1],
+  'no-retry': [/./, 9],
+  'rollback-keeps-mtwatch': [/mtwatch|leaves nothing|nothing is left/, 13],
+  'event-after-unregister': [/no event of a watch/, 1],
+  lifo: [/in the order/, 1],
+  'early-reuse': [/not given out/, 11],
+  'no-refund': [/quota/, 1],
+  'first-event-lost': [/first event/, 1],
+  'orphan-kept': [/nothing is left/, 3],
 };
 /** Seeds that a bug has to show in. */
-const seedsMax = 20;
+const seedsMax = 40;
 
 test.each(Object.keys(plants).filter(isPlant))('the laws find %s', async (plant) => {
+  const [law, first] = broken[plant];
   let found: string | undefined;
-  for (let seed = 1; found === undefined && seed <= seedsMax; seed++) {
+  for (const seed of [first, ...Array.from({ length: seedsMax }, (_, index) => index + 1)]) {
     const { failure } = await simulate(seed, 200, { plant });
     found = failure?.law;
+    if (found !== undefined) break;
   }
-  expect(found).toMatch(broken[plant]);
+  expect(found).toMatch(law);
 });
