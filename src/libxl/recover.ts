@@ -19,6 +19,7 @@ import { announcedDomids, removeRemains } from './mtwatch-nodes.js';
 /** The backends that libxl runs a script for, which says so in `hotplug-status`. */
 const scripted: ReadonlySet<string> = new Set(['vbd', 'vif']);
 const backends = '/local/domain/0/backend';
+const deviceModels = '/local/domain/0/device-model';
 
 /** Finishes what is half done, all domains at once, and calls `say` with a line for each thing. */
 export async function recover(ctx: Ctx, say: (line: string) => void): Promise<void> {
@@ -89,9 +90,11 @@ async function deviceAt(ctx: Ctx, backend: string): Promise<Device | undefined> 
 /** What toolstacks made for domains that are not there. Nodes that somebody else has written stay. */
 async function pruneRemains(ctx: Ctx, say: (line: string) => void): Promise<void> {
   const made = new Set(await announcedDomids(ctx.xs));
-  for (const name of (await ctx.xs.directory('/libxl')) ?? []) {
-    const domid = parseDomid(name);
-    if (domid !== undefined && domid !== 0) made.add(domid);
+  for (const dir of ['/libxl', deviceModels]) {
+    for (const name of (await ctx.xs.directory(dir)) ?? []) {
+      const domid = parseDomid(name);
+      if (domid !== undefined && domid !== 0) made.add(domid);
+    }
   }
   const alive = new Set((await listDomains(ctx)).map(({ domid }) => domid));
   for (const domid of [...made].sort((a, b) => a - b)) {

@@ -438,7 +438,7 @@ async function unconnected(xs: Xs, domid: number, name: string): Promise<string[
 async function orphans(ctx: Ctx, xs: Xs, run: RunDir): Promise<string[]> {
   const found: string[] = [];
   const before = new Set((await listDomains(ctx)).map(({ domid }) => domid));
-  const dirs = ['/local/domain', '/libxl', '/local/domain/0/mtwatch'];
+  const dirs = ['/local/domain', '/libxl', '/local/domain/0/mtwatch', '/local/domain/0/device-model'];
   for (const kind of (await xs.directory('/local/domain/0/backend')) ?? []) dirs.push(`/local/domain/0/backend/${kind}`);
   const listed = await Promise.all(dirs.map(async (dir) => ({ dir, names: (await xs.directory(dir)) ?? [] })));
   const threads = await everyWatchThread(ctx.xc);

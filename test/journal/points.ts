@@ -40,10 +40,13 @@ export interface Episode {
 }
 
 const counter = '/tool/counter';
-/** What the first domain of all leaves behind on a real host too. */
-const emptyDirs: ReadonlySet<string> = new Set(['/vm = ""   (n0)', '/libxl = ""   (n0)']);
+/** What the first domain of all, and the first with a qemu, leaves behind on a real host too. */
+const emptyDirs: ReadonlySet<string> = new Set(
+  ['/vm', '/libxl', '/local/domain/0/device-model'].map((path) => `${path} = ""   (n0)`),
+);
+const image = { pdevPath: '/img/b.qcow2', vdev: 'xvdc', format: 'qcow2', readwrite: true, backend: 'qdisk' } as const;
 
-/** Two domains come, get and lose a disk, one is destroyed; a client counts in pairs of nodes, by transactions, all along. */
+/** Two domains come, one with a qemu, get and lose a disk, one is destroyed; a client counts in pairs of nodes, by transactions, all along. */
 export async function runEpisode(cmdline = 'xen_mtwatch'): Promise<Episode> {
   const table = new JournalTable();
   const records: Buffer[] = [];
@@ -102,7 +105,8 @@ export async function runEpisode(cmdline = 'xen_mtwatch'): Promise<Episode> {
     const a = await domainCreateNew(ctx, pvConfig('a'));
     await domainUnpause(ctx, a);
     up.add('a');
-    const b = await domainCreateNew(ctx, pvConfig('b'));
+    const config = pvConfig('b');
+    const b = await domainCreateNew(ctx, { ...config, disks: [...config.disks, image] });
     await ctx.clock.sleep(500);
     await diskAttach(ctx, a, { pdevPath: '/dev/vg/more', vdev: 'xvdb', format: 'raw', readwrite: true });
     await ctx.clock.sleep(500);
@@ -146,8 +150,9 @@ export async function recoverAt({ records, start }: Episode, point: Point, cmdli
     const there = new Set([0, ...domains.map(({ domid }) => domid)]);
     const owners = nodes.flatMap((line) => {
       const [, domid] =
-        /^(?:\/local\/domain|\/libxl|\/local\/domain\/0\/mtwatch|\/local\/domain\/0\/backend\/[a-z]+)\/(\d+)[/ ]/.exec(line) ??
-        [];
+        /^(?:\/local\/domain|\/libxl|\/local\/domain\/0\/(?:mtwatch|device-model)|\/local\/domain\/0\/backend\/[a-z]+)\/(\d+)[/ ]/.exec(
+          line,
+        ) ?? [];
       return domid === undefined ? [] : [Number(domid)];
     });
     for (const domid of new Set(owners))
