@@ -19,6 +19,7 @@ import { domainSuspend } from '../../src/libxl/suspend.js';
 import type { Census } from '../../src/xenbus/privcmd.js';
 import { devd, type Machine, type MachineOptions, machine, pvConfig } from '../machine.js';
 import type { Toolstack } from '../toolstack.js';
+import { migrate } from './migration.js';
 
 export const designs = { single: '', rfc: 'xen_mtwatch=rfc', hardened: 'xen_mtwatch' } as const;
 export type DesignName = keyof typeof designs;
@@ -39,8 +40,11 @@ export interface Operation {
   readonly machine?: MachineOptions;
   /** What is there already; it goes with everything else. Made by a toolstack that lives. */
   readonly given?: (m: Machine) => Promise<void>;
-  /** What the toolstack does that is killed. It may fail. */
-  readonly run: (toolstack: Toolstack, m: Machine) => Promise<unknown>;
+  /**
+   * What the toolstack does that is killed. It may fail. What another one does for it goes to `beside`: that goes on to its
+   * end before anything is cleaned up.
+   */
+  readonly run: (toolstack: Toolstack, m: Machine, beside: Promise<unknown>[]) => Promise<unknown>;
 }
 
 const disk = (vdev: string, pdevPath: string): Disk => ({ pdevPath, vdev, format: 'raw', readwrite: true });
@@ -157,6 +161,23 @@ const reader = (bytes: Buffer) => {
   };
 };
 
+/** A domain that keeps its uuid where it goes, so that its disk may be there too. */
+const migrant = (name: string): DomainConfig => {
+  const config = pvConfig(name);
+  return { ...config, cInfo: { ...config.cInfo, uuid: '00000000-0000-4000-8000-00000000f00d' } };
+};
+
+/** A migration, one side of which is killed. */
+const migrated =
+  (killed: 'sender' | 'receiver') =>
+  (toolstack: Toolstack, m: Machine, beside: Promise<unknown>[]): Promise<void> => {
+    const other = m.toolstack();
+    const [sender, receiver] = killed === 'sender' ? [toolstack, other] : [other, toolstack];
+    const work = migrate(sender, receiver, 1, migrant('pv'));
+    beside.push(work);
+    return work;
+  };
+
 export const operations: readonly Operation[] = [
   { name: 'create -p', run: create(() => pvConfig()) },
   { name: 'create', run: create(() => filePv('pv'), 'unpause') },
@@ -216,6 +237,8 @@ export const operations: readonly Operation[] = [
   { name: 'reboot, monitor', given: there(filePv), run: monitored('reboot') },
   { name: 'crash, rename-restart', given: there(filePv), run: monitored('crash') },
   { name: 'save', given: there(filePv), run: ({ ctx }) => save(ctx) },
+  { name: 'migrate', given: there(migrant), run: migrated('sender') },
+  { name: 'migrate-receive', given: there(migrant), run: migrated('receiver') },
   {
     name: 'restore',
     given: async (m) => {
@@ -327,8 +350,10 @@ export async function crash(
   if (operation.given) await m.run(operation.given(m));
   await m.settle();
   const toolstack = m.toolstack({ scripts, ...(kill ? { killAfter: kill.request, before: kill.before } : {}) });
-  await m.run(Promise.race([operation.run(toolstack, m).catch(refusal), toolstack.ended]));
+  const beside: Promise<unknown>[] = [];
+  await m.run(Promise.race([operation.run(toolstack, m, beside).catch(refusal), toolstack.ended]));
   const { killed, requests } = toolstack;
+  await m.run(Promise.all(beside));
   toolstack.kill();
   const { destroyed, pruned } = await cleanUp(m, scripts, lost);
   const leaks = differences(before, stateOf(m));
