@@ -46,9 +46,20 @@ export async function pruneOwn(ctx: Ctx): Promise<number[]> {
   const announced = await announcedDomids(ctx.xs);
   const alive = new Set((await listDomains(ctx)).map(({ domid }) => domid));
   for (const domid of announced) {
-    if (!alive.has(domid) && (await removeRemains(ctx, domid))) removed.push(domid);
+    if (!alive.has(domid) && (await pruneOne(ctx, domid))) removed.push(domid);
   }
   return removed;
+}
+
+/** Removes one; whether it was there. The domid may be another domain's by now, which has its home or finds no announcement. */
+async function pruneOne(ctx: Ctx, domid: number): Promise<boolean> {
+  const isRemoved = await ctx.xs.transaction(async (tx) => {
+    return (await tx.read(domainPath(domid))) === undefined ? tx.rm(mtwatchPath(domid)) : abort;
+  });
+  if (isRemoved === false) return false;
+  const isBack = (await ctx.xc.call('xc.domain_getinfo', { domid })) !== null;
+  const hadRemains = !isBack && (await removeRemains(ctx, domid));
+  return isRemoved === true || hadRemains;
 }
 
 /** Removes what is left of a domain that is gone, its node last; whether that was there. */

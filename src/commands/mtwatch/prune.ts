@@ -7,7 +7,7 @@ import { mtwatchPath } from '../../xenbus/paths.js';
 export default class MtwatchPrune extends XlCommand {
   static override summary = 'Remove mtwatch nodes whose domain is gone';
   static override description =
-    'Remove mtwatch nodes whose domain is gone, which a toolstack leaves when it is killed halfway. In a foreign store a node is removed when two looks 60 seconds apart find no trace of its domain.';
+    'Remove mtwatch nodes whose domain is gone, which a toolstack leaves when it is killed halfway, with what else is left of that domain. In a foreign store the node alone is removed, when two looks 60 seconds apart find no trace of its domain.';
   static override examples = ['<%= config.bin %> mtwatch prune', '<%= config.bin %> mtwatch prune --now --json'];
   static override flags = {
     now: Flags.boolean({ default: false, description: 'do not wait for the second look' }),
