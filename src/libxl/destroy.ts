@@ -95,15 +95,28 @@ async function removeNodes(ctx: Ctx, state: Destroying): Promise<void> {
     const path = await ctx.xs.read(`${home}/vm`);
     if (path !== undefined) await removeLogged(ctx, domid, 1535, path);
     await removeFormerVm(ctx, state, path);
-    await removeLogged(ctx, domid, 1538, home);
+    if (path !== undefined) await removeLogged(ctx, domid, 1538, home);
     return path;
   });
+  // A creation may have made them since.
+  if (vm === undefined && !(await removeHomeless(ctx, domid))) {
+    await removeDevices(ctx, state);
+    return removeNodes(ctx, state);
+  }
   // Another toolstack may have added a device since they were listed. It cannot any more: who adds one looks for the home.
   await devicesSweep(ctx, domid);
   await ctx.xs.rm(libxlPath(domid));
   await ctx.xs.rm(`${home}/hvmloader`);
   if (vm === undefined) await removeUnborn(ctx, state);
   else await ctx.xs.rm(mtwatchPath(domid));
+}
+
+/** Removes a home without a `/vm` of its own. Answers false, and leaves it, when it has one. */
+async function removeHomeless(ctx: Ctx, domid: number): Promise<boolean> {
+  const home = domainPath(domid);
+  const removed = await transact(ctx, async (tx) => ((await tx.read(`${home}/vm`)) === undefined ? tx.rm(home) : abort));
+  if (removed === false) logUnremoved(ctx, domid, 1538, home);
+  return removed !== abort;
 }
 
 /**
@@ -134,7 +147,10 @@ async function removeFormerVm(ctx: Ctx, { domid, uuid }: Destroying, vm: string 
 }
 
 async function removeLogged(ctx: Ctx, domid: number, line: number, path: string): Promise<void> {
-  if (await ctx.xs.rm(path)) return;
+  if (!(await ctx.xs.rm(path))) logUnremoved(ctx, domid, line, path);
+}
+
+function logUnremoved(ctx: Ctx, domid: number, line: number, path: string): void {
   ctx.log('error', `libxl_domain.c:${line}:devices_destroy_cb`, domid, `xs_rm failed for ${path}: ${strerror('ENOENT')}`);
 }
 

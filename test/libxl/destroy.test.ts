@@ -184,3 +184,20 @@ test('a monitor that keeps the domain at the same moment leaves nothing below /v
   expect(await preserving).toMatchObject({ rc: Rc.DOMAIN_NOTFOUND });
   expect((await m.store()).filter((line) => line.startsWith('/vm/'))).toEqual([]);
 });
+
+test('a creation that makes the nodes at the same moment leaves nothing below /vm', async () => {
+  const born = (await m.run(m.ctx.xc.call('xc.domain_create', { uuid: pvConfig().cInfo.uuid, maxVcpus: 1 }))).domid;
+  const before = await m.store();
+  const read = async (path: string) => {
+    const value = await m.ctx.xs.read(path);
+    if (path !== `/local/domain/${born}/vm` || value !== undefined) return value;
+    await m.ctx.xs.transaction(async (tx) => {
+      await tx.write(`/local/domain/0/mtwatch/${born}`, '');
+      await tx.write(path, '/vm/born');
+      await tx.write('/vm/born/name', 'born');
+    });
+    return value;
+  };
+  await m.run(domainDestroy({ ...m.ctx, xs: Object.assign(Object.create(m.ctx.xs), { read }) }, born));
+  expect(await m.store()).toEqual(before);
+});
