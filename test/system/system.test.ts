@@ -20,13 +20,13 @@ const broken: Readonly<Record<PlantName, readonly [RegExp, number]>> = {
   'mtwatch-after-T1': [/whenever/, 1],
   'mtwatch-before-vbd': [/mtwatch/, 1],
   'no-retry': [/./, 9],
-  'rollback-keeps-mtwatch': [/mtwatch|leaves nothing|nothing is left/, 13],
+  'rollback-keeps-mtwatch': [/mtwatch|leaves nothing|nothing is left/, 15],
   'event-after-unregister': [/no event of a watch/, 1],
   lifo: [/in the order/, 1],
-  'early-reuse': [/not given out/, 11],
+  'early-reuse': [/not given out/, 2],
   'no-refund': [/quota/, 1],
   'first-event-lost': [/first event/, 1],
-  'orphan-kept': [/nothing is left/, 3],
+  'orphan-kept': [/nothing is left/, 1],
 };
 /** Seeds that a bug has to show in. */
 const seedsMax = 40;
