@@ -482,14 +482,16 @@ describe.each(['', 'xen_mtwatch', 'xen_mtwatch=rfc'])('with the command line "%s
 
 test('a loop device is still known by the backend that it is for', async () => {
   const first = await begin('xen_mtwatch', new Map());
+  await running(first.m);
   const owner = 'backend/vbd/1/51712';
   await first.m.run(first.m.ctx.xs.write(`/local/domain/0/${owner}`, ''));
   first.m.dom0.handlers['dom0.block_attach']({ path: '/img/a', as: 'loop', sectors: 8, owner });
   await rested(first);
   first.m.dom0.close();
   const { m } = await begin('xen_mtwatch', new Map(first.table));
-  expect(m.dom0.census().loops).toEqual(['/dev/loop0 /img/a']);
+  const loops = () => m.dom0.census().loops.filter((loop) => loop.endsWith(' /img/a'));
+  expect(loops()).toHaveLength(1);
   m.dom0.handlers['dom0.block_detach']({ owner });
-  expect(m.dom0.census().loops).toEqual([]);
+  expect(loops()).toEqual([]);
   m.dom0.close();
 });
