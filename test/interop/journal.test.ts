@@ -91,6 +91,17 @@ test('a journal that cannot be written ends dom0 before it answers, and what it 
   expect(there.slice(0, written.length)).toEqual(written);
 });
 
+test('a path that is empty is refused, and does not mean the directory one is in', async () => {
+  for (const option of ['journal', 'trace', 'root', 'host']) {
+    expect(await l.xl('dom0', 'start', `--${option}`, '')).toEqual({
+      stdout: '',
+      stderr: `xl: --${option}: give a path\n`,
+      exitCode: 1,
+    });
+  }
+  expect(l.pid()).toBeUndefined();
+});
+
 test('a journal that is damaged, in use, or of another host is refused', async () => {
   await l.xl('create', 'pv.cfg');
   const other = lab({ XL_DOM0_ARGS: l.env['XL_DOM0_ARGS'] ?? '' });

@@ -72,7 +72,12 @@ function argumentsOf(flags: Readonly<Record<string, unknown>>): string[] {
       if (value === undefined || value === false) return [];
       if (value === true) return [`--${name}`];
       const values = Array.isArray(value) ? value.map(String) : [String(value)];
-      return values.map((each) => `--${name}=${paths.includes(name) ? resolve(each) : each}`);
+      return values.map((each) => {
+        if (!paths.includes(name)) return `--${name}=${each}`;
+        // The empty path would be where the user is, and is a variable that is not set.
+        if (each === '') throw new XlFailure(1, `xl: --${name}: give a path`);
+        return `--${name}=${resolve(each)}`;
+      });
     },
   );
 }
