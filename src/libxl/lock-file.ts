@@ -69,6 +69,8 @@ async function takeFile(file: string, clock: Clock): Promise<void> {
 
 function isAlive(holder: string): boolean {
   const [, word = '', started = ''] = /^(\d+) ?(.*)\n?$/.exec(holder) ?? [];
+  // Locks get their names whole, so one that names nobody is none of theirs.
+  if (word === '') return false;
   const pid = Number(word);
   try {
     process.kill(pid, 0);

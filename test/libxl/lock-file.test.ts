@@ -52,6 +52,15 @@ describe('a lock file', () => {
     await unlock();
   });
 
+  test.each(['', 'nonsense\n'])("that names nobody (%j) is nobody's", async (contents) => {
+    await takeLockFile(file, clock).then((unlock) => unlock());
+    await writeFile(file, contents);
+    const taken = takeLockFile(file, clock);
+    while (await waits(taken));
+    await (await taken)();
+    expect(await readdir(path.dirname(file))).toEqual([]);
+  });
+
   test('of a holder that lives is waited for; once it is killed the next one has it', async () => {
     const holder = spawn('sleep', ['60']);
     try {

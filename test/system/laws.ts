@@ -98,6 +98,8 @@ export class StoreLaws {
       for (const name of store.names(dir)) {
         const domid = parseDomid(name);
         if (domid === undefined || domid === 0 || store.get(mtwatchPath(domid)) || this.#torn(domid)) continue;
+        // libxl writes this one by itself: a creation that has been overtaken by a destruction has it until it notices.
+        if (dir === '/libxl' && store.names(`${dir}/${name}`).join() === 'dm-version') continue;
         throw violated('enclosed', `${dir}/${domid} is there and ${mtwatchPath(domid)} is not`);
       }
     }
