@@ -256,6 +256,8 @@ class Life {
     if (raced || said.some((line) => excuses.some((excuse) => excuse.test(line)))) return;
     const domids = domidsOf(running);
     if (domids.some((domid) => this.#taints.has(domid))) return;
+    // A back end whose thread could not be started for seconds comes too late for libxl.
+    if (domids.some((domid) => this.#world.startsRefused(domid) >= startsRefusedMax)) return;
     // A guest that has used up its nodes cannot connect a device.
     if (domids.some((domid) => this.#world.dom0.core.store.ownedNodes(domid) > guestNodesMax / 2)) return;
     throw violated('contained', `${what}\n${process?.stack.lines.join('\n')}`);
@@ -436,6 +438,9 @@ class Life {
 
 /** What stays: directories that libxl makes and never removes, and what Linux has to say of a back end that failed. */
 const mayStay = /^(\/vm = |\/libxl = |\/local\/domain\/0\/error( = |\/))/;
+
+/** Refused starts of a domain's watch thread that libxl outwaits. */
+const startsRefusedMax = 3;
 
 /** Failures that nobody has to be blamed for: what was asked for cannot be. */
 const excuses = [

@@ -7,7 +7,7 @@ import { startMonitor } from '../../src/libxl/monitor.js';
 import { type Clock, SimClock, seeded } from '../../src/xenbus/clock.js';
 import { Dom0 } from '../../src/xenbus/dom0.js';
 import { withImplied } from '../../src/xenbus/kernel/hazards.js';
-import type { Hold, MonitorRequest, PrivcmdOp, PrivcmdOps, WatchThread, Xc } from '../../src/xenbus/privcmd.js';
+import type { Hold, KernelLog, MonitorRequest, PrivcmdOp, PrivcmdOps, WatchThread, Xc } from '../../src/xenbus/privcmd.js';
 import type { TraceLine } from '../../src/xenbus/trace.js';
 import { linkTransport, type Who, type XsTransport } from '../../src/xenbus/transport.js';
 import { type Xs, xsClient } from '../../src/xenbus/xs-client.js';
@@ -172,6 +172,18 @@ export class World {
 
   threads(): readonly WatchThread[] {
     return this.dom0.handlers['dom0.mtwatch']({ from: 0 }) as readonly WatchThread[];
+  }
+
+  /** How often dom0's kernel had no memory for the watch thread of a domain. It tries again after a second. */
+  startsRefused(domid: number): number {
+    const { dom0 } = this;
+    let refused = 0;
+    for (let from = 0; ; ) {
+      const page = dom0.handlers['dom0.dmesg']({ clear: false, from, waitMs: 0 }) as KernelLog;
+      refused += page.lines.filter((line) => line.includes(`no memory for xen-mtwatch-${domid},`)).length;
+      if (page.whole) return refused;
+      from = page.next;
+    }
   }
 
   holds(): readonly Hold[] {
