@@ -24,7 +24,7 @@ const levels: Record<string, readonly string[]> = {
     'sparing-log',
     'turns',
   ),
-  'xenbus 2': xenbus('xs-client', 'fault', 'guest', 'xenconsoled', 'qemu'),
+  'xenbus 2': xenbus('xs-client', 'xs-connection', 'fault', 'guest', 'xenconsoled', 'qemu'),
   'xenbus 3': xenbus(
     'dom0',
     'thread-view',
