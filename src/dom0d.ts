@@ -150,6 +150,7 @@ async function serve(options: Dom0dOptions, dir: RunDir, log: (line: string) => 
   const watching = setInterval(() => {
     if (!isOurs()) end('the run directory is gone');
     else idle.look();
+    kept?.look();
   }, watchRunDirMs);
   log(`listens in ${dir.path} (pid ${process.pid}, version ${version}, command line "${options.cmdline}")`);
   announce(options.readyFd, { ready: process.pid, ...(lost ? { lost } : {}) });
@@ -339,6 +340,8 @@ interface KeptHere {
   readonly journal: Journal;
   /** Writes what was kept. A journal that cannot be written ends this process, before anything that depends on it leaves it. */
   readonly commit: () => void;
+  /** Sees to it that the file is where it belongs; the same end if it cannot be. */
+  readonly look: () => void;
   /** What was done about the life before; undefined when there was none. */
   readonly recovery: string[] | undefined;
 }
@@ -369,15 +372,17 @@ async function journalAt(path: string, options: Dom0dOptions, dir: RunDir, log: 
     recovery?.push(line);
     log(line);
   }
-  const commit = () => {
+  const orEnd = (write: () => void) => {
     try {
-      journal.commit();
+      write();
     } catch (error) {
       log(`ends at once: ${error instanceof Error ? error.message : String(error)}; what is not in the journal was not answered`);
       process.exit(1);
     }
   };
-  return { dir: path, journal, commit, recovery };
+  const commit = () => orEnd(() => journal.commit());
+  const look = () => orEnd(() => journal.look());
+  return { dir: path, journal, commit, look, recovery };
 }
 
 function hostOf({ machine, host }: Dom0dOptions, dir: RunDir) {

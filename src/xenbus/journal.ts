@@ -17,7 +17,18 @@
  * become much longer than what it says, it is written anew: to a file beside it, which takes its name once it is on disk.
  * docs/journal.md has the guarantees.
  */
-import { closeSync, fdatasyncSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  fdatasyncSync,
+  fstatSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import type { Keep, Kept, Recovered } from './keep.js';
@@ -178,6 +189,8 @@ export interface Journal extends Keep {
   readonly bytes: number;
   /** Appends what has changed. When it returns the change survives what `fsync` says. Throws a JournalError. */
   commit(): void;
+  /** Sees to it that what is written is in the file of that name, which somebody may have removed. Throws a JournalError. */
+  look(): void;
   close(): void;
 }
 
@@ -202,25 +215,36 @@ export function openJournal({ dir, fsync, log }: JournalOptions): Journal {
       writeAll(fd, file);
       if (fsync === 'always') fsyncSync(fd);
       renameSync(draft, path);
-      if (fsync === 'always') syncDirectory(dir);
-      return { fd, bytes: file.length };
     } catch (error) {
       closeSync(fd);
       rmSync(draft, { force: true });
       throw error;
     }
+    return { fd, bytes: file.length };
+  };
+  /** Until its name is on disk, a power cut brings back the file before, without what is written into this one. */
+  const named = (): void => {
+    if (fsync === 'always') syncDirectory(dir);
   };
   let { fd, bytes } = attempt(path, 'written', rewrite);
+  attempt(path, 'written', named);
   let freshBytes = bytes;
+  const replace = (fresh: ReturnType<typeof rewrite>): void => {
+    closeSync(fd);
+    ({ fd, bytes } = fresh);
+    freshBytes = bytes;
+    attempt(path, 'written', named);
+  };
   const compact = (): void => {
-    const before = fd;
+    let fresh: ReturnType<typeof rewrite>;
     try {
-      ({ fd, bytes } = rewrite());
-      closeSync(before);
+      fresh = rewrite();
     } catch (error) {
       log(`journal: ${path} was not written anew, and grows: ${wordsOf(error)}`);
+      freshBytes = bytes;
+      return;
     }
-    freshBytes = bytes;
+    replace(fresh);
   };
   return {
     recovered: contents.table,
@@ -240,8 +264,19 @@ export function openJournal({ dir, fsync, log }: JournalOptions): Journal {
       bytes += record.length;
       if (bytes > compactMinBytes && bytes > growthMax * freshBytes) compact();
     },
+    look: () => {
+      if (isSameFile(fd, path)) return;
+      log(`journal: ${path} was removed or replaced by somebody else; it is written anew`);
+      replace(attempt(path, 'written', rewrite));
+    },
     close: () => closeSync(fd),
   };
+}
+
+/** Whether a name is that of an open file. */
+function isSameFile(fd: number, path: string): boolean {
+  const [mine, named] = [fstatSync(fd), statSync(path, { throwIfNoEntry: false })];
+  return named !== undefined && named.ino === mine.ino && named.dev === mine.dev;
 }
 
 function readIfThere(path: string): Buffer | undefined {

@@ -1,8 +1,9 @@
 /** The journal's file: what is read back, after any cut, and what is refused. */
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import * as fs from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { type Fsync, JournalTable, openJournal, readJournal } from '../../src/xenbus/journal.js';
 
 let dir: string;
@@ -163,4 +164,53 @@ test('a table tells what has changed since it was last asked', () => {
   table.delete('gone');
   expect(table.take()?.toString().slice(18)).toBe('[["a",3],["gone"]]\n');
   expect(table.take()).toBeUndefined();
+});
+
+test('a file that somebody removes or replaces while it is written is written anew, as a whole', () => {
+  const journal = open('always');
+  journal.set('a', 1);
+  journal.commit();
+  for (const spoil of [() => rmSync(file()), () => renameSync(file(), `${dir}/away`)]) {
+    spoil();
+    journal.look();
+    expect(Object.fromEntries(readJournal(readFileSync(file()), 'it').table)).toEqual({ a: 1 });
+  }
+  journal.set('b', 2);
+  journal.commit();
+  expect(Object.fromEntries(readJournal(readFileSync(file()), 'it').table)).toEqual({ a: 1, b: 2 });
+  journal.close();
+});
+
+test('without its directory it is an error', () => {
+  const journal = open();
+  renameSync(dir, `${dir}.away`);
+  try {
+    expect(() => journal.look()).toThrow(/dom0\.journal cannot be written: ENOENT/);
+  } finally {
+    renameSync(`${dir}.away`, dir);
+    journal.close();
+  }
+});
+
+test('a file that is written anew and whose name does not come to disk ends the writing', async () => {
+  jest.resetModules();
+  let fails = false;
+  jest.unstable_mockModule('node:fs', () => ({
+    ...fs,
+    fsyncSync: (fd: number) => {
+      if (fails && fs.fstatSync(fd).isDirectory()) throw new Error('EIO: i/o error, fsync');
+      fs.fsyncSync(fd);
+    },
+  }));
+  const { openJournal: opened } = await import('../../src/xenbus/journal.js');
+  const journal = opened({ dir, fsync: 'always', log: (line) => log.push(line) });
+  const grow = () => {
+    for (let round = 0; round < 40; round++) {
+      journal.set('a', `${round}`.repeat(100_000));
+      journal.commit();
+    }
+  };
+  fails = true;
+  expect(grow).toThrow(/cannot be written: EIO/);
+  journal.close();
 });
